@@ -1,0 +1,63 @@
+"""PCGrad: from each group gradient, project away its conflict with every other one.
+
+    for i:  c_i = e_i;  for j ≠ i in order:  if c_i·G_j < 0:  c_ij −= c_i·G_j / G_jj
+    w = Σ_i c_i
+
+Exact. All rows i are walked together, each in an order of its own: K steps of O(K²) in place of K² of O(K).
+Oracle: the double loop above, and TorchJD's PCGradWeighting draw for draw (tests/oracles/test_weightings.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zslx.intervention import State, setting
+from zslx.surgery import Surgery
+
+
+@dataclass(frozen=True)
+class PCGrad(Surgery):
+    """Projects each group gradient onto the normal plane of every group gradient that it conflicts with.
+
+    Acts when two groups' gradients have a negative inner product, else it is the plain step. With two groups
+    the step conflicts with neither; with more it may. Weights: the sum over groups (paper, Algorithm 1), so
+    all ones without conflict; the reference code of some packages takes the mean instead, 1/K of it. The pair
+    of a group with itself is skipped. `order=ascending` visits the others by number instead of at random.
+    """
+
+    name = "pcgrad"
+    source = "Yu et al. 2020, arXiv 2001.06782"
+    cost = "Gramian; solver 1 ms at K=64, 18 ms at K=256 on one core"
+
+    order: str = setting(
+        "random", "order in which a group's conflicts are removed", choices=("random", "ascending")
+    )
+
+    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
+        generator = state["generator"] if self.order == "random" else None
+        return torch.from_numpy(project_conflicts(gramian.numpy(), visiting_order(len(gramian), generator)))
+
+
+def visiting_order(size: int, generator: torch.Generator | None) -> np.ndarray:
+    """(K, K): row i lists all groups in the order in which row i visits them (its own number included)."""
+    if generator is None:
+        return np.tile(np.arange(size), (size, 1))
+    return torch.stack([torch.randperm(size, generator=generator) for _ in range(size)]).numpy()
+
+
+def project_conflicts(gramian: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Weights (K,) of PCGrad for the visiting order (K, K)."""
+    rows = np.arange(len(gramian))
+    # A zero gradient has no direction to project on: dividing by infinity leaves the row as it is.
+    squared_norms = np.where(gramian.diagonal() > 0, gramian.diagonal(), np.inf)
+    coefficients = np.eye(len(gramian))
+    for visited in order.T:
+        inner = np.einsum("ij,ij->i", coefficients, gramian[visited])
+        conflict = (inner < 0) & (visited != rows)
+        hit, other = rows[conflict], visited[conflict]
+        coefficients[hit, other] -= inner[conflict] / squared_norms[other]
+    return coefficients.sum(0)
