@@ -2,7 +2,7 @@
 
 A group's gradient is its share of the batch gradient, g_k = ∇ (Σ_{i∈k} ℓ_i) / N_tokens, so Σ_k g_k = ∇L.
 
-| grouping        | ids    | K          | group of a token                                                 |
+| groups          | ids    | K          | group of a token                                                 |
 |-----------------|--------|------------|------------------------------------------------------------------|
 | sequence        | (B,)   | B          | its sequence                                                     |
 | domain          | (B,)   | D          | its sequence's domain                                            |
@@ -34,7 +34,7 @@ HASH = 2654435761  # Knuth's multiplicative hash, the golden ratio times 2^32
 
 @dataclass(frozen=True)
 class Grouped(Intervention):
-    """A method that acts on group gradients: the settings that say what a group is, and the hook `group_ids`."""
+    """A method that acts on group gradients: the settings that say what a group is, and `group_ids`."""
 
     family = "gradient_surgery"
 

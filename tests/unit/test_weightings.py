@@ -28,7 +28,7 @@ def view(sequences=4, positions=6, vocabulary=50, domains=3, seed=0) -> StepView
 def test_every_token_has_one_group(grouping, shape):
     sequences, positions = shape
     v = view(sequences, positions)
-    ids, count = PCGrad(groups=grouping, num_groups=min(3, sequences)).groups(v)
+    ids, count = PCGrad(groups=grouping, num_groups=min(3, sequences)).group_ids(v)
     assert ids.shape in ((sequences,), (sequences, positions))
     assert ids.dtype == torch.int64
     assert int(ids.min()) >= 0 and int(ids.max()) < count
