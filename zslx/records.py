@@ -5,9 +5,9 @@
     timing.jsonl    whatever depends on the clock    checkpoints/   (zslx/checkpoints.py)
 
 Lines are strict JSON objects with an increasing integer `step`; a number that is not finite is written as
-null. JSON files are replaced atomically (new file, fsync, rename, fsync of the folder). Lines are appended and
-made durable by `flush(sync=True)`: the trainer calls it before each checkpoint, so that every line up to a
-checkpoint's step is on disk when the checkpoint is. A killed process leaves at most a torn last line, which
+null. JSON files are replaced atomically (new file, fsync, rename, fsync of the folder). Lines are appended
+and made durable by `flush(sync=True)`: the trainer calls it before each checkpoint, so that every line up to
+a checkpoint's step is on disk when the checkpoint is. A killed process leaves at most a torn last line, which
 readers leave out and `cut_to` removes; an unreadable line anywhere else is an error, never skipped.
 
 Torch-free: analysis reads runs through this file alone. Exactness (cut and resume equals never stopped, byte
