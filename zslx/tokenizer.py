@@ -1,0 +1,115 @@
+"""Byte-level BPE: trained on the training documents, it encodes any text and decodes to the same text again.
+
+Words are cut by GPT-2's pattern and every byte is in the alphabet, so nothing is unknown and nothing is normalised.
+Token 0 is `<|endoftext|>`, appended to each document; the same characters inside a text are ordinary text.
+
+Training repeats bit for bit, whatever the number of threads. Cost on one core: 2.7 s for 12 MB of text; encoding
+1.1 million tokens a second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from zslx.corpus import Document, Domain
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST_VOCABULARY = 257  # the bytes and END_OF_TEXT
+TRAINING_BYTES = 12_000_000  # of text, in equal parts from the domains
+PIECE = 1_000_000  # characters encoded at once: longer documents are cut at line ends
+
+
+def trained(domains: Sequence[Domain], vocab_size: int) -> Tokenizer:
+    """A tokenizer of at most `vocab_size` entries (fewer where the text has no more pairs to merge)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample(domains), trainer)
+    return tokenizer
+
+
+def opened(file: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.encode_special_tokens = True  # not saved with it: END_OF_TEXT inside a text stays text
+    return tokenizer
+
+
+def _sample(domains: Sequence[Domain]) -> Iterator[str]:
+    """Documents in the order of their digests, from each domain until it has given its part."""
+    part = TRAINING_BYTES // len(domains)
+    for domain in domains:
+        size = 0
+        for document in sorted(domain.documents, key=lambda d: d.digest):
+            for piece in pieces(document.text):
+                if size < part:
+                    yield piece
+                    size += len(piece.encode())
+            if size >= part:
+                break
+
+
+def encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    """(bytes of text, its tokens) for some MB of documents at a time; each document ends with END_OF_TEXT."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    batch: list[tuple[str, bool]] = []
+    size = 0
+    for document in documents:
+        parts = pieces(document.text)
+        batch += [(part, i == len(parts) - 1) for i, part in enumerate(parts)]
+        size += document.size
+        if size >= 4 * PIECE:
+            yield size, _encode(tokenizer, batch, end)
+            batch, size = [], 0
+    if batch:
+        yield size, _encode(tokenizer, batch, end)
+
+
+def _encode(tokenizer: Tokenizer, batch: list[tuple[str, bool]], end: int) -> NDArray[np.uint32]:
+    tokens: list[int] = []
+    for encoding, (_, last) in zip(tokenizer.encode_batch_fast([text for text, _ in batch]), batch, strict=True):
+        tokens += encoding.ids
+        if last:
+            tokens.append(end)
+    return np.array(tokens, dtype=np.uint32)
+
+
+def pieces(text: str) -> list[str]:
+    """The text in parts of at most PIECE characters, cut after a line end where there is one."""
+    parts, start = [], 0
+    while len(text) - start > PIECE:
+        cut = text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+        parts.append(text[start:cut])
+        start = cut
+    return [*parts, text[start:]]
+
+
+@contextmanager
+def parallelism() -> Iterator[None]:
+    """Threads while the text is prepared, and silence afterwards.
+
+    A process that has used the tokenizers' threads and forks later (Ray's workers do) gets a warning on stderr, and
+    its child may wait for threads that it does not have. Unless the user decides otherwise, the threads are
+    therefore switched off again at the end.
+    """
+    variable = "TOKENIZERS_PARALLELISM"
+    if variable in os.environ:
+        yield
+        return
+    os.environ[variable] = "true"
+    try:
+        yield
+    finally:
+        os.environ[variable] = "false"
