@@ -146,16 +146,15 @@ class Config:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Config:
         """The inverse of `to_dict`; unknown keys and bad values are errors."""
-        config = Config()
+        pairs: list[tuple[str, Any]] = []
         for key, value in values.items():
-            if key == "settings":
-                config = dataclasses.replace(config, settings=value)
-            elif isinstance(value, Mapping):
-                for name, item in value.items():
-                    config = override(config, f"{key}.{name}", item)
+            if key in GROUPS and isinstance(value, Mapping):
+                pairs += [(f"{key}.{name}", item) for name, item in value.items()]
+            elif key == "settings":
+                pairs += [(f"{m}.{name}", item) for m, group in value.items() for name, item in group.items()]
             else:
-                config = override(config, key, value)
-        return config
+                pairs.append((key, value))
+        return override(Config(), pairs)
 
 
 GROUPS: dict[str, type[Group]] = {
@@ -172,38 +171,46 @@ def parse_overrides(config: Config, items: Iterable[str]) -> Config:
         if not equals or not key:
             raise ValueError(f"{item!r} is not of the form key=value, such as optim.lr=1e-3")
         pairs.append((key.strip(), value.strip()))
-    # The intervention first: whether `pcgrad.groups` is a known key depends on it.
-    for key, value in sorted(pairs, key=lambda pair: pair[0] not in ("intervention", "model")):
-        config = override(config, key, value)
-    return config
+    return override(config, pairs)
 
 
-def override(config: Config, key: str, value: Any) -> Config:
-    """`config` with one dotted key changed; texts are read as the type of the field."""
-    head, _, name = key.partition(".")
-    if key == "model":
+def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
+    """`config` with dotted keys changed; texts are read as the type of the field.
+
+    Each group is rebuilt once, so that keys that must fit each other (width and heads) may come in any order.
+    """
+    pairs = list(pairs)
+    plain = {key: str(value) for key, value in pairs if key in PLAIN}
+    config = dataclasses.replace(config, **plain)  # first: which method settings are known depends on it
+    for _, value in (pair for pair in pairs if pair[0] == "model"):
         from zslx.presets import model_preset
 
-        return dataclasses.replace(config, model=model_preset(str(value)))
-    if not name and head in PLAIN:
-        return dataclasses.replace(config, **{head: str(value)})
-    if head in GROUPS and name:
-        group = getattr(config, head)
-        fields = {f.name: f for f in dataclasses.fields(group)}
-        if name not in fields:
-            raise ValueError(unknown(key, [f"{head}.{n}" for n in fields]))
-        return dataclasses.replace(config, **{head: _replace(group, name, convert(key, value, fields[name]))})
-    if name and head in method_names(config.intervention):
-        settings = {k: dict(v) for k, v in config.settings.items()}
-        settings.setdefault(head, {})[name] = value
-        return dataclasses.replace(config, settings=settings)
-    groups = [*PLAIN, "model", *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]
-    hint = f" (or a setting of the intervention, {config.intervention}.<setting>)" if name else ""
-    raise ValueError(unknown(key, groups) + hint)
+        config = dataclasses.replace(config, model=model_preset(str(value)))
+    groups: dict[str, dict[str, Any]] = {}
+    settings = {name: dict(values) for name, values in config.settings.items()}
+    for key, value in pairs:
+        head, _, name = key.partition(".")
+        if key in PLAIN or key == "model":
+            continue
+        if head in GROUPS and name:
+            fields = {f.name: f for f in dataclasses.fields(GROUPS[head])}  # type: ignore[arg-type]
+            if name not in fields:
+                raise ValueError(unknown(key, [f"{head}.{n}" for n in fields]))
+            groups.setdefault(head, {})[name] = convert(key, value, fields[name])
+        elif name and head in method_names(config.intervention):
+            settings.setdefault(head, {})[name] = value
+        else:
+            raise ValueError(unknown(key, known_keys()) + method_hint(config, name))
+    changed = {head: dataclasses.replace(getattr(config, head), **values) for head, values in groups.items()}
+    return dataclasses.replace(config, settings=settings, **changed)
 
 
-def _replace(group: Group, name: str, value: Any) -> Group:
-    return dataclasses.replace(group, **{name: value})  # type: ignore[type-var]
+def known_keys() -> list[str]:
+    return [*PLAIN, "model", *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]  # type: ignore[arg-type]
+
+
+def method_hint(config: Config, name: str) -> str:
+    return f" (or a setting of the intervention: {config.intervention}.<setting>)" if name else ""
 
 
 def method_names(spec: str) -> list[str]:

@@ -119,7 +119,13 @@ class _Source:
 
 
 _TORCH_DOCS = ("_torch_docs.py", "_tensor_docs.py", "nn/**/*.py", "optim/*.py", "distributions/*.py")
-_TORCH_HEADERS = ("ATen/**/*.h", "c10/**/*.h", "caffe2/**/*.h", "torch/csrc/**/*.h", "torch/headeronly/**/*.h")
+_TORCH_HEADERS = (
+    "ATen/**/*.h",
+    "c10/**/*.h",
+    "caffe2/**/*.h",
+    "torch/csrc/**/*.h",
+    "torch/headeronly/**/*.h",
+)
 
 SOURCES = (
     _Source(domain="python", package="stdlib", patterns=("**/*.py",)),
@@ -133,14 +139,15 @@ SOURCES = (
 
 # Folders of tests, of generated code, of other packages, and those that only some builds or machines have.
 _SKIPPED_FOLDERS = frozenset(
-    "test tests idle_test idlelib lib2to3 site-packages dist-packages __pycache__ encodings benchmarks _antlr "
-    "tkinter turtledemo distutils ops generated cuda cudnn hip miopen mps xpu sycl mkldnn".split()
+    ["test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "encodings", "benchmarks", "_antlr", "tkinter", "turtledemo", "distutils", "ops", "generated", "cuda", "cudnn", "hip", "miopen", "mps", "xpu", "sycl", "mkldnn"]
 )
 _SKIPPED_FILES = re.compile(
     r"test_|conftest|_sysconfig|sitecustomize|usercustomize"
     r"|VmapGenerated|RegistrationDeclarations|TensorBody|RedispatchFunctions|MethodOperators"  # torchgen's, unmarked
 )
-_GENERATED = re.compile(r"@generated|auto-?generated|automatically generated|generated (by|from)|do not edit", re.I)
+_GENERATED = re.compile(
+    r"@generated|auto-?generated|automatically generated|generated (by|from)|do not edit", re.I
+)
 _LICENCE = re.compile(r"copyright|licen[sc]e|warrant", re.I)
 
 
@@ -179,7 +186,8 @@ def embedded(progress: Callable[[float], None] = lambda share: None) -> tuple[Do
             )
         documents.setdefault(source.domain, []).extend(chosen)
     return tuple(
-        Domain(name=name, documents=tuple(sorted(chosen, key=lambda d: d.name))) for name, chosen in documents.items()
+        Domain(name=name, documents=tuple(sorted(chosen, key=lambda d: d.name)))
+        for name, chosen in documents.items()
     )
 
 
@@ -226,7 +234,9 @@ def _without_known_licences(text: str, seen: set[str]) -> str:
     head, kept = text[:6000], []
     for paragraph in re.split(r"(?<=\n)(?=\s*\n)", head):
         if _LICENCE.search(paragraph):
-            key = re.sub(r"[^a-z]+", "", paragraph.lower())  # years and comment marks do not make it another text
+            key = re.sub(
+                r"[^a-z]+", "", paragraph.lower()
+            )  # years and comment marks do not make it another text
             if key in seen:
                 continue
             seen.add(key)

@@ -58,13 +58,24 @@ _EPOCH, _MIXTURE, _ORDER = 1, 2, 3
 class Loader:
     """Training batches of `batch_size` windows of `seq_len` tokens from every domain of `corpus`."""
 
-    def __init__(self, corpus: Corpus, *, seed: int, batch_size: int, seq_len: int, device: str | torch.device = "cpu"):
+    def __init__(
+        self, corpus: Corpus, *, seed: int, batch_size: int, seq_len: int, device: str | torch.device = "cpu"
+    ):
         for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("seq_len", seq_len, 1)):
             if value < least:
                 raise ValueError(f"{name}={value}: must be at least {least}")
-        self.corpus, self.seed, self.batch_size, self.seq_len, self.device = corpus, seed, batch_size, seq_len, device
+        self.corpus, self.seed, self.batch_size, self.seq_len, self.device = (
+            corpus,
+            seed,
+            batch_size,
+            seq_len,
+            device,
+        )
         self.streams = [np.asarray(stream) for stream in corpus.train]
-        self.windows = [_windows(s, seq_len, name, "training") for s, name in zip(self.streams, corpus.domains, strict=True)]
+        self.windows = [
+            _windows(s, seq_len, name, "training")
+            for s, name in zip(self.streams, corpus.domains, strict=True)
+        ]
         self.taken = [0] * len(self.streams)  # windows, by domain, since the run began
         self._keys: dict[tuple[int, int], NDArray[np.uint64]] = {}
 
@@ -116,7 +127,12 @@ class Loader:
 
     def _sampled(self, step: int, mixture: Iterable[float]) -> NDArray[np.int64]:
         shares = np.asarray(list(mixture), dtype=np.float64)
-        if len(shares) != len(self.streams) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
+        if (
+            len(shares) != len(self.streams)
+            or not np.isfinite(shares).all()
+            or (shares < 0).any()
+            or not shares.any()
+        ):
             raise ValueError(
                 f"mixture={shares.tolist()}: wanted are {len(self.streams)} shares, none below 0, one above "
                 f"({', '.join(self.corpus.domains)})"
@@ -152,13 +168,17 @@ def heldout(corpus: Corpus, *, sequences: int, seq_len: int) -> Batch:
     """The fixed held-out set: (sequences, seq_len), the domains in equal shares (to one sequence), in their order,
     windows spread evenly over each domain's held-out text. It depends on no seed."""
     if sequences < len(corpus.domains):
-        raise ValueError(f"{sequences} held-out sequences for {len(corpus.domains)} domains: at least one each")
+        raise ValueError(
+            f"{sequences} held-out sequences for {len(corpus.domains)} domains: at least one each"
+        )
     domains = np.sort(np.arange(sequences) % len(corpus.domains))
     rows = np.empty((sequences, seq_len + 1), dtype=np.int64)
     for d, name in enumerate(corpus.domains):
         stream, n = np.asarray(corpus.heldout[d]), int((domains == d).sum())
         if (windows := _windows(stream, seq_len, name, "held-out")) < n:
-            raise ValueError(f"the domain {name!r} has {windows} held-out windows of {seq_len} tokens, wanted are {n}")
+            raise ValueError(
+                f"the domain {name!r} has {windows} held-out windows of {seq_len} tokens, wanted are {n}"
+            )
         rows[domains == d] = _rows(stream, (2 * np.arange(n) + 1) * windows // (2 * n), seq_len)
     return _batch(rows, domains, seq_len, "cpu")
 
@@ -176,6 +196,10 @@ def _rows(stream: NDArray[Any], window: NDArray[np.int64], seq_len: int) -> NDAr
     return stream[window[:, None] * seq_len + np.arange(seq_len + 1)]
 
 
-def _batch(rows: NDArray[np.int64], domains: NDArray[np.int64], length: int, device: str | torch.device) -> Batch:
-    tokens, targets = (torch.from_numpy(np.ascontiguousarray(x)).view(-1, length) for x in (rows[:, :-1], rows[:, 1:]))
+def _batch(
+    rows: NDArray[np.int64], domains: NDArray[np.int64], length: int, device: str | torch.device
+) -> Batch:
+    tokens, targets = (
+        torch.from_numpy(np.ascontiguousarray(x)).view(-1, length) for x in (rows[:, :-1], rows[:, 1:])
+    )
     return Batch(tokens=tokens, targets=targets, domains=torch.from_numpy(domains)).to(device)

@@ -5,7 +5,7 @@
     losses   = model(batch)                        (B, T) nats per token
     weights  = token_weights(view, state)          (B, T), renormalised to mean 1   per-token reweighting
     loss    += extra_loss(view, state)             a term that is no weight
-    groups   = groups(view)                        ids (B,) or (B, T)               which gradients may conflict
+    groups   = group_ids(view)                     ids (B,) or (B, T)               which gradients may conflict
     gradient = group_weights(gramian, losses, state)  (K,): the step is Σ_k w_k g_k gradient surgery
             or combine(sums, state)                per tensor, from Σg, Σ|g|, Σ sign g
     update   = optimizer(parameters), schedule(step)                                optimization
@@ -43,7 +43,7 @@ SURGERY_HOOKS = ("group_weights", "combine")
 CLAIMED_BY_HOOK = {
     "mixture": "mixture",
     "sequence": "sequence",
-    "groups": "groups",
+    "group_ids": "groups",
     "group_weights": "combination",
     "combine": "combination",
     "optimizer": "optimizer",
@@ -127,6 +127,7 @@ class Intervention:
     needs: ClassVar[frozenset[str]] = frozenset()
     sums: ClassVar[tuple[str, ...]] = ()  # of SUMS, what `combine` reads
     keep_scale: ClassVar[bool] = False  # token weights are not renormalised: their scale is the method
+    scale: ClassVar[str] = "matched"  # rescale the combined gradient to the plain one's norm, or "paper": leave it
     placebo: ClassVar[str | None] = None  # group_weights | elementwise | tokens | samples | schedule: what its
     # placebo permutes; None: no placebo exists, the control is the baseline with an equally tuned rate
 
@@ -138,6 +139,10 @@ class Intervention:
     def init_state(self, num_groups: int, generator: torch.Generator) -> State:
         """Fresh state for K = num_groups groups. Keep the generator under "generator" (the default does)."""
         return {"generator": generator}
+
+    def count_groups(self, batch_size: int, num_domains: int) -> int:
+        """K of this method's groups when a step has B sequences of D domains."""
+        return batch_size
 
     # Data.
     def mixture(self, step: int, state: State) -> Iterable[float] | None:
@@ -158,9 +163,9 @@ class Intervention:
         raise _not_overridden("extra_loss")
 
     # Gradient.
-    def groups(self, view: StepView) -> tuple[Tensor, int]:
+    def group_ids(self, view: StepView) -> tuple[Tensor, int]:
         """Group ids, (B,) of the sequences or (B, T) of the tokens, and the number of groups K."""
-        raise _not_overridden("groups")
+        raise _not_overridden("group_ids")
 
     def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor | None:
         """Weights (K,) of the group gradients from their Gramian (K, K) and losses (K,).

@@ -13,12 +13,15 @@ Shapes: B sequences, T positions, V vocabulary, D width, H heads.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zslx.config import ModelConfig
+from zslx.config import Config, ModelConfig
 
 
 class Attention(nn.Module):
@@ -71,7 +74,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         if config.positions == "learned":
             self.position_embedding = nn.Embedding(config.max_positions, config.d_model)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
+        self.blocks: Iterable[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
         self.norm = make_norm(config)
         self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied:
@@ -144,3 +147,16 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def build_model(config: Config, vocab_size: int, generator: torch.Generator | None) -> Transformer:
+    """The model of a run, its vocabulary that of the tokenizer (padded where the architecture names more rows)."""
+    rows = config.model.vocab_size or vocab_size
+    if rows < vocab_size:
+        raise ValueError(f"model.vocab_size={rows}: the tokenizer has {vocab_size} entries; allowed are 0 or more")
+    if config.model.positions == "learned" and config.model.max_positions < config.data.seq_len:
+        raise ValueError(
+            f"model.max_positions={config.model.max_positions} is less than data.seq_len={config.data.seq_len}"
+        )
+    model = Transformer(dataclasses.replace(config.model, vocab_size=rows), generator)
+    return model.double() if config.train.dtype == "float64" else model

@@ -9,7 +9,8 @@ import time
 class Progress:
     """`at(share, what)` says that `share` in [0, 1] of all the work is done and `what` is going on.
 
-    On a terminal the line is redrawn; elsewhere a new one is written for each `what`, and every ten seconds.
+    On a terminal the line is redrawn; elsewhere a new one is written for each `what`, and every ten seconds. `note` is
+    shown with it but starts no new line.
     Work that is over within a second says nothing.
     """
 
@@ -18,14 +19,19 @@ class Progress:
         self.start = self.written = time.monotonic()
         self.what, self.width = "", 0
 
-    def at(self, share: float, what: str) -> None:
+    def at(self, share: float, what: str, note: str = "") -> None:
         now = time.monotonic()
         elapsed, terminal = now - self.start, sys.stderr.isatty()
-        if not self.enabled or elapsed < 1 or now - self.written < (0.2 if terminal else 10) and what == self.what:
+        if (
+            not self.enabled
+            or elapsed < 1
+            or (now - self.written < (0.2 if terminal else 10)
+            and what == self.what)
+        ):
             return
         self.what, self.written = what, now
         left = f", {elapsed * (1 - share) / share:.0f} s left" if share > 0.02 else ""
-        self._write(f"{self.title}: {what} ({share:.0%}{left})", terminal)
+        self._write(f"{self.title}: {what}{note} ({share:.0%}{left})", terminal)
 
     def say(self, message: str) -> None:
         """A line that stays, whatever the time."""

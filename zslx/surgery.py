@@ -43,7 +43,7 @@ class Grouped(Intervention):
     num_groups: int = setting(
         4, "number of groups K (microbatch, token_class, loss_quantile, token_frequency)", low=1, high=256
     )
-    scale: str = setting(
+    scale: str = setting(  # type: ignore[misc]  # a setting here, a constant in the base class
         "matched",
         "rescale the combined gradient to the plain one's norm, or leave it as published",
         choices=("matched", "paper"),
@@ -53,6 +53,10 @@ class Grouped(Intervention):
         super().__post_init__()
         if not isinstance(self.num_groups, int):
             raise ValueError(f"{self.name}.num_groups={self.num_groups!r}: must be a whole number")
+
+    def count_groups(self, batch_size: int, num_domains: int) -> int:
+        """K of the grouping when a step has B sequences of D domains."""
+        return {"sequence": batch_size, "domain": num_domains}.get(self.groups, self.num_groups)
 
     def group_ids(self, view: StepView) -> tuple[Tensor, int]:
         """Group ids, (B,) of the sequences or (B, T) of the tokens, and the number of groups K."""

@@ -79,7 +79,9 @@ def encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tup
 
 def _encode(tokenizer: Tokenizer, batch: list[tuple[str, bool]], end: int) -> NDArray[np.uint32]:
     tokens: list[int] = []
-    for encoding, (_, last) in zip(tokenizer.encode_batch_fast([text for text, _ in batch]), batch, strict=True):
+    for encoding, (_, last) in zip(
+        tokenizer.encode_batch_fast([text for text, _ in batch]), batch, strict=True
+    ):
         tokens += encoding.ids
         if last:
             tokens.append(end)

@@ -58,14 +58,18 @@ class DamagedCache(ValueError):
     """A cache folder that is not what its manifest says."""
 
 
-def prepare(path: str = "", vocab_size: int = 2048, cache: str | Path | None = None, progress: bool = True) -> Corpus:
+def prepare(
+    path: str = "", vocab_size: int = 2048, cache: str | Path | None = None, progress: bool = True
+) -> Corpus:
     """The corpus of `path` (empty: the embedded one), from the cache or prepared now.
 
     `cache` overrides $ZSLX_CACHE, else $XDG_CACHE_HOME/zslx, else ~/.cache/zslx. Raises ValueError for a path
     without usable text, a vocabulary too small, or a cache that cannot be written.
     """
     if vocab_size < tokenizer.SMALLEST_VOCABULARY:
-        raise ValueError(f"data.vocab_size={vocab_size}: at least {tokenizer.SMALLEST_VOCABULARY} (bytes, end of text)")
+        raise ValueError(
+            f"data.vocab_size={vocab_size}: at least {tokenizer.SMALLEST_VOCABULARY} (bytes, end of text)"
+        )
     root = cache_folder(cache)
     bar = Progress("text", progress)
     domains: tuple[Domain, ...] = ()
@@ -120,7 +124,10 @@ def load(folder: Path) -> Corpus:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise DamagedCache(f"{folder}/manifest.json is not a manifest: {error!r}") from error
     streams = {
-        part: tuple(np.memmap(folder / d[part]["file"], dtype=manifest["dtype"], mode="r") for d in manifest["domains"])
+        part: tuple(
+            np.memmap(folder / d[part]["file"], dtype=manifest["dtype"], mode="r")
+            for d in manifest["domains"]
+        )
         for part in ("train", "heldout")
     }
     return Corpus(
@@ -159,7 +166,9 @@ def _fingerprint(file: Path) -> list[int]:
 
 
 def _build(folder: Path, domains: Sequence[Domain], vocab_size: int, bar: Progress) -> None:
-    for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a preparation that was killed: we hold the lock
+    for left in folder.parent.glob(
+        f"{folder.name}.tmp-*"
+    ):  # of a preparation that was killed: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     work = folder.parent / f"{folder.name}.tmp-{os.getpid()}"
     work.mkdir()
@@ -215,7 +224,9 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
             text = sum(x.size for x in documents[part])
             about[part] = {"file": name, "tokens": size, "bytes": text, "documents": len(documents[part])}
         described.append(about)
-    digests = [[d.name, part, [x.digest for x in p[part]]] for d, p in zip(domains, parts, strict=True) for part in p]
+    digests = [
+        [d.name, part, [x.digest for x in p[part]]] for d, p in zip(domains, parts, strict=True) for part in p
+    ]
     return {
         "recipe": RECIPE,
         "hash": _sha256([digests, (work / "tokenizer.json").read_text()]),

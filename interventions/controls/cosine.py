@@ -1,0 +1,31 @@
+"""Cosine decay of the learning rate: the control for every method that might act like a smaller rate."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from zslx.config import Config
+from zslx.intervention import Intervention, setting
+from zslx.optim import schedule_factor
+
+
+@dataclass(frozen=True)
+class Cosine(Intervention):
+    """The learning rate decays along a cosine from its peak to `final` times the peak at the last step.
+
+    A decaying rate alone raises r_d by 1.3 to 1.6 times, and L_d with it (the zero-sum learning paper,
+    App. C.3): a method that looks better has to look better beside this too. The warm-up stays the run's own.
+    """
+
+    name = "cosine"
+    family = "controls"
+    source = "SGDR, arXiv 1608.03983; as a control: the zero-sum learning paper, arXiv 2506.05447, App. C.3"
+    cost = "1.00"
+    neutral = {"final": 1.0}
+
+    final: float = setting(0.1, "factor on the peak rate at the last step", low=0.0, high=1.0)
+
+    def schedule(self, step: int, config: Config) -> float:
+        optim = dataclasses.replace(config.optim, schedule="cosine", final=self.final)
+        return schedule_factor(step, dataclasses.replace(config, optim=optim))

@@ -1,0 +1,104 @@
+"""The placebo of a method: everything that the method does, but to the wrong targets.
+
+    group weights   permuted over the groups, the combined gradient rescaled to the norm the true weights gave
+    elementwise     the mask (combined / plain, coordinate by coordinate) permuted within each tensor
+    tokens          the weights permuted within the batch
+    samples         as many sequences as the method would keep, drawn at random
+
+A method that beats its placebo does so because of where it acts; one that does not merely perturbs the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zslx.intervention import CoordinateSums, Intervention, State, StepView
+
+DRAWS = "placebo_generator"
+
+
+@dataclass(frozen=True)
+class Placebo(Intervention):
+    """The same method with its weights permuted at random: `placebo:pcgrad` is the placebo of pcgrad.
+
+    Takes the settings of the method it stands for. Which permutation it makes is the method's own declaration:
+    weights over groups, the mask within each tensor, weights over the tokens of the batch, or the samples drawn.
+    Methods without one (extra losses, optimizers, schedules) are compared with a baseline whose learning rate
+    is tuned as much as theirs.
+    """
+
+    name = "placebo"
+    family = "controls"
+    source = "zslx: the control that tells acting on conflict from acting at all"
+    cost = "that of the method"
+    status = "available as placebo:NAME"
+
+
+def placebo_of(cls: type[Intervention]) -> type[Intervention]:
+    """The placebo class of a method's class. ValueError when the method declares none."""
+    kind = cls.placebo
+    if kind not in HOOKS:
+        raise ValueError(f"{cls.name} has no placebo: its control is the baseline with an equally tuned learning rate")
+
+    def init_state(self: Any, num_groups: int, generator: torch.Generator) -> State:
+        state = cls.init_state(self, num_groups, generator)
+        state[DRAWS] = torch.Generator().manual_seed(generator.initial_seed() ^ 0x5EED)
+        return state
+
+    hook, function = HOOKS[kind]
+    body = {
+        "name": f"placebo:{cls.name}",
+        "placebo": None,
+        "neutral": None,
+        "init_state": init_state,
+        hook: function,
+        "__module__": __name__,  # so that this file, too, is part of a placebo trial's identity
+        "__doc__": f"The placebo of {cls.name}.",
+    }
+    return dataclass(frozen=True)(type("PlaceboOf" + cls.__name__, (cls,), body))
+
+
+def permutation(count: int, state: State, device: torch.device) -> Tensor:
+    return torch.randperm(count, generator=state[DRAWS]).to(device)
+
+
+def permuted_group_weights(self: Any, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
+    true = super(type(self), self).group_weights(gramian, group_losses, state)
+    if true is None:
+        return None
+    weights = true[permutation(len(true), state, true.device)]
+    g = gramian.double()
+    wanted = float(true.double() @ g @ true.double())
+    given = float(weights.double() @ g @ weights.double())
+    return weights * math.sqrt(max(wanted, 0.0) / given) if given > 0 else weights
+
+
+def permuted_mask(self: Any, sums: CoordinateSums, state: State) -> Tensor:
+    true = super(type(self), self).combine(sums, state)
+    zero = sums.sum == 0
+    mask = torch.where(zero, torch.ones_like(true), true / torch.where(zero, torch.ones_like(true), sums.sum))
+    order = permutation(mask.numel(), state, mask.device)
+    return sums.sum * mask.flatten()[order].view_as(mask)
+
+
+def permuted_token_weights(self: Any, view: StepView, state: State) -> Tensor:
+    true = super(type(self), self).token_weights(view, state)
+    return true.flatten()[permutation(true.numel(), state, true.device)].view_as(true)
+
+
+def random_samples(self: Any, view: StepView, state: State) -> Tensor:
+    true = super(type(self), self).token_weights(view, state)
+    return true[permutation(len(true), state, true.device)]
+
+
+HOOKS = {
+    "group_weights": ("group_weights", permuted_group_weights),
+    "elementwise": ("combine", permuted_mask),
+    "tokens": ("token_weights", permuted_token_weights),
+    "samples": ("token_weights", random_samples),
+}

@@ -1,0 +1,25 @@
+"""Destructive interference D and magnitude M of changes that add up.
+
+    D(x) = 1 − |Σ x_i| / Σ |x_i|  in [0, 1]        M(x) = mean |x_i|        |mean x| = M (1 − D)
+
+Source: the zero-sum learning paper, Section 4. Sums run in float64, so the identity holds to rounding.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def interference(changes: Tensor) -> dict[str, float | int]:
+    """D, M, the mean change dL and the count n of `changes` (any shape; nats for token losses).
+
+    Where nothing changes at all, D is 0: nothing is cancelled.
+    """
+    x = changes.detach().double().flatten()
+    total, magnitude = float(x.sum()), float(x.abs().sum())
+    return {
+        "D": 1 - abs(total) / magnitude if magnitude else 0.0,
+        "M": magnitude / len(x),
+        "dL": total / len(x),
+        "n": len(x),
+    }

@@ -1,0 +1,382 @@
+"""The training loop, and the run folder around it.
+
+    for step in 1..T:
+        batch     the mixture's and the curriculum's wishes, else the data's own order
+        before    instruments, on the weights before the update (probe steps)
+        gradient  plain, weighted, or through the gradient engine
+        stop      if loss or gradient is not finite: before the update, recorded as diverged
+        update    clip, learning rate, optimizer
+        observe   stateful methods learn
+        record    a line in steps.jsonl
+        after     instruments: a line in probes.jsonl
+        save      powers of two, the end, and every `resume_seconds`
+
+Calling `train` again on the same folder goes on from the newest checkpoint; the result is bitwise that of a run
+that never stopped (CPU, fixed threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zslx import checkpoints, registry, tokens
+from zslx.config import Config
+from zslx.data import Batch, Loader, heldout
+from zslx.environment import environment
+from zslx.heldout import HeldOut
+from zslx.identity import device_kind, digest, ingredients
+from zslx.instruments import Instruments
+from zslx.intervention import StepStats
+from zslx.losses import token_losses
+from zslx.methods import Methods
+from zslx.model import Transformer, build_model
+from zslx.optim import adamw, parameter_groups, schedule_factor
+from zslx.records import RunRecords, read_json, read_run, write_json
+from zslx.seeds import generator
+from zslx.step import GradientPass, StepGradient
+
+Progress = Callable[[int, int, float], None]
+
+
+class Diverged(Exception):
+    """The loss or the gradient is not finite."""
+
+
+def train(config: Config, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Train one run in the folder `out`, or go on with it; returns its manifest.
+
+    `progress(step, steps, loss)` is called after each step. A run that diverged returns with that status; what
+    a user can mend raises ValueError, and the manifest says so.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        parts = ingredients(config)
+        _same_run(out, config, digest(parts))
+        if (out / "manifest.json").exists():
+            manifest = read_json(out / "manifest.json")
+            if manifest.get("status") in ("finished", "diverged"):
+                return manifest
+        write_json(out / "config.json", config.to_dict())
+        base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
+        write_json(out / "manifest.json", {"status": "running", **base})
+        try:
+            outcome = TrainingRun(config, out).loop(progress)
+        except Exception as error:
+            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
+            with contextlib.suppress(OSError):  # a full disk must not hide its own message
+                write_json(out / "manifest.json", failed)
+            raise
+        manifest = {**outcome, **base}
+        write_json(out / "manifest.json", manifest)
+        return manifest
+
+
+class TrainingRun:
+    """A run in memory: model, data, optimizer, interventions, instruments, records."""
+
+    def __init__(self, config: Config, out: Path):
+        self.config, self.out = config, out
+        torch.set_num_threads(config.train.threads)
+        self.device = torch.device(device_kind(config).split()[0])
+        corpus = tokens.prepare(config.data.path, config.data.vocab_size)
+        data, seed = config.data, config.train.seed
+        self.loader = Loader(
+            corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)
+        )
+        self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
+        methods = registry.load_spec(config.intervention, config.settings)
+        self.methods = Methods(methods, config, len(corpus.domains))
+        reference = None
+        if "reference_losses" in self.methods.needs:
+            reference = reference_model(config.reference, self.methods.methods[0].name).to(self.device)
+        self.gradient = GradientPass(
+            self.model,
+            self.methods,
+            steps=config.train.steps,
+            num_domains=len(corpus.domains),
+            token_counts=torch.as_tensor(corpus.token_counts),
+            dtype=config.train.dtype,
+            reference=reference,
+            forward=torch.compile(self.model) if config.train.compile else None,
+        )
+        groups = parameter_groups(self.model, config.optim)
+        if self.methods.one("optimizer"):
+            self.optimizer = self.methods.ask("optimizer", 0, groups, config.optim)
+        else:
+            self.optimizer = adamw(groups, config.optim)
+        self.base_rates = [g["lr"] for g in self.optimizer.param_groups]
+        fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
+        self.instruments = Instruments(
+            config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
+        )
+        self.records = RunRecords(out)
+        self.tokens = 0
+
+    def loop(self, progress: Progress | None) -> dict[str, Any]:
+        """Train from the newest checkpoint to the end; returns status and totals."""
+        config, steps = self.config, self.config.train.steps
+        done = self.resume()
+        clock = Clock(self.records)
+        saved_at = time.monotonic()
+        status = "finished"
+        with self.records:
+            if done == 0:
+                with clock.instruments():
+                    self.probe(0, None, None)
+            for step in range(done + 1, steps + 1):
+                try:
+                    loss = self.step(step, clock)
+                except Diverged as error:
+                    line = {"step": step, "tokens": self.tokens, "loss": None, "diverged": str(error)}
+                    self.records.append_step(line)
+                    status = "diverged"
+                    break
+                if progress:
+                    progress(step, steps, loss)
+                power = step & (step - 1) == 0
+                due = time.monotonic() - saved_at >= config.run.resume_seconds
+                if power or due or step == steps:
+                    self.save(step)
+                    saved_at = time.monotonic()
+            clock.write(step)
+            self.records.flush(sync=True)
+        totals = {"steps": step, "tokens": self.tokens, **clock.totals(self.out)}
+        return {"status": status, "totals": totals}
+
+    def step(self, step: int, clock: Clock) -> float:
+        """One step of training with its records; returns the loss in nats per token."""
+        due = self.instruments.due(step)
+        if due:
+            with clock.instruments():
+                self.instruments.before(step, self.model)
+        with clock.training():
+            batch = self.loader.batch(step, mixture=self.methods.mixture(step), seq_len=self.methods.seq_len(step))
+            self.optimizer.zero_grad(set_to_none=True)
+            gradient = self.gradient(batch, step)
+            loss = float(gradient.view.losses.mean())
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} at step {step}")
+            self.tokens += batch.tokens.numel()
+            record = {"step": step, "tokens": self.tokens, "loss": loss}
+            before = self.parameters_copy() if due else None
+            record |= self.update(step, gradient)
+            self.learn(gradient, batch)
+            record |= gradient.record | self.methods.metrics(step)
+            if before is not None:
+                record["update_norm"] = self.update_norm(before)
+        self.records.append_step(record)
+        if due:
+            with clock.instruments():
+                self.probe(step, batch, gradient.view.losses)
+            clock.write(step)
+        return loss
+
+    def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
+        """Clip and take the optimizer's step; what is recorded of it."""
+        if self.methods.one("schedule"):
+            factor = float(self.methods.ask("schedule", step, step, self.config))
+        else:
+            factor = schedule_factor(step, self.config)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        lr = self.optimizer.param_groups[0]["lr"]
+        if gradient.skipped:
+            return {"lr": lr, "grad_norm": None, "clipped": False, "skipped": True}
+        clip = self.config.optim.clip
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip if clip else math.inf))
+        if not math.isfinite(norm):
+            raise Diverged(f"the gradient's norm is {norm} at step {step}")
+        self.optimizer.step()
+        return {"lr": lr, "grad_norm": norm, "clipped": bool(clip and norm > clip)}
+
+    def learn(self, gradient: StepGradient, batch: Batch) -> None:
+        """Let stateful methods observe the finished step."""
+        if not self.methods.hooks["observe"]:
+            return
+        post = None
+        if "post_losses" in self.methods.needs:
+            with torch.no_grad(), self.gradient.autocast(batch):
+                post = token_losses(self.model, batch)
+        self.methods.observe(
+            StepStats(
+                view=gradient.view,
+                gramian=gradient.gramian,
+                group_losses=gradient.group_losses,
+                group_weights=gradient.group_weights,
+                post_losses=post,
+                parameters=dict(self.model.named_parameters()),
+            )
+        )
+
+    def parameters_copy(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.model.parameters()]
+
+    @torch.no_grad()
+    def update_norm(self, before: list[Tensor]) -> float:
+        """‖Δθ‖ of the step."""
+        squares = (float((p - b).double().square().sum()) for p, b in zip(self.model.parameters(), before, strict=True))
+        return math.sqrt(sum(squares))
+
+    def probe(self, step: int, batch: Batch | None, batch_losses: Tensor | None) -> None:
+        """Measure and record."""
+        average = None
+        if self.methods.one("average"):
+            weights = dict(self.model.named_parameters())
+            average = self.methods.ask("average", step, weights, self.methods.state("average"))
+        record = self.instruments.after(step, self.model, batch, batch_losses, average)
+        self.records.append_probe({"step": step, "tokens": self.tokens, **record})
+
+    def save(self, step: int) -> None:
+        """Records first, then the checkpoint: every line up to its step is on disk when it counts."""
+        self.records.flush(sync=True)
+        state = {
+            "model": dict(self.model.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "data": self.loader.state_dict(),
+            "interventions": self.methods.states,
+            "instruments": self.instruments.state,
+            "tokens": self.tokens,
+        }
+        checkpoints.save(self.out / "checkpoints", step, state)
+        checkpoints.prune(self.out / "checkpoints", self.config.train.steps)
+
+    def resume(self) -> int:
+        """Restore the newest readable checkpoint and cut the records back to it; the step it stands at."""
+        for step, state in checkpoints.latest(self.out / "checkpoints", self.device):
+            try:
+                self.records.cut_to(step)
+            except ValueError:
+                continue  # the records were lost with the disk: an older checkpoint may still fit them
+            own = dict(self.model.named_parameters())
+            with torch.no_grad():
+                for name, tensor in state["model"].items():
+                    own[name].copy_(tensor)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.loader.load_state_dict(state["data"])
+            self.methods.states = state["interventions"]
+            self.instruments.state = state["instruments"]
+            self.tokens = state["tokens"]
+            return step
+        self.records.cut_to(0)
+        for name in ("steps", "probes", "timing"):  # step 0's own probe is measured again
+            (self.out / f"{name}.jsonl").unlink(missing_ok=True)
+        return 0
+
+
+class Clock:
+    """Seconds of training and of instruments; everything that depends on them goes to timing.jsonl alone."""
+
+    def __init__(self, records: RunRecords):
+        self.records = records
+        self.steps: list[float] = []
+        self.measured = 0.0
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.steps.append(time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def instruments(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.measured += time.perf_counter() - start
+
+    def write(self, step: int) -> None:
+        """A line for the steps since the last one."""
+        if not self.steps and not self.measured:
+            return
+        self.records.append_timing(
+            {
+                "step": step,
+                "steps": len(self.steps),
+                "seconds": sum(self.steps),
+                "step_seconds": statistics.median(self.steps) if self.steps else None,
+                "instrument_seconds": self.measured,
+            }
+        )
+        self.steps, self.measured = [], 0.0
+
+    def totals(self, folder: Path) -> dict[str, float]:
+        """Totals over the run, killed attempts included as far as their records were kept."""
+        lines = read_run(folder).timing
+        training = sum(line["seconds"] for line in lines)
+        instruments = sum(line["instrument_seconds"] for line in lines)
+        medians = [line["step_seconds"] for line in lines for _ in range(line["steps"])]
+        return {
+            "seconds": training + instruments,
+            "train_seconds": training,
+            "instrument_seconds": instruments,
+            "median_step_seconds": statistics.median(medians) if medians else 0.0,
+        }
+
+
+def reference_model(folder: str, method: str) -> Transformer:
+    """The final weights of a finished run, frozen."""
+    if not folder:
+        raise ValueError(f"{method} needs a reference model: give reference=RUN_FOLDER of a finished run")
+    return load_run_model(folder).requires_grad_(False)
+
+
+def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
+    """The model of a run at a checkpoint (the last by default)."""
+    folder = Path(folder)
+    config = Config.from_dict(read_json(folder / "config.json"))
+    available = checkpoints.steps(folder / "checkpoints")
+    if not available or (step is not None and step not in available):
+        raise ValueError(f"{folder}: no checkpoint{'' if step is None else f' at step {step}'}; there are {available}")
+    state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
+    corpus = tokens.prepare(config.data.path, config.data.vocab_size)
+    model = build_model(config, corpus.vocab_size, None)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state["model"].items():
+            own[name].copy_(tensor)
+    return model
+
+
+def _same_run(out: Path, config: Config, identity: str) -> None:
+    """Refuse a folder that holds another run."""
+    if not (out / "config.json").exists():
+        return
+    there = Config.from_dict(read_json(out / "config.json")).to_dict()
+    wanted = config.to_dict()
+    for values in (there, wanted):
+        values.pop("run")
+    if there != wanted:
+        keys = [
+            f"{g}.{k}" if isinstance(v, dict) else g
+            for g, v in wanted.items()
+            for k in (v if isinstance(v, dict) else [""])
+            if there.get(g) != v and (not isinstance(v, dict) or there.get(g, {}).get(k) != v[k])
+        ]
+        raise ValueError(f"{out} holds a run with other settings ({', '.join(keys)}): choose another folder")
+    manifest = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
+    if manifest.get("identity") not in (None, identity):
+        raise ValueError(
+            f"{out} holds a run of the same settings but another text, plugin source, version or machine: "
+            "choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One process a run folder; the lock goes with the process."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another process is training this run") from None
+        yield
