@@ -33,9 +33,7 @@ class PCGrad(Surgery):
     source = "Yu et al. 2020, arXiv 2001.06782"
     cost = "Gramian; solver 1 ms at K=64, 18 ms at K=256 on one core"
 
-    order: str = setting(
-        "random", "order in which a group's conflicts are removed", choices=("random", "ascending")
-    )
+    order: str = setting("random", "order in which a group's conflicts are removed", choices=("random", "ascending"))
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
         generator = state["generator"] if self.order == "random" else None

@@ -1,0 +1,54 @@
+"""AdaCons: weight each group's direction by how much it agrees with the mean gradient.
+
+    α_i = ⟨g_i, ḡ⟩ / ‖g_i‖;  moving average of the sorted α, dealt out again by rank;  α ← α/Σα;  w_i = α_i/‖g_i‖
+
+Exact. Cost: nothing beside the Gramian. Oracle: the published values and the formula on full gradients
+(tests/oracles/test_weightings.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zslx.intervention import State, setting
+from zslx.surgery import Surgery
+
+CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
+
+
+@dataclass(frozen=True)
+class AdaCons(Surgery):
+    """Averages the directions of the group gradients, those that agree with the mean weighing more.
+
+    Acts always. Weights may be negative, and where most groups oppose a long mean gradient the normalisation
+    by Σα can turn the step around; both are the published method. Where Σα is zero all weights are zero. The
+    memory (α by rank, not by group) starts afresh when the number of groups changes. `momentum` = 0.99 is the
+    authors' example.
+    """
+
+    name = "adacons"
+    source = "Choukroun et al. 2024, arXiv 2411.03742"
+    cost = "Gramian; solver below 1 ms"
+
+    momentum: float = setting(0.99, "share of the old sorted coefficients kept", low=0.0, high=0.99999)
+
+    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+        return {"generator": generator, "coefficients": torch.zeros(0, dtype=torch.float64)}
+
+    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
+        norms = gramian.diagonal().sqrt()
+        inverse = torch.where(norms > 0, 1 / norms, 0.0)
+        ordered, rank = (gramian.mean(1) * inverse).sort()
+        remembered = state["coefficients"]
+        if len(remembered) == len(ordered):
+            ordered = self.momentum * remembered + (1 - self.momentum) * ordered
+        state["coefficients"] = ordered
+        alpha = torch.empty_like(ordered)
+        alpha[rank] = ordered
+        total = alpha.sum()
+        if total.abs() <= CANCELLED * alpha.abs().sum():
+            return torch.zeros_like(losses)
+        return alpha / total * inverse

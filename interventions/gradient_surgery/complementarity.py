@@ -1,0 +1,60 @@
+"""Quadratic programs with sign constraints, min ½ xᵀAx + qᵀx over x ≥ 0, that several methods come down to.
+
+Solution: x ≥ 0, y = Ax + q ≥ 0, xᵀy = 0, found by block principal pivoting (Júdice & Pires 1994; Kim & Park
+2011): guess which x are free, solve for them, exchange every variable of the wrong sign, and fall back on
+single exchanges (Murty), which cannot cycle, when the number of wrong signs stops falling.
+
+Exact up to rounding for a positive definite A. A is first scaled to a unit diagonal and given the ridge
+`RIDGE`, so that a singular A has a solution too and rows of very different length do no harm.
+Cost: a handful of Cholesky factorisations. Oracle: quadprog through TorchJD, and the conditions above
+(tests/oracles/test_weightings.py).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+RIDGE = 1e-12  # relative to each diagonal entry
+TOLERANCE = 1e-11  # a sign is wrong only beyond this share of the largest entry
+BLOCK_TRIES = 3  # full exchanges without progress before single ones
+
+
+def solve(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """x (K,) for A (K, K) symmetric positive semi-definite and q (K,)."""
+    diagonal = matrix.diagonal()
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    unit = matrix / np.outer(scale, scale)
+    unit[np.diag_indices_from(unit)] += RIDGE
+    return pivot(unit, linear / scale) / scale
+
+
+def pivot(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """`solve` for a matrix that is positive definite and of unit diagonal."""
+    size = len(linear)
+    free = linear < 0
+    fewest, tries = size + 1, BLOCK_TRIES
+    for _ in range(10 * size + 100):
+        x, y = trial(matrix, linear, free)
+        wrong = np.where(free, x < -TOLERANCE * np.abs(x).max(), y < -TOLERANCE * np.abs(linear).max())
+        count = int(wrong.sum())
+        if count == 0:
+            break
+        if count < fewest:
+            fewest, tries = count, BLOCK_TRIES
+        elif tries > 0:
+            tries -= 1
+        else:
+            wrong[: wrong.nonzero()[0][-1]] = False  # Murty: the last wrong variable alone
+        free = free ^ wrong
+    return np.maximum(x, 0.0)
+
+
+def trial(matrix: np.ndarray, linear: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x solved on the free variables and zero elsewhere, and y = Ax + q."""
+    x = np.zeros_like(linear)
+    index = free.nonzero()[0]
+    if len(index):
+        factor = cho_factor(matrix[np.ix_(index, index)], lower=True, check_finite=False)
+        x[index] = cho_solve(factor, -linear[index], check_finite=False)
+    return x, matrix @ x + linear

@@ -1,0 +1,185 @@
+"""Weights of the surgery methods against published values, TorchJD, and the equations that define them."""
+
+import numpy as np
+import pytest
+import torch
+
+from interventions.gradient_surgery.pcgrad import project_conflicts, visiting_order
+from zslx.registry import load_intervention
+
+# G = JJᵀ of J = [[-4, 1, 1], [6, 1, 1]]: two groups at a cosine of -0.84.
+J2 = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
+GOLDEN = [
+    ("pcgrad", {}, (20 / 9, 30 / 19)),
+    ("pcgrad", {"order": "ascending"}, (20 / 9, 30 / 19)),
+    ("gradvac", {}, (20 / 9, 30 / 19)),
+    ("mgda", {}, (0.6, 0.4)),
+    ("upgrad", {}, (1.11092105, 0.78943103)),
+    ("upgrad", {"reg_eps": 0.0}, (10 / 9, 15 / 19)),
+    ("dualproj", {}, (0.61092105, 0.5)),
+    ("dualproj", {"reg_eps": 0.0}, (11 / 18, 0.5)),
+    ("cagrad", {}, (0.5 + 0.5 * 3**0.5 / 18**0.5, 0.5)),
+    ("cagrad", {"c": 1.0}, (1.2, 0.8)),
+    ("imtl_g", {}, (0.59233032, 0.40766968)),
+    ("aligned_mtl", {}, (0.55907192, 0.40826107)),
+    ("aligned_mtl", {"variant": "rmse"}, (1.51086564, 1.1033064)),
+    ("config", {}, (1.22648316, 0.84412360)),
+    ("adacons", {}, (-0.13445737, 0.25476133)),
+    ("nash_mtl", {}, (0.41822619, 0.28784301)),
+    ("nash_mtl", {"max_norm": 0.0}, (4.27765001, 2.94408065)),
+    ("fairgrad", {}, (0.59146115, 0.40707148)),
+    ("fairgrad", {"alpha": 2.0}, (0.47136292, 0.31945423)),
+]
+
+
+def gramian(groups: int, parameters: int, seed: int = 0, mean: float = 0.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    jacobian = torch.randn(groups, parameters, dtype=torch.float64, generator=generator) + mean
+    return jacobian @ jacobian.T
+
+
+@pytest.mark.parametrize("name, settings, expected", GOLDEN, ids=lambda v: str(v))
+def test_published_values(name, settings, expected):
+    weights = load_intervention(name, **settings).group_weights(J2 @ J2.T, torch.ones(2), None)
+    assert weights.dtype == torch.float64
+    assert weights.tolist() == pytest.approx(expected, abs=1e-7)
+
+
+def test_gradvac_remembers_cosines():
+    method = load_intervention("gradvac", order="ascending")
+    state = method.init_state(2, torch.Generator().manual_seed(0))
+    method.group_weights(J2 @ J2.T, torch.ones(2), state)
+    assert state["cosines"][0, 1].item() == pytest.approx(-0.42059551, abs=1e-8)
+    second = method.group_weights(J2 @ J2.T, torch.ones(2), state)
+    assert second.tolist() == pytest.approx([1.85798780, 1.40641528], abs=1e-7)
+
+
+@pytest.mark.parametrize("tau", [0.97, 1.0, 1.3])
+def test_gaf_skips_opposite_groups(tau):
+    assert load_intervention("gaf", tau=tau).group_weights(J2 @ J2.T, torch.ones(2), None) is None
+    assert load_intervention("gaf", tau=1.9).group_weights(J2 @ J2.T, torch.ones(2), None).tolist() == [0.5, 0.5]
+
+
+def test_gaf_against_the_loop_on_full_gradients():
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        jacobian = torch.randn(7, 5, dtype=torch.float64, generator=generator) + 0.3
+        average, agreed = jacobian[0], 0
+        for row in jacobian[1:]:
+            if 1 - torch.cosine_similarity(average, row, dim=0) <= 0.97:
+                average, agreed = (average + row) / 2, agreed + 1
+        weights = load_intervention("gaf").group_weights(jacobian @ jacobian.T, torch.ones(7), None)
+        assert (weights is None) == (agreed == 0)
+        if weights is not None:
+            assert torch.allclose(weights @ jacobian, average, rtol=1e-12)
+
+
+def pcgrad_loop(gram: np.ndarray, order: np.ndarray) -> np.ndarray:
+    total = np.zeros(len(gram))
+    for i in range(len(gram)):
+        row = np.zeros(len(gram))
+        row[i] = 1.0
+        for j in order[i]:
+            if j != i and (inner := row @ gram[j]) < 0:
+                row[j] -= inner / gram[j, j]
+        total += row
+    return total
+
+
+@pytest.mark.parametrize("groups, parameters", [(1, 3), (2, 1), (3, 8), (16, 4), (16, 100), (48, 20)])
+@pytest.mark.parametrize("seeded", [True, False])
+def test_pcgrad_equals_the_double_loop(groups, parameters, seeded):
+    gram = gramian(groups, parameters).numpy()
+    order = visiting_order(groups, torch.Generator().manual_seed(1) if seeded else None)
+    fast, slow = project_conflicts(gram, order), pcgrad_loop(gram, order)
+    assert np.abs(fast - slow).max() <= 1e-10 * np.abs(slow).max()
+
+
+TORCHJD = {
+    "pcgrad": ("PCGradWeighting", {}),
+    "gradvac": ("GradVacWeighting", {}),
+    "upgrad": ("UPGradWeighting", {}),
+    "dualproj": ("DualProjWeighting", {}),
+    "imtl_g": ("IMTLGWeighting", {}),
+    "aligned_mtl": ("AlignedMTLWeighting", {}),
+}
+
+
+@pytest.mark.parametrize("name", TORCHJD)
+@pytest.mark.parametrize("groups", [1, 2, 5, 16])
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+def test_torchjd_agrees(name, groups, mean):
+    """Draw for draw: our generator and TorchJD's global one are seeded alike."""
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    cls, arguments = TORCHJD[name]
+    theirs, ours = getattr(aggregation, cls)(**arguments), load_intervention(name)
+    state = ours.init_state(groups, torch.Generator().manual_seed(5))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for step in range(3):  # more than one, for what GradVac remembers
+            gram = gramian(groups, groups + 10, seed=step, mean=mean)
+            expected = theirs(gram)
+            got = ours.group_weights(gram, torch.ones(groups), state)
+            assert torch.allclose(got, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 16])
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+def test_config_against_the_full_gradients(groups, mean):
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    generator = torch.Generator().manual_seed(groups)
+    jacobian = torch.randn(groups, 40, dtype=torch.float64, generator=generator) + mean
+    weights = load_intervention("config").group_weights(jacobian @ jacobian.T, torch.ones(groups), None)
+    assert torch.allclose(weights @ jacobian, aggregation.ConFIG()(jacobian), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("c", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("groups", [2, 5, 16])
+def test_cagrad_is_at_least_as_good_as_a_cone_solver(groups, c):
+    """TorchJD's solution is good to about 1e-5, so the objectives are compared, and the weights loosely."""
+    pytest.importorskip("cvxpy")
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    for seed in range(3):
+        gram = gramian(groups, 30, seed=seed, mean=0.1)
+        ours = load_intervention("cagrad", c=c).group_weights(gram, torch.ones(groups), None)
+        theirs = aggregation.CAGradWeighting(c=c)(gram)
+        assert torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3)
+        assert (gram @ ours).min() >= (gram @ theirs).min() * (1 - 1e-9) - 1e-9 * gram.trace() * 1e-3
+        added = ours - 1 / groups
+        radius = c * (gram.mean()).sqrt()
+        assert (added @ gram @ added).sqrt() == pytest.approx(float(radius), rel=1e-8)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_fairgrad_against_least_squares(alpha):
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    gram = gramian(6, 40)
+    ours = load_intervention("fairgrad", alpha=alpha).group_weights(gram, torch.ones(6), None)
+    assert torch.allclose(ours, aggregation.FairGradWeighting(alpha=alpha)(gram), rtol=1e-4)
+    assert torch.allclose(gram @ ours, ours ** (-1 / alpha), rtol=1e-7)
+
+
+def test_mgda_beats_frank_wolfe():
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    for seed in range(5):
+        gram = gramian(12, 8 + 4 * seed, seed=seed, mean=0.2)
+        ours = load_intervention("mgda").group_weights(gram, torch.ones(12), None)
+        theirs = aggregation.MGDAWeighting(epsilon=1e-6, max_iters=5000)(gram)
+        assert ours @ gram @ ours <= theirs @ gram @ theirs + 1e-9 * gram.trace()
+        assert torch.allclose((ours - theirs) @ gram @ (ours - theirs), torch.tensor(0.0).double(), atol=0.01)
+
+
+def test_adacons_momentum_follows_ranks():
+    method = load_intervention("adacons", momentum=0.9)
+    state = method.init_state(4, torch.Generator())
+    remembered = None
+    for seed in range(3):
+        gram = gramian(4, 20, seed=seed, mean=0.5)
+        alpha = gram.mean(1) / gram.diagonal().sqrt()
+        ordered, rank = alpha.sort()
+        remembered = ordered if remembered is None else 0.9 * remembered + 0.1 * ordered
+        dealt = torch.zeros(4, dtype=torch.float64)
+        for place, group in enumerate(rank.tolist()):
+            dealt[group] = remembered[place]
+        expected = dealt / dealt.sum() / gram.diagonal().sqrt()
+        assert torch.allclose(method.group_weights(gram, torch.ones(4), state), expected, rtol=1e-12)
