@@ -17,21 +17,20 @@ class Progress:
     def __init__(self, title: str, enabled: bool = True):
         self.title, self.enabled = title, enabled
         self.start = self.written = time.monotonic()
+        self.first: float | None = None  # share that was done at the start: resumed work has some
         self.what, self.width = "", 0
 
-    def at(self, share: float, what: str, note: str = "") -> None:
-        now = time.monotonic()
-        elapsed, terminal = now - self.start, sys.stderr.isatty()
-        if (
-            not self.enabled
-            or elapsed < 1
-            or (now - self.written < (0.2 if terminal else 10)
-            and what == self.what)
-        ):
+    def at(self, share: float, what: str) -> None:
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if self.first is None:
+            self.first = share
+        recent = what == self.what and now - self.written < (0.2 if terminal else 10)
+        if not self.enabled or recent or now - self.start < 1:
             return
         self.what, self.written = what, now
-        left = f", {elapsed * (1 - share) / share:.0f} s left" if share > 0.02 else ""
-        self._write(f"{self.title}: {what}{note} ({share:.0%}{left})", terminal)
+        done = share - self.first
+        left = f", {duration((now - self.start) * (1 - share) / done)} left" if done > 0.02 else ""
+        self._write(f"{self.title}: {what} ({share:.0%}{left})", terminal)
 
     def say(self, message: str) -> None:
         """A line that stays, whatever the time."""
@@ -40,10 +39,17 @@ class Progress:
 
     def done(self, message: str) -> None:
         if self.width or self.what:
-            self.say(f"{message} ({time.monotonic() - self.start:.0f} s)")
+            self.say(f"{message} ({duration(time.monotonic() - self.start)})")
 
     def _write(self, line: str, redraw: bool) -> None:
         start = "\r" if self.width else ""
         sys.stderr.write(start + line.ljust(self.width) + ("" if redraw else "\n"))
         sys.stderr.flush()
         self.width = len(line) if redraw else 0
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -2,9 +2,9 @@
 
 A held-out chunk of a training file would be predicted from its other chunks, and so would a file whose sibling is
 trained on (vec256_float.h, vec256_double.h). So the unit is a group of near duplicates: documents that share a
-quarter of a bottom-k sketch of their longer lines (Broder 1997), joined transitively. Groups are taken in the order
-of the sha256 of their first name until a domain's share is reached, small ones first tried so that the held-out text
-comes from many files. The choice depends on the documents alone, not on any seed.
+quarter of a bottom-k sketch of their longer lines (Broder 1997), joined transitively. Groups are taken in the
+order of the sha256 of their first name until the domain's share is reached, small ones first tried so that the
+held-out text comes from many files. The choice depends on the documents alone, not on any seed.
 
 Approximate: the sketch estimates resemblance; lines that more than 40 documents share count for nothing.
 """
@@ -15,7 +15,7 @@ import hashlib
 import heapq
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from zslx.corpus import Document
 
@@ -28,11 +28,9 @@ SHARED = 8  # of them in common make two documents near duplicates
 COMMON = 40  # a line that more documents have is boilerplate
 
 
-def split(
-    documents: Sequence[Document], progress: Callable[[float], None] = lambda share: None
-) -> tuple[list[Document], list[Document]]:
+def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
     """(training, held-out) documents, each in the given order. At least one on either side, or ValueError."""
-    groups = near_duplicates(documents, progress)
+    groups = near_duplicates(documents)
     if len(groups) < 2:
         raise ValueError(
             "held-out text is split off by file, never within one, so a domain needs at least two files that "
@@ -57,13 +55,10 @@ def split(
     )
 
 
-def near_duplicates(
-    documents: Sequence[Document], progress: Callable[[float], None] = lambda share: None
-) -> list[list[int]]:
-    """The documents' indices in groups, each ascending; a document without a near duplicate is a group of one."""
+def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
+    """The documents' indices in groups, each ascending; one without a near duplicate is a group of its own."""
     holders: dict[int, list[int]] = defaultdict(list)
     for i, document in enumerate(documents):
-        progress(i / len(documents))
         for line in sketch(document.text):
             holders[line].append(i)
     shared: Counter[tuple[int, int]] = Counter()

@@ -1,11 +1,12 @@
-"""Text to tokens, once: a cache of memory-mapped token files that many processes can ask for at the same time.
+"""Text to tokens, once: a cache of memory-mapped token files that many processes can ask for at once.
 
     CACHE/text-KEY/  00-python.train.bin  00-python.heldout.bin  ...   uint16 or uint32, little-endian
                      tokenizer.json       manifest.json
 
-KEY is the sha256 of the recipe, the vocabulary's size and the sources: package versions for the embedded corpus, the
-files' contents for a path. One process prepares under a lock while the others wait. It writes into a folder of its
-own, syncs, writes the manifest last and renames the whole, so what has the name is finished. Opening checks sizes and
+KEY is a sha256 of the recipe, the vocabulary's size and the sources: package versions for the embedded corpus, the
+files' contents for a path (CACHE/path-… remembers the key of files that did not change, so that they are not read
+at every start). One process prepares under a lock while the others wait. It writes into a folder of its own,
+syncs, writes the manifest last and renames the whole: what has the name is finished. Opening checks sizes and
 checksums (all of a file up to 64 MB, evenly spaced blocks of a larger one); a damaged cache is made again.
 
 `Corpus.hash` is the sha256 over every document of every domain and split, in order, and the tokenizer.
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from zslx import corpus, tokenizer
+from zslx import corpus, embedded, tokenizer
 from zslx.corpus import Document, Domain
 from zslx.locking import locked
 from zslx.progress import Progress
@@ -58,44 +59,63 @@ class DamagedCache(ValueError):
     """A cache folder that is not what its manifest says."""
 
 
-def prepare(
-    path: str = "", vocab_size: int = 2048, cache: str | Path | None = None, progress: bool = True
-) -> Corpus:
+def prepare(path: str = "", vocab_size: int = 2048, cache: str | Path | None = None, progress: bool = True) -> Corpus:
     """The corpus of `path` (empty: the embedded one), from the cache or prepared now.
 
-    `cache` overrides $ZSLX_CACHE, else $XDG_CACHE_HOME/zslx, else ~/.cache/zslx. Raises ValueError for a path
-    without usable text, a vocabulary too small, or a cache that cannot be written.
+    `cache` overrides $ZSLX_CACHE, else $XDG_CACHE_HOME/zslx, else ~/.cache/zslx. The vocabulary is smaller than
+    `vocab_size` where the text has no more pairs to merge. ValueError for a path without usable text, a vocabulary
+    too small for the bytes, a cache that cannot be written.
     """
     if vocab_size < tokenizer.SMALLEST_VOCABULARY:
-        raise ValueError(
-            f"data.vocab_size={vocab_size}: at least {tokenizer.SMALLEST_VOCABULARY} (bytes, end of text)"
-        )
-    root = cache_folder(cache)
-    bar = Progress("text", progress)
-    domains: tuple[Domain, ...] = ()
-    skipped = 0
-    sources: Any
-    if path:
-        domains, skipped = corpus.folder(path, lambda share: bar.at(0.2 * share, "reading"))
-        sources = {d.name: [[x.name, x.digest] for x in d.documents] for d in domains}
-    else:
-        sources = corpus.embedded_versions()
+        raise ValueError(f"data.vocab_size={vocab_size}: must be at least {tokenizer.SMALLEST_VOCABULARY}")
+    root, bar = cache_folder(cache), Progress("text", progress)
+    if note := _note(root, path, vocab_size):
+        noted = note.read_text(errors="replace") if note.exists() else ""
+        if re.fullmatch("text-[0-9a-f]{16}", noted) and (found := _found(root / noted)):
+            return found
+    sources, domains, skipped = _sources(path, bar)
     folder = root / f"text-{_sha256([RECIPE, vocab_size, sources])[:16]}"
-    if (found := _found(folder, bar)) is not None:
-        return found
+    found = _found(folder)
     try:
-        waiting = f"waiting for another process that prepares {folder}"
-        with locked(folder.with_suffix(".lock"), lambda: bar.say(waiting)):
-            if (found := _found(folder, bar)) is not None:
-                return found
+        if found is None:
+            found = _prepared(folder, domains, vocab_size, bar)
             if skipped:
-                bar.say(f"{skipped} files of {path} skipped: empty or not UTF-8 text")
-            _build(folder, domains or corpus.embedded(lambda s: bar.at(0.4 * s, "reading")), vocab_size, bar)
+                bar.say(f"{skipped} files of {path} were left out: empty or no UTF-8 text")
+        if note:
+            note.write_text(folder.name)
     except OSError as error:
         raise ValueError(
-            f"the text cache {root} cannot be written: {error.strerror or error}; "
-            "the environment variable ZSLX_CACHE names another place"
+            f"the text cache {root} cannot be written: {error.strerror or error} "
+            "(the environment variable ZSLX_CACHE names another place)"
         ) from error
+    return found
+
+
+def _sources(path: str, bar: Progress) -> tuple[Any, tuple[Domain, ...], int]:
+    """What the cache's key is made of; a path's domains, which had to be read for it, and its skipped files."""
+    if not path:
+        return embedded.versions(), (), 0
+    domains, skipped = corpus.folder(path, lambda share: bar.at(0.4 * share, "reading"))
+    return {d.name: [[x.name, x.digest] for x in d.documents] for d in domains}, domains, skipped
+
+
+def _note(root: Path, path: str, vocab_size: int) -> Path | None:
+    """The file that remembers the cache folder of a path whose files have not changed."""
+    stamps = corpus.stamps(path) if path else None
+    return root / f"path-{_sha256([RECIPE, vocab_size, path, stamps])[:16]}" if stamps else None
+
+
+def _prepared(folder: Path, domains: tuple[Domain, ...], vocab_size: int, bar: Progress) -> Corpus:
+    """The corpus, made by this process or by the one that holds the lock."""
+    waiting = f"waiting for another process that prepares {folder}"
+    with locked(folder.with_suffix(".lock"), lambda: bar.say(waiting)):
+        try:
+            return load(folder)
+        except FileNotFoundError:
+            pass
+        except DamagedCache as damage:
+            bar.say(f"{damage}; preparing again")
+        _build(folder, domains or embedded.domains(lambda share: bar.at(0.4 * share, "reading")), vocab_size, bar)
     return load(folder)
 
 
@@ -109,7 +129,7 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 
 def load(folder: Path) -> Corpus:
-    """The corpus in a finished cache folder. FileNotFoundError where there is none, DamagedCache where it is not whole."""
+    """The corpus in a finished cache folder; FileNotFoundError if there is none, DamagedCache if it is not whole."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest.pop("check") != _sha256(manifest):
@@ -124,10 +144,7 @@ def load(folder: Path) -> Corpus:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise DamagedCache(f"{folder}/manifest.json is not a manifest: {error!r}") from error
     streams = {
-        part: tuple(
-            np.memmap(folder / d[part]["file"], dtype=manifest["dtype"], mode="r")
-            for d in manifest["domains"]
-        )
+        part: tuple(np.memmap(folder / d[part]["file"], dtype=manifest["dtype"], mode="r") for d in manifest["domains"])
         for part in ("train", "heldout")
     }
     return Corpus(
@@ -140,13 +157,10 @@ def load(folder: Path) -> Corpus:
     )
 
 
-def _found(folder: Path, bar: Progress) -> Corpus | None:
+def _found(folder: Path) -> Corpus | None:
     try:
         return load(folder)
-    except FileNotFoundError:
-        return None
-    except DamagedCache as damage:
-        bar.say(f"{damage}; preparing again")
+    except (FileNotFoundError, DamagedCache):
         return None
 
 
@@ -166,9 +180,7 @@ def _fingerprint(file: Path) -> list[int]:
 
 
 def _build(folder: Path, domains: Sequence[Domain], vocab_size: int, bar: Progress) -> None:
-    for left in folder.parent.glob(
-        f"{folder.name}.tmp-*"
-    ):  # of a preparation that was killed: we hold the lock
+    for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a preparation that was killed: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     work = folder.parent / f"{folder.name}.tmp-{os.getpid()}"
     work.mkdir()
@@ -224,9 +236,7 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
             text = sum(x.size for x in documents[part])
             about[part] = {"file": name, "tokens": size, "bytes": text, "documents": len(documents[part])}
         described.append(about)
-    digests = [
-        [d.name, part, [x.digest for x in p[part]]] for d, p in zip(domains, parts, strict=True) for part in p
-    ]
+    digests = [[d.name, part, [x.digest for x in p[part]]] for d, p in zip(domains, parts, strict=True) for part in p]
     return {
         "recipe": RECIPE,
         "hash": _sha256([digests, (work / "tokenizer.json").read_text()]),
