@@ -1,10 +1,16 @@
 """Groupings of tokens, and the laws that the surgery methods keep on any Gramian."""
 
+from functools import cache
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interventions.gradient_surgery.pcgrad import PCGrad
+from interventions.gradient_surgery.upgrad import project
 from zslx.intervention import StepView
+from zslx.registry import load_intervention
 from zslx.surgery import GROUPINGS
 
 
@@ -101,3 +107,195 @@ def test_token_frequency_groups_hold_equal_shares_of_the_text():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         PCGrad(**settings)
+
+
+# Laws on any Gramian.
+
+METHODS = [
+    *("pcgrad", "gradvac", "mgda", "upgrad", "dualproj", "cagrad", "imtl_g", "aligned_mtl", "config", "gaf"),
+    *("adacons", "nash_mtl", "fairgrad"),
+]
+load = cache(load_intervention)
+# Scaling all gradients by s scales the weights by s to this power.
+DEGREE = {name: 0 for name in METHODS} | {"adacons": -1, "fairgrad": -1}
+# Methods whose step opposes no group; up to the regularisation of the quadratic program for two of them.
+NON_CONFLICTING = {"mgda": 1e-9, "upgrad": 2e-4, "dualproj": 2e-4, "nash_mtl": 1e-9, "fairgrad": 1e-9}
+
+
+@st.composite
+def jacobians(draw) -> torch.Tensor:
+    """(K, P) float64: dependent, repeated, opposite and zero rows, rows and wholes of any scale."""
+    groups = draw(st.integers(1, 9))
+    rank = draw(st.integers(1, 12))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    jacobian = torch.randn(groups, rank, dtype=torch.float64, generator=generator)
+    jacobian += draw(st.sampled_from([0.0, 0.5, -3.0]))
+    kind = draw(st.sampled_from(["plain", "zero", "rank1", "repeated", "opposite", "zero row", "scaled"]))
+    if kind == "zero":
+        jacobian = torch.zeros_like(jacobian)
+    elif kind == "rank1":
+        jacobian = jacobian[:, :1] * jacobian[:1]
+    elif kind == "repeated":
+        jacobian = jacobian[torch.randint(groups, (groups,), generator=generator)]
+    elif kind == "opposite":
+        jacobian[-1] = -jacobian[0]
+    elif kind == "zero row":
+        jacobian[0] = 0.0
+    elif kind == "scaled":
+        exponents = torch.empty(groups, 1, dtype=torch.float64).uniform_(-7.5, 7.5, generator=generator)
+        jacobian = jacobian * 10**exponents
+    return jacobian * 10.0 ** draw(st.sampled_from([0, 0, -7, 7]))
+
+
+def weights_of(name: str, gram: torch.Tensor, **settings) -> torch.Tensor | None:
+    return load(name, **settings).group_weights(gram, torch.ones(len(gram)), None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(jacobian=jacobians())
+def test_finite_and_no_global_draw(name, jacobian):
+    before = torch.get_rng_state()
+    weights = weights_of(name, jacobian @ jacobian.T)
+    assert torch.equal(before, torch.get_rng_state())
+    if name == "gaf" and weights is None:
+        return
+    assert weights is not None and weights.shape == (len(jacobian),) and weights.dtype == torch.float64
+    assert torch.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("name", NON_CONFLICTING)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(jacobian=jacobians())
+def test_opposes_no_group(name, jacobian):
+    gram = jacobian @ jacobian.T
+    weights = weights_of(name, gram)
+    products = gram @ weights
+    # Rounding: relative to the terms of each product. Regularisation: relative to the trace.
+    terms = gram.abs() @ weights.abs()
+    slack = 1e-7 * terms if NON_CONFLICTING[name] < 1e-8 else NON_CONFLICTING[name] * gram.trace() * weights
+    assert (products >= -slack - 1e-7 * terms).all()
+
+
+@pytest.mark.parametrize("name", ["upgrad", "dualproj"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(jacobian=jacobians())
+def test_dual_cone_projection_is_optimal(name, jacobian):
+    """KKT of argmin_{v ≥ u} vᵀAv: v ≥ u, Av ≥ 0, (v − u)ᵀAv = 0."""
+    gram = jacobian @ jacobian.T
+    if not gram.trace() > 0:
+        return
+    size = len(gram)
+    matrix = gram / gram.trace() + 1e-4 * torch.eye(size, dtype=torch.float64)
+    starts = torch.eye(size) / size if name == "upgrad" else torch.full((1, size), 1 / size)
+    for u, v in zip(starts.double(), project(gram.numpy(), starts.double().numpy(), 1e-4), strict=True):
+        v = torch.from_numpy(v)
+        slope = matrix @ v
+        assert (v >= u - 1e-12).all()
+        assert (slope >= -1e-9).all()
+        assert abs((v - u) @ slope) <= 1e-9 * (1 + v.abs().max())
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "gaf"])
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), groups=st.integers(2, 9))
+def test_permuting_groups_permutes_weights(name, seed, groups):
+    """For independent gradients, where every solution is unique. PCGrad and GradVac: with two groups, where
+    the order of the visits does not matter. GAF depends on the order by definition."""
+    groups = 2 if name in ("pcgrad", "gradvac") else groups
+    generator = torch.Generator().manual_seed(seed)
+    jacobian = torch.randn(groups, 20, dtype=torch.float64, generator=generator) + 0.1
+    order = torch.randperm(groups, generator=generator)
+    gram = jacobian @ jacobian.T
+    permuted = weights_of(name, gram[order][:, order])
+    assert torch.allclose(permuted, weights_of(name, gram)[order], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("factor", [1e-8, 1e-3, 1e8])
+def test_scaling_all_gradients(name, factor):
+    generator = torch.Generator().manual_seed(3)
+    jacobian = torch.randn(6, 10, dtype=torch.float64, generator=generator) + 0.2
+    gram = jacobian @ jacobian.T
+    settings = {"gaf": {"tau": 1.9}, "nash_mtl": {"max_norm": 0.0}}.get(name, {})
+    weights, scaled = weights_of(name, gram, **settings), weights_of(name, gram * factor**2, **settings)
+    assert torch.allclose(scaled, weights * factor ** DEGREE[name], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["upgrad", "config"])
+def test_linear_under_scaling_of_one_group(name):
+    """Scaling group k's gradient by s leaves the share of every projected group linear in s (2406.16232)."""
+    generator = torch.Generator().manual_seed(4)
+    jacobian = torch.randn(4, 10, dtype=torch.float64, generator=generator)
+    settings = {"reg_eps": 0.0} if name == "upgrad" else {}
+
+    def direction(s: float) -> torch.Tensor:
+        scaled = jacobian * torch.tensor([[s], [1.0], [1.0], [1.0]], dtype=torch.float64)
+        return weights_of(name, scaled @ scaled.T, **settings) @ scaled
+
+    low, middle, high = direction(1.0), direction(2.0), direction(3.0)
+    assert torch.allclose(middle, (low + high) / 2, rtol=1e-6, atol=1e-8)
+
+
+def test_two_groups_pcgrad_is_upgrad_without_regularisation():
+    for seed in range(10):
+        jacobian = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        gram = jacobian @ jacobian.T
+        assert torch.allclose(weights_of("pcgrad", gram), 2 * weights_of("upgrad", gram, reg_eps=0.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "gradvac", "upgrad", "dualproj"])
+def test_without_conflict_it_is_the_plain_step(name):
+    jacobian = torch.rand(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.1
+    weights = weights_of(name, jacobian @ jacobian.T)
+    assert torch.allclose(weights / weights.mean(), torch.ones(5, dtype=torch.float64), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_empty_group_changes_nothing_for_the_others(name):
+    jacobian = torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.5
+    gram = jacobian @ jacobian.T
+    padded = torch.zeros(5, 5, dtype=torch.float64)
+    kept = torch.tensor([0, 1, 3, 4])
+    padded[kept[:, None], kept] = gram
+    losses = torch.ones(5)
+    losses[2] = 0
+    settings = {"order": "ascending"} if name in ("pcgrad", "gradvac") else {}
+    weights = load(name, **settings).group_weights(padded, losses, None)
+    assert torch.allclose(weights[kept], weights_of(name, gram, **settings), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_but_empty_groups(name):
+    assert load(name).group_weights(torch.zeros(3, 3), torch.zeros(3), None).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_wrong_gramians_are_errors(name):
+    method = load(name)
+    with pytest.raises(ValueError, match=f"{name}: the Gramian must be"):
+        method.group_weights(torch.zeros(2, 3), torch.ones(2), None)
+    with pytest.raises(ValueError, match=f"{name}: the Gramian has entries that are not finite"):
+        method.group_weights(torch.full((2, 2), torch.nan), torch.ones(2), None)
+    with pytest.raises(ValueError, match=f"{name}: .* group losses for 2 groups"):
+        method.group_weights(torch.eye(2), torch.ones(3), None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_state_same_weights_and_float32(name):
+    jacobian = torch.randn(5, 9, generator=torch.Generator().manual_seed(2)) + 0.5
+    gram = jacobian @ jacobian.T
+    method = load(name)
+    first = method.group_weights(gram, torch.ones(5), method.init_state(5, torch.Generator().manual_seed(7)))
+    again = method.group_weights(gram, torch.ones(5), method.init_state(5, torch.Generator().manual_seed(7)))
+    assert first.dtype == torch.float32 and torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", ["gradvac", "adacons"])
+def test_memory_starts_afresh_with_another_number_of_groups(name):
+    method = load(name)
+    state = method.init_state(3, torch.Generator().manual_seed(0))
+    for groups in (3, 5, 3):
+        jacobian = torch.randn(groups, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(groups))
+        weights = method.group_weights(jacobian @ jacobian.T, torch.ones(groups), state)
+        assert torch.isfinite(weights).all()
