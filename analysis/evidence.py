@@ -338,12 +338,22 @@ def _word(primary: Contrast | None, placebo: Contrast | None) -> tuple[str, list
     return "improves", ["below baseline and below its placebo"]
 
 
+def slope_measure(secondary: Mapping[str, Contrast | None]) -> str:
+    """r_d, or the tail slope where breaks are not identified."""
+    return "r_d" if secondary.get("r_d") is not None else "tail_slope"
+
+
+def holm_family(secondary: Mapping[str, Contrast | None]) -> dict[str, float | None]:
+    """Holm's p of the secondary measures; of r_d and tail slope only the one that counts is in the family."""
+    other = {"r_d": "tail_slope", "tail_slope": "r_d"}[slope_measure(secondary)]
+    return holm({name: c.p if c is not None and name != other else None for name, c in secondary.items()})
+
+
 def _mitigates(
     secondary: Mapping[str, Contrast | None], cut_signs: Mapping[str, Sequence[float]]
 ) -> tuple[bool, list[str]]:
     """Whether the deceleration itself is relieved: (verdict, reasons)."""
-    adjusted = holm({name: c.p if c is not None else None for name, c in secondary.items()})
-    slope = "r_d" if secondary.get("r_d") is not None else "tail_slope"
+    adjusted, slope = holm_family(secondary), slope_measure(secondary)
     claims, reasons = [], []
     for name in (slope, "L_d"):
         found, p = secondary.get(name), adjusted.get(name)

@@ -1,0 +1,90 @@
+"""The answer in one sentence: the verdict's word, the effect with its interval, and what it was compared with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from analysis.studies import Study
+
+
+def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
+    """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/compare.py)."""
+    word = headline(row)
+    parts = [f"{row['arm']}: {word}{effect(row)}."]
+    if row["placebo"] and row["placebo"].get("low") is not None:
+        parts.append(f"Against its placebo: {interval(row['placebo'])}.")
+    if row["beyond_lr_decay"] is False:
+        parts.append("Not shown beyond LR decay: with cosine it is not below cosine alone.")
+    if row["diverged"]["trials"]:
+        lost = row["diverged"]
+        parts.append(
+            f"{lost['trials']} of its {lost['of']} trials diverged and are in none of these numbers."
+        )
+    return {
+        "arm": row["arm"],
+        "word": row["word"],
+        "exploratory": row["exploratory"],
+        "sentence": " ".join(parts),
+        "smallest_effect": row["smallest_effect"],
+        "reasons": row["reasons"],
+        "verdict_command": study.declaration.get("verdict_command") if row["exploratory"] else None,
+    }
+
+
+def headline(row: dict[str, Any]) -> str:
+    """The word, `exploratory` before it, what qualifies it behind it."""
+    word = row["word"]
+    if word == "no effect found":
+        seen = row["smallest_effect"]
+        known = "cannot be said from one seed" if seen is None else f"{percent(seen)} of the loss"
+        word += f" (smallest effect this study could have seen: {known})"
+    if row["beyond_lr_decay"]:
+        word += ", beyond LR decay"
+    return ("exploratory: " if row["exploratory"] else "") + word
+
+
+def effect(row: dict[str, Any]) -> str:
+    """What was measured, as a clause."""
+    primary = row["primary"]
+    if primary is None:
+        return "; no pair of trials finished"
+    sizes = sum(1 for d in row["by_size"].values() if d)
+    return (
+        f"; held-out loss at T {interval(primary)} against {row['against']}, paired over "
+        f"{count(primary['seeds'], 'seed')} at {count(sizes, 'size')}"
+    )
+
+
+def interval(found: dict[str, Any]) -> str:
+    """`2.9 % lower (95 % interval 2.5 to 3.3 % lower)` of a difference of log loss."""
+    if found["low"] is None:
+        return f"{change(found['estimate'])} (no interval from one seed)"
+    low, high = found["low"], found["high"]
+    if low <= 0 <= high:
+        return f"{change(found['estimate'])} (95 % interval {signed(low)} to {signed(high)})"
+    near, far = sorted((abs(math.expm1(low)), abs(math.expm1(high))))
+    way = "lower" if high < 0 else "higher"
+    return f"{change(found['estimate'])} (95 % interval {percent(near)} to {percent(far)} {way})"
+
+
+def change(log_difference: float) -> str:
+    value = math.expm1(log_difference)
+    return f"{percent(abs(value))} {'lower' if value < 0 else 'higher'}" if value else "unchanged"
+
+
+def signed(log_difference: float) -> str:
+    return f"{100 * math.expm1(log_difference):+.2g} %".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """Two significant digits, never in powers of ten: `0.41 %`."""
+    value = 100 * share
+    if value == 0:
+        return "0 %"
+    digits = max(0, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 4)}f} %"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -1,0 +1,79 @@
+"""What a report is made of: a list of blocks, plain data, rendered to HTML (analysis/page.py) or anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heading:
+    text: str
+    anchor: str
+    kind: str = "heading"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Paragraphs. `mono` keeps lines as they are (commands, the rule)."""
+
+    text: str
+    mono: bool = False
+    folded: str = ""  # a summary under which the text is folded away
+    kind: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The question and one arm's answer."""
+
+    question: str
+    sentence: str
+    word: str
+    exploratory: bool
+    notes: tuple[str, ...] = ()
+    kind: str = "answer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Texts. The first `heads` columns name the row; `breaks` are rows before which a group begins."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    heads: int = 1
+    breaks: frozenset[int] = frozenset()
+    folded: str = ""
+    kind: str = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegendEntry:
+    """`index` is the arm's place in the palette; `dash` its line style (SVG dash array, empty: solid)."""
+
+    name: str
+    index: int
+    dash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One drawing: SVG text, what it shows, and the same in words for those who cannot see it."""
+
+    svg: str
+    title: str
+    alternative: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Panels that share a legend and a caption which says how to read them."""
+
+    panels: tuple[Panel, ...]
+    caption: str
+    legend: tuple[LegendEntry, ...] = field(default_factory=tuple)
+    wide: bool = False
+    kind: str = "figure"
+
+
+Block = Heading | Text | Answer | Table | Figure

@@ -1,0 +1,164 @@
+"""What is read off one trial: held-out loss, deceleration, cut-robust slopes, instruments, cost.
+
+Axis: t = tokens / tokens of one baseline step at that size, so that arms whose steps differ in tokens are
+compared at equal data; for all others t is the step. Horizon: T is the largest t that every arm's finished
+trials of a size reach. Everything is read off the held-out curve (about 100 log-spaced points, without step
+0) up to T; between points log L is taken as linear in log t.
+
+Exact: values at recorded points. Approximate: values between them. Fits: zslx/deceleration.py, one a trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analysis.studies import Study, Trial
+from zslx.deceleration import Fit, fit, tail_slope
+
+TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
+
+
+class Measures:
+    """Measures of the trials of one study, each computed once."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self._fits: dict[tuple[str, str, int], Fit | None] = {}
+
+    @cached_property
+    def unit(self) -> dict[str, float]:
+        """Tokens of one baseline step at each size that has a finished baseline trial."""
+        found = {}
+        for size in self.study.sizes:
+            for trial in self.study.of(self.study.baseline.name, size):
+                found[size] = float(trial.probe_tokens[-1] / trial.probe_steps[-1])
+                break
+        return found
+
+    @cached_property
+    def horizon(self) -> dict[str, float]:
+        """T of each size: the smallest last t of its finished trials."""
+        ends = {
+            size: [
+                float(t.probe_tokens[-1]) / unit
+                for arm in self.study.arms
+                for t in self.study.of(arm.name, size)
+            ]
+            for size, unit in self.unit.items()
+        }
+        return {size: min(e) for size, e in ends.items() if e}
+
+    def curve(self, trial: Trial, key: str = "heldout_loss") -> tuple[np.ndarray, np.ndarray]:
+        """(t, values) of one instrument, 0 < t ≤ T."""
+        _, tokens, values = trial.series(key)
+        t = tokens / self.unit[trial.size]
+        keep = (t > 0) & (t <= self.horizon[trial.size] * (1 + 1e-9))
+        return t[keep], values[keep]
+
+    def log_loss(self, trial: Trial, t: float | None = None) -> float:
+        """log held-out loss at t (T by default); nan outside the curve."""
+        x, y = self.curve(trial)
+        t = self.horizon[trial.size] if t is None else t
+        if not len(x) or not x[0] <= t <= x[-1] * (1 + 1e-9):
+            # A longer run's curve may have no point at T itself.
+            _, tokens, values = trial.series("heldout_loss")
+            x, y = tokens / self.unit[trial.size], values
+            x, y = x[x > 0], y[x > 0]
+            if not len(x) or not x[0] <= t <= x[-1] * (1 + 1e-9):
+                return math.nan
+        return float(np.interp(math.log(t), np.log(x), np.log(y)))
+
+    def fit(self, trial: Trial) -> Fit | None:
+        """The BNSL fit of the held-out curve with its sensitivity table; None when it is too short for one."""
+        key = (trial.arm, trial.size, trial.seed)
+        if key not in self._fits:
+            steps, losses = self.curve(trial)
+            warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
+            try:
+                self._fits[key] = fit(steps, losses, smoothing="none", warmup=warmup)
+            except ValueError:
+                self._fits[key] = None
+        return self._fits[key]
+
+    def fit_all(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fit every finished trial, 0.2 s each, so that what follows is quick."""
+        trials = [t for t in self.study.trials if t.finished and t.size in self.horizon]
+        for done, trial in enumerate(trials, 1):
+            self.fit(trial)
+            if progress:
+                progress(done, len(trials))
+
+    def status(self, trial: Trial) -> str:
+        """Whether the break is identified, in the fit's words; `too_short` without a fit."""
+        found = self.fit(trial)
+        return "too_short" if found is None else found.status
+
+    def broken(self, trial: Trial, name: str) -> float:
+        """L_d, t_d or r_d; nan where the break is not identified."""
+        found = self.fit(trial)
+        value = None if found is None else getattr(found, name)
+        return math.nan if value is None else float(value)
+
+    @cached_property
+    def cuts(self) -> list[tuple[str, float]]:
+        """The early cuts of the sensitivity tables, as (of what, share of it)."""
+        found: dict[tuple[str, float], None] = {}
+        for trial in self.study.trials:
+            if trial.finished and trial.size in self.horizon and (fitted := self.fit(trial)) is not None:
+                found |= {(r["of"], r["share"]): None for r in fitted.sensitivity if r["varied"] == "cut"}
+        return list(found)
+
+    def at_cut(self, trial: Trial, cut: tuple[str, float], name: str) -> float:
+        """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan when there is none."""
+        found = self.fit(trial)
+        for row in found.sensitivity if found else ():
+            if row["varied"] == "cut" and (row["of"], row["share"]) == cut and row[name] is not None:
+                return float(row[name])
+        return math.nan
+
+    def tail(self, trial: Trial, factor: float = 4) -> float:
+        """Tail slope −d log L / d log t over the last `factor` of t; nan with fewer than 3 points there."""
+        steps, losses = self.curve(trial)
+        try:
+            return float(tail_slope(steps, losses, factor)[0])
+        except ValueError:
+            return math.nan
+
+    def instrument(self, trial: Trial, key: str) -> float:
+        """The mean of an instrument over the probes in the last factor of 4 of t; nan when there are none."""
+        t, values = self.curve(trial, key)
+        late = t >= self.horizon[trial.size] / 4
+        return float(values[late].mean()) if late.any() else math.nan
+
+    def step_seconds(self, trial: Trial) -> float:
+        """Median seconds of a training step; nan when the run has not recorded it."""
+        seconds = (trial.manifest.get("totals") or {}).get("median_step_seconds")
+        return float(seconds) if seconds else math.nan
+
+
+def parameters(config: Any) -> dict[str, int]:
+    """{non_embedding, embedding, total} parameters of a run's model, from its configuration.
+
+    Per layer 4d² (attention) + 3·d·w gated, 2·d·w plain (w the MLP's width); biases and norm gains where
+    there are any. Embedding: V·d, twice when untied, and learned positions. Head and embedding count as one
+    when tied.
+    """
+    model, data = config["model"], config["data"]
+    d, layers = int(model["d_model"]), int(model["n_layers"])
+    gates = 2 if model["gated_mlp"] else 1
+    width = int(model["mlp_ratio"] * d / gates)
+    layer = 4 * d * d + (gates + 1) * d * width
+    if model["bias"]:
+        layer += 4 * d + gates * width + d
+    gains = (2 if model["norm"] == "layernorm" else 1) * d if model["norm_gain"] else 0
+    body = layers * (layer + 2 * gains) + gains
+    vocabulary = int(model["vocab_size"] or data["vocab_size"])
+    embedding = vocabulary * d * (1 if model["tied"] else 2)
+    if model["positions"] == "learned":
+        embedding += int(model["max_positions"]) * d
+    return {"non_embedding": body, "embedding": embedding, "total": body + embedding}
