@@ -19,6 +19,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import platform
 import re
 import sysconfig
@@ -37,15 +38,25 @@ def _code(text: str) -> Iterator[tuple[str, str]]:
 
 def _docstrings(text: str) -> Iterator[tuple[str, str]]:
     """All docstrings of a Python file as one document; those handed to `add_newdoc`, `add_docstr` too."""
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.append(ast.get_docstring(node) or "")
-        elif isinstance(node, ast.Call) and "doc" in getattr(node.func, "attr", getattr(node.func, "id", "")):
-            strings = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            found += [s.strip() for s in strings]
+    tree = ast.parse(text)
+    found = [ast.get_docstring(tree) or ""]
+    for statement in _statements(tree.body):
+        call = getattr(statement, "value", None)
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append(ast.get_docstring(statement) or "")
+        elif isinstance(call, ast.Call) and "doc" in getattr(call.func, "attr", getattr(call.func, "id", "")):
+            strings = [n.value for n in ast.walk(call) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            found += [inspect.cleandoc(string) for string in strings]
     # Below about a line, a docstring is a label.
-    yield "", "\n\n".join(dict.fromkeys(s for s in found if len(s) >= 80))
+    yield "", "\n\n".join(dict.fromkeys(string for string in found if len(string) >= 80))
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a body and of all bodies in it: half the time of `ast.walk`, which goes into expressions."""
+    for statement in body:
+        yield statement
+        for inner in ("body", "orelse", "handlers", "finalbody"):
+            yield from _statements(getattr(statement, inner, []))
 
 
 def _topics(text: str) -> Iterator[tuple[str, str]]:
@@ -68,7 +79,7 @@ class _Source:
     @property
     def cost(self) -> int:
         """Time to read a byte, roughly: parsing Python takes most of it."""
-        return 1 if self.extract is _code else 5
+        return 1 if self.extract is _code else 3
 
 
 _TORCH_DOCS = ("_torch_docs.py", "_tensor_docs.py", "nn/**/*.py", "optim/*.py", "distributions/*.py")
