@@ -82,7 +82,7 @@ def sequence_stats(
     loss_fn: LossFn,
     batch: Any,
     *,
-    groups: tuple[Tensor, int] | None = None,
+    groups: tuple[Tensor, int] | Callable[[Tensor], tuple[Tensor, int]] | None = None,
     parameters: Selection = None,
     want: Iterable[str] = DEFAULT_WANT,
     keep: bool = False,
@@ -93,7 +93,8 @@ def sequence_stats(
 
     loss_fn(model, batch) returns losses (B, T) in nats per token, or (losses, mask (B, T)): then tokens outside
     the mask count for nothing, N included. The losses may be multiplied by detached weights.
-    groups: ids (B,) and K, default every sequence by itself. parameters: names, or a predicate of (name,
+    groups: ids (B,) and K, or a function from the detached losses (B, T) to them, called between forward and
+    backward; default every sequence by itself. parameters: names, or a predicate of (name,
     parameter), default all that require a gradient. want: of sum, abs_sum, sign_sum, norms, gramian, l1.
     keep: for `combine`; K·P numbers where `memory_budget` (bytes) allows, beyond it activations and output
     gradients from which the combination is computed with one more matrix product a layer.
@@ -106,6 +107,7 @@ def sequence_stats(
         if len(losses) != tape.sequences:
             raise ValueError(f"loss_fn: losses of {len(losses)} sequences for a batch of {tape.sequences}")
         cotangent, tokens = cotangent_of(losses, mask)
+        groups = groups(losses.detach()) if callable(groups) else groups
         grouping = Grouping.make(groups, len(losses), losses.device)
         reduction = Reduction(
             want=frozenset(want),
