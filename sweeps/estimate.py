@@ -1,0 +1,130 @@
+"""How long trials take: from earlier timings in RESULTS, else from a quick measurement of each size.
+
+    trial ≈ steps × (seconds a step),   study ≈ max(Σ trials / slots, longest trial) + START
+
+Seconds a step of an arm at a size: the median of earlier trials of the same model, batch, device and intervention;
+else the plain step of that model (earlier, or measured here on random tokens) times UNKNOWN_COST where there is an
+intervention. While a sweep runs, the trials' own rates replace these (sweeps/progress.py). An estimate, good to about
+a third: instruments are in it at their usual share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.study import BASELINE, Trial
+from zslx.config import Config
+from zslx.records import read_json
+
+START = 8.0  # seconds: Ray, imports in the workers, the analysis
+UNKNOWN_COST = 1.4  # of a step with an intervention that was never timed here, relative to the plain one
+INSTRUMENTS = 1.15  # a trial's time relative to its training alone
+NEWEST = 400  # trials in RESULTS whose timings are read
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds a step by (arm, size), and where they come from."""
+
+    rates: dict[tuple[str, str], float]
+    source: str
+
+    def seconds(self, trial: Trial) -> float:
+        return trial.steps * self.rates[trial.arm, trial.size]
+
+
+def estimate(trials: Iterable[Trial], results: Path, measure: Callable[[Config], float] | None = None) -> Estimate:
+    """Estimated rates for each arm and size among `trials`."""
+    known = earlier(results)
+    rates: dict[tuple[str, str], float] = {}
+    plain: dict[str, float] = {}
+    measured = False
+    for trial in sorted(trials, key=lambda t: t.config.intervention != BASELINE):
+        where = (trial.arm, trial.size)
+        if where in rates:
+            continue
+        kind = workload(trial.config)
+        if (kind, trial.config.intervention) in known:
+            rates[where] = known[kind, trial.config.intervention]
+            continue
+        if kind not in plain:
+            measured |= (kind, BASELINE) not in known
+            plain[kind] = known.get((kind, BASELINE)) or (measure or step_seconds)(trial.config) * INSTRUMENTS
+        rates[where] = plain[kind] * (1.0 if trial.config.intervention == BASELINE else UNKNOWN_COST)
+    source = "a quick measurement of each size" if measured else f"earlier trials in {results}"
+    return Estimate(rates, source)
+
+
+def study_seconds(seconds: Iterable[float], slots: int) -> float:
+    """Wall time of trials that take `seconds`, `slots` at a time."""
+    every = list(seconds)
+    return max(sum(every) / slots, max(every)) + START if every else 0.0
+
+
+def workload(config: Config) -> str:
+    """What decides the time of a plain step."""
+    values = config.to_dict()
+    train = values["train"]
+    parts = [values["model"], values["data"]["batch_size"], values["data"]["seq_len"]]
+    return json.dumps([*parts, train["device"], train["dtype"], train["threads"]], sort_keys=True)
+
+
+def earlier(results: Path) -> dict[tuple[str, str], float]:
+    """Median seconds a step of the newest finished trials, by workload and intervention."""
+    found: dict[tuple[str, str], list[float]] = {}
+    paths = results.glob("trials/*/manifest.json")
+    for path in sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True)[:NEWEST]:
+        try:
+            manifest = read_json(path)
+            totals = manifest.get("totals", {})
+            if manifest.get("status") != "finished" or not totals.get("seconds"):
+                continue
+            config = Config.from_dict(read_json(path.parent / "config.json"))
+        except (ValueError, OSError):
+            continue
+        found.setdefault((workload(config), config.intervention), []).append(totals["seconds"] / totals["steps"])
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def step_seconds(config: Config) -> float:
+    """Seconds of one plain forward, backward and update of this model on random tokens, on this machine."""
+    import torch
+
+    from zslx.identity import device_kind
+    from zslx.model import build_model
+
+    device = device_kind(config).split()[0]
+    draws = torch.Generator().manual_seed(0)
+    rows = config.model.vocab_size or config.data.vocab_size
+    model = build_model(dataclasses.replace(config), rows, draws).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    shape = (config.data.batch_size, config.data.seq_len)
+    tokens = torch.randint(rows, shape, generator=draws).to(device)
+    before, times = torch.get_num_threads(), []
+    torch.set_num_threads(config.train.threads)
+    try:
+        for _ in range(4):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+            optimizer.step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(times[1:])
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

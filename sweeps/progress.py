@@ -1,0 +1,131 @@
+"""Live progress of a sweep on stderr: trials done, step and loss of each running one, time left.
+
+On a terminal a table is redrawn; elsewhere a plain line is written every PLAIN_SECONDS. What a trial does is read from
+the end of its own records (one small read a trial a second), so that no message passes through the workers. The time
+left uses the rates of the trials that run and have run; before there are any, the estimate made at the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sweeps.estimate import Estimate, duration
+from sweeps.ledger import Ledger, last_line
+from sweeps.study import Trial
+from zslx.records import read_json
+
+PLAIN_SECONDS = 15.0
+REDRAW_SECONDS = 1.0
+
+
+@dataclass
+class Pace:
+    """Steps of one running trial over time."""
+
+    step: int
+    since: float
+    first: int
+    seen: float
+
+    def rate(self) -> float | None:
+        """Seconds a step, once a few steps have been seen."""
+        return (self.since - self.seen) / (self.step - self.first) if self.step > self.first else None
+
+
+class Progress:
+    """`total` trials of which `done` are; `update` may be called as often as one likes."""
+
+    def __init__(self, pending: Sequence[Trial], total: int, ledger: Ledger, estimate: Estimate, slots: int):
+        self.ledger, self.estimate, self.slots = ledger, estimate, slots
+        self.pending = {trial.key: trial for trial in pending}
+        self.total, self.failed = total, 0
+        self.rates: dict[tuple[str, str], float] = {}
+        self.paces: dict[str, Pace] = {}
+        self.terminal = sys.stderr.isatty()
+        self.live: contextlib.AbstractContextManager | None = None
+        self.drawn = self.started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.terminal:
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.__exit__(None, None, None)
+            self.live = None
+
+    def finished(self, trial: Trial, failed: bool = False) -> None:
+        """A trial is over: its own timing becomes the rate of its arm and size."""
+        self.pending.pop(trial.key, None)
+        self.paces.pop(trial.key, None)
+        self.failed += failed
+        with contextlib.suppress(ValueError, OSError):
+            totals = read_json(self.ledger.folder(trial.key) / "manifest.json").get("totals", {})
+            if totals.get("steps") and totals.get("seconds"):
+                self.rates[trial.arm, trial.size] = totals["seconds"] / totals["steps"]
+
+    def update(self, running: Iterable[Trial]) -> None:
+        """Redraw if it is time."""
+        now = time.monotonic()
+        if now - self.drawn < (REDRAW_SECONDS if self.terminal else PLAIN_SECONDS):
+            return
+        self.drawn = now
+        rows = [(trial, *self._look(trial, now)) for trial in running if trial.key in self.pending]
+        (self._draw if self.live else self._print)(rows)
+
+    def _look(self, trial: Trial, now: float) -> tuple[int, float | None]:
+        """(step, loss) of a running trial, as its records have it."""
+        line = last_line(self.ledger.folder(trial.key) / "steps.jsonl")
+        step, loss = int(line.get("step", 0)), line.get("loss")
+        pace = self.paces.setdefault(trial.key, Pace(step, now, step, now))
+        if step > pace.step:
+            pace.step, pace.since = step, now
+            if (rate := pace.rate()) is not None and (trial.arm, trial.size) not in self.rates:
+                self.rates[trial.arm, trial.size] = rate
+        return step, loss
+
+    def left(self) -> float:
+        """Seconds until the last trial ends, about."""
+        ratios = [rate / self.estimate.rates[where] for where, rate in self.rates.items()]
+        drift = sum(ratios) / len(ratios) if ratios else 1.0
+        seconds = []
+        for trial in self.pending.values():
+            rate = self.rates.get((trial.arm, trial.size), drift * self.estimate.rates[trial.arm, trial.size])
+            pace = self.paces.get(trial.key)
+            seconds.append(rate * (trial.steps - (pace.step if pace else 0)))
+        return max(sum(seconds) / self.slots, max(seconds)) if seconds else 0.0
+
+    def headline(self) -> str:
+        done = self.total - len(self.pending)
+        failed = f" ({self.failed} failed)" if self.failed else ""
+        return f"{done} of {self.total} trials done{failed}, about {duration(self.left())} left"
+
+    def _print(self, rows: Sequence[tuple[Trial, int, float | None]]) -> None:
+        running = "; ".join(f"{t.label} step {step} of {t.steps}{_loss(loss)}" for t, step, loss in rows)
+        print(f"  {self.headline()}" + (f"; {running}" if running else ""), file=sys.stderr, flush=True)
+
+    def _draw(self, rows: Sequence[tuple[Trial, int, float | None]]) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        for trial, step, loss in rows:
+            bar = ProgressBar(total=trial.steps, completed=step, width=24)
+            table.add_row(Text(trial.label), bar, Text(f"{step}/{trial.steps}{_loss(loss)}"))
+        assert self.live is not None
+        self.live.update(Group(Text(self.headline(), style="bold"), table), refresh=True)  # type: ignore[attr-defined]
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f", loss {loss:.3f}"

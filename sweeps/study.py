@@ -1,0 +1,259 @@
+"""A study: what is compared. Arms × sizes × seeds, each trial with its resolved settings and its identity.
+
+Trials are paired: one seed gives the same initial weights, data order and held-out text in every arm. A method's
+settings (`pcgrad.groups=domain`) go to every arm that contains the method, its placebo included; settings of the
+configuration (`optim.lr=1e-3`) go to every trial. A study's name ends in a hash of its trials' identities: what
+would give other numbers (another text, plugin source, version or machine) is another study.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zslx import presets, registry
+from zslx.config import GROUPS, Config, known_keys, method_names, override, unknown
+from zslx.presets import Preset
+
+VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
+BASELINE = "none"
+# What a sweep decides itself, and by what.
+RESERVED = {
+    "intervention": "INTERVENTION=",
+    "model": "SIZES=",
+    "train.seed": "SEEDS=",
+    "reference": "the methods that need one",
+}
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One intervention with fixed settings. `of` is the arm that a placebo or a control belongs to."""
+
+    name: str
+    intervention: str
+    role: str  # baseline | arm | control | placebo
+    of: str | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a study. `key` names its folder: the identity, lengthened where SET changes what is measured."""
+
+    arm: str
+    size: str
+    seed: int
+    config: Config
+    identity: str
+    key: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm}/{self.size}/{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        return self.config.train.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What one command line asks for. `asked` are the interventions named there, `pairs` its other settings."""
+
+    name: str
+    preset: str
+    asked: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    sizes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def exploratory(self) -> bool:
+        return len(self.seeds) < VERDICT_SEEDS
+
+    def to_dict(self) -> dict[str, Any]:
+        """What study.json says of the study itself."""
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "arms": [dataclasses.asdict(arm) for arm in self.arms],
+            "sizes": list(self.sizes),
+            "seeds": list(self.seeds),
+            "overrides": list(self.overrides),
+            "exploratory": self.exploratory,
+        }
+
+
+def build(
+    asked: Sequence[str],
+    preset_name: str,
+    *,
+    sizes: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    overrides: Sequence[str] = (),
+) -> Study:
+    """The study that a command line asks for. Needs the text prepared: identities hash it.
+
+    Raises ValueError for an unknown preset, size or key and for a value out of range.
+    """
+    preset = presets.preset(preset_name)
+    sizes = tuple(dict.fromkeys(sizes)) or preset.sizes
+    seeds = tuple(dict.fromkeys(seeds)) or tuple(range(preset.seeds))
+    pairs = [split_pair(item) for item in overrides]
+    arms = plan(asked, preset, pairs)
+    trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
+    from zslx.identity import digest
+
+    short = digest([trial.key for trial in trials])[:8]
+    return Study(
+        name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
+        preset=preset_name,
+        asked=tuple(asked),
+        arms=arms,
+        sizes=sizes,
+        seeds=seeds,
+        overrides=tuple(overrides),
+        trials=trials,
+    )
+
+
+def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
+    """The arms: the preset's pattern for each intervention asked for, the baseline first."""
+    arms: dict[str, Arm] = {}
+    for spec in asked:
+        for pattern in (BASELINE, *preset.arms):
+            made = _spec(pattern, spec)
+            if made and made not in arms:
+                arms[made] = _arm(made, asked, pairs)
+    known = {method for arm in arms.values() for method in method_names(arm.intervention)}
+    for key, _ in pairs:
+        if key.partition(".")[0] not in {*GROUPS, *known}:
+            methods = [f"{method}.<setting>" for method in sorted(known - {BASELINE})]
+            raise ValueError("SET: " + unknown(key, [*methods, *known_keys()]))
+    return tuple(arms.values())
+
+
+def _spec(pattern: str, spec: str) -> str | None:
+    """The spec that a preset's pattern gives for an intervention; None where there is no such arm.
+
+    `placebo:{arm}` permutes every part that declares a placebo. `{arm}+cosine` needs the schedule free.
+    """
+    if "{arm}" not in pattern:
+        return pattern
+    if spec == BASELINE:
+        return None
+    if pattern == "placebo:{arm}":
+        parts = registry.split(spec)
+        if any(is_placebo for is_placebo, _ in parts):
+            return None
+        has = {name: registry.load_class(name).placebo is not None for _, name in parts}
+        return "+".join("placebo:" * has[name] + name for _, name in parts) if any(has.values()) else None
+    made = pattern.format(arm=spec)
+    if made != spec:
+        claims = [place for name in method_names(made) for place in registry.load_class(name).claims()]
+        if len(set(claims)) < len(claims):
+            return None
+    return made
+
+
+def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
+    settings: dict[str, dict[str, str]] = {}
+    for key, value in pairs:
+        head, _, name = key.partition(".")
+        if head not in GROUPS and head in method_names(spec):
+            settings.setdefault(head, {})[name] = value
+    registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
+    if spec == BASELINE:
+        return Arm(name="baseline", intervention=spec, role="baseline")
+    plain = spec.replace(registry.PLACEBO, "")
+    role, of = "control", None
+    if plain != spec and plain in asked:
+        role, of = "placebo", plain
+    elif spec in asked:
+        role = "arm"
+    else:
+        of = next((one for one in asked if spec.startswith(f"{one}+")), None)
+    return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings)
+
+
+def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[Trial]:
+    """The trials of one arm at one size. Seeds differ in train.seed alone, so the rest is hashed once."""
+    from zslx.identity import digest, ingredients
+
+    config = dataclasses.replace(preset.for_size(size), intervention=arm.intervention, settings=arm.settings)
+    config = override(config, [(key, value) for key, value in pairs if key.partition(".")[0] in GROUPS])
+    parts = ingredients(config)
+    usual = config.instruments == preset.config.instruments
+    measured = "" if usual else digest(config.to_dict()["instruments"])[:8]
+    for seed in seeds:
+        parts["config"]["train"]["seed"] = seed
+        name = digest(parts)
+        train = dataclasses.replace(config.train, seed=seed)
+        yield Trial(
+            arm=arm.name,
+            size=size,
+            seed=seed,
+            config=dataclasses.replace(config, train=train),
+            identity=name,
+            key=name + measured,
+        )
+
+
+def split_pair(item: str) -> tuple[str, str]:
+    """`key=value` of SET; ValueError where it is no such pair or a sweep decides the key itself."""
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise ValueError(f"SET: {item!r} is not of the form key=value, such as optim.lr=1e-3")
+    if key in RESERVED:
+        raise ValueError(f"SET: {key} differs between the trials of a sweep; it is decided by {RESERVED[key]}")
+    return key, value
+
+
+def slug(text: str) -> str:
+    """A name as a path: letters, digits, dots and dashes, at most 60 of them."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:60] or "study"
+
+
+def command(study: Study, results: str, *, preset: str | None = None) -> str:
+    """The command that gives this study; with `preset`, the same question at that preset's sizes and seeds."""
+    usual = presets.preset(study.preset)
+    words = {"INTERVENTION": ",".join(study.asked), "PRESET": preset or study.preset}
+    if preset is None and study.sizes != usual.sizes:
+        words["SIZES"] = " ".join(study.sizes)
+    if preset is None and study.seeds != tuple(range(usual.seeds)):
+        words["SEEDS"] = seeds_text(study.seeds)
+    if study.overrides:
+        words["SET"] = " ".join(study.overrides)
+    if results != "results":
+        words["RESULTS"] = results
+    if words["PRESET"] == "laptop":
+        del words["PRESET"]
+    return "make sweep " + " ".join(f"{key}={shlex.quote(value)}" for key, value in words.items())
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`3` → 0 1 2; `4 7` → 4 7; `4,` → 4 alone. Empty: none given."""
+    words = text.replace(",", " ").split()
+    try:
+        numbers = tuple(int(word) for word in words)
+    except ValueError:
+        numbers = (-1,)
+    single = len(numbers) == 1 and "," not in text
+    if any(n < 0 for n in numbers) or (single and numbers[0] < 1):
+        raise ValueError(f"SEEDS={text!r}: give how many (3) or which ones ('0 1 2', or '4,' for seed 4 alone)")
+    return tuple(range(numbers[0])) if single else numbers
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """The inverse of `parse_seeds`."""
+    if tuple(seeds) == tuple(range(len(seeds))):
+        return str(len(seeds))
+    return f"{seeds[0]}," if len(seeds) == 1 else " ".join(map(str, seeds))

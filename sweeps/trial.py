@@ -1,0 +1,110 @@
+"""One trial: a configuration trained in a run folder, and logged. Knows no Ray, so any launcher can call it.
+
+A process may run many trials, one after the other. `fresh` undoes what one can leave behind for the next, so that
+the order of trials does not matter (tests/sweeps/test_order.py): global generators, torch's modes and threads, the
+working directory, and the plugin modules, which are imported anew from the source that the identity hashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sweeps import wandb_log
+from sweeps.ledger import DONE, claim, is_done, set_aside
+from sweeps.wandb_log import Labels
+from zslx.config import Config
+from zslx.identity import identity
+from zslx.records import read_json
+from zslx.trainer import train
+
+PLUGINS = ("interventions.", "zslx_plugins.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A trial as it travels to a worker: plain JSON values."""
+
+    config: Mapping[str, Any]
+    folder: str
+    identity: str
+    working_directory: str
+    labels: Mapping[str, Any]  # of wandb_log.Labels
+    wandb: str  # off | offline | online
+
+
+def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = None) -> dict[str, Any]:
+    """Train `config` in `out`, go on with it, or find it done; returns its manifest.
+
+    While another process trains the same trial, waits for it and takes over what it leaves. ValueError when the
+    identity is not the `expected` one: a plugin or the text changed after the sweep was planned.
+    """
+    wanted, folder = Config.from_dict(config), Path(out)
+    fresh(wanted)
+    with claim(folder):
+        name = identity(wanted)
+        if expected not in (None, name):
+            raise ValueError(
+                f"the intervention {wanted.intervention!r} or the text changed while the sweep was running: "
+                "give the same command again"
+            )
+        if is_done(folder, name):
+            return read_json(folder / "manifest.json")
+        return train(_as_begun(wanted, folder, name), folder)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """A trial of a sweep, logged to wandb once it is done: its status, and what went wrong in wandb."""
+    if Path(job.working_directory).is_dir():  # another node of a cluster may not have it
+        os.chdir(job.working_directory)
+    manifest = trial(job.config, job.folder, expected=job.identity)
+    return {"status": manifest["status"], "wandb": wandb_log.log(Path(job.folder), Labels(**job.labels), job.wandb)}
+
+
+def _as_begun(wanted: Config, folder: Path, name: str) -> Config:
+    """The configuration with which the run in `folder` was begun, if it spells the same run, else `wanted`.
+
+    One identity has several spellings (a default given explicitly, a text at another path). What is no such run,
+    or says it is done and is not, is set aside.
+    """
+    if not (folder / "config.json").exists():
+        return wanted
+    with contextlib.suppress(ValueError):
+        begun = Config.from_dict(read_json(folder / "config.json"))
+        manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+        same = identity(begun) == name and begun.instruments == wanted.instruments
+        if same and manifest.get("status") not in DONE:
+            return begun
+    set_aside(folder)
+    return wanted
+
+
+def fresh(config: Config) -> None:
+    """What a new process would start with, as far as a plugin can have changed it."""
+    seed = config.train.seed
+    random.seed(seed)
+    # Nobody should draw from the global generators; whoever does draws the same after any other trial.
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.use_deterministic_algorithms(False)
+    torch.autograd.set_detect_anomaly(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(config.train.threads)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for name in [name for name in sys.modules if name.startswith(PLUGINS)]:
+        del sys.modules[name]
+    importlib.invalidate_caches()

@@ -1,0 +1,152 @@
+"""A finished trial in wandb: its whole history, written once, from the records.
+
+The records are the source of truth (a killed wandb run loses its last rows), so a trial is logged after it is done:
+one run a trial and study, group = study, job type = arm, every metric against the run's own `step`. Offline by
+default and never asking; `online` only when asked, with the key that the environment holds. Nothing of the machine
+goes in: no code, git, host, user, paths, packages or system metrics. Whatever goes wrong in wandb is reported and
+never fails a trial. A marker beside the run makes it once: RESULTS/wandb/logged/<run id>.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zslx.records import Run, read_run, write_json
+
+PROJECT = "zslx"
+MODES = ("off", "offline", "online")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Where a trial belongs: `results` is the folder that holds `wandb/`."""
+
+    results: str
+    study: str
+    arm: str
+    size: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}/{self.size}/{self.seed}"
+
+    def run_id(self, folder: Path) -> str:
+        """One wandb run for each trial of each study."""
+        return hashlib.sha256(f"{self.study} {self.name} {folder.name}".encode()).hexdigest()[:16]
+
+
+def log(folder: Path, labels: Labels, mode: str) -> str | None:
+    """Log the run in `folder` unless it is logged; returns what went wrong, if anything did."""
+    if mode == "off":
+        return None
+    identifier = labels.run_id(folder)
+    marker = Path(labels.results) / "wandb" / "logged" / f"{identifier}.json"
+    if marker.exists():
+        return None
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        _write(read_run(folder), identifier, labels, mode)
+        write_json(marker, {"name": labels.name, "study": labels.study, "mode": mode})
+    except Exception as error:  # wandb must not cost a trial
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _write(run: Run, identifier: str, labels: Labels, mode: str) -> None:
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
+    import wandb
+
+    root = Path(labels.results) / "wandb"
+    logging.getLogger("wandb").setLevel(logging.CRITICAL)
+    live = wandb.init(
+        project=PROJECT,
+        id=identifier,
+        name=labels.name,
+        group=labels.study,
+        job_type=labels.arm,
+        tags=[labels.arm, labels.size, f"seed {labels.seed}"],
+        config=_config(run, labels),
+        dir=str(root.parent),
+        reinit="create_new",
+        settings=_settings(wandb, mode, root.parent),
+    )
+    try:
+        live.define_metric("step")
+        live.define_metric("*", step_metric="step")
+        for row in history(run):
+            live.log(row)
+        live.summary.update(summary(run))
+    finally:
+        # The folder ends in files/; its sibling logs/ names paths of this machine and is not for syncing.
+        folder = Path(live.dir).parent
+        live.finish(exit_code=0 if run.status == "finished" else 1)
+        for name in ("logs", "tmp"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _settings(wandb: Any, mode: str, results: Path) -> Any:
+    return wandb.Settings(
+        mode=mode,
+        root_dir=str(results),
+        silent=True,
+        quiet=True,
+        console="off",
+        symlink=False,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        host="",
+        program="",
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+
+
+def _config(run: Run, labels: Labels) -> dict[str, Any]:
+    """The trial's settings, less what names a place on this machine."""
+    config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in run.config.items()}
+    config.get("data", {}).pop("path", None)
+    config.pop("reference", None)
+    about = {"study": labels.study, "arm": labels.arm, "size": labels.size, "seed": labels.seed}
+    return config | about | {"identity": run.manifest.get("identity"), "versions": run.manifest.get("versions", {})}
+
+
+def history(run: Run) -> Iterator[dict[str, Any]]:
+    """One row a step: the step's numbers and, where there was a probe, its numbers under `probe/`."""
+    probes = {line["step"]: line for line in run.probes}
+    columns = run.steps
+    steps = [int(step) for step in columns.get("step", ())]
+    place = {step: row for row, step in enumerate(steps)}
+    for step in sorted({*steps, *probes}):
+        row: dict[str, Any] = {"step": step}
+        if step in place:
+            values = ((key, float(column[place[step]])) for key, column in columns.items() if key != "step")
+            row |= {key: value for key, value in values if value == value}
+        if step in probes:
+            row |= {f"probe/{key}": value for key, value in _leaves(probes[step])}
+        yield row
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and prefix + key not in ("step", "tokens"):
+            yield prefix + key, value
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The last value of every probe's number, the status and the totals."""
+    last = {f"probe/{key}": value for line in run.probes for key, value in _leaves(line)}
+    totals = {f"totals/{key}": value for key, value in run.manifest.get("totals", {}).items()}
+    return last | totals | {"status": run.status}

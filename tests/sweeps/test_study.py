@@ -1,0 +1,138 @@
+"""What a command line asks for: arms, settings, identities, and the command that asks for it again."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from sweeps.study import build, command, parse_seeds, plan, seeds_text, slug, split_pair
+from zslx import presets
+from zslx.identity import identity
+
+
+def roles(asked: tuple[str, ...], preset: str = "verdict") -> dict[str, tuple[str, str | None]]:
+    return {arm.name: (arm.role, arm.of) for arm in plan(asked, presets.preset(preset), [])}
+
+
+def test_verdict_has_every_control():
+    assert roles(("pcgrad",)) == {
+        "baseline": ("baseline", None),
+        "cosine": ("control", None),
+        "pcgrad": ("arm", None),
+        "placebo:pcgrad": ("placebo", "pcgrad"),
+        "pcgrad+cosine": ("control", "pcgrad"),
+    }
+
+
+def test_several_interventions_share_baseline_and_controls():
+    names = list(roles(("pcgrad", "mgda")))
+    assert names[0] == "baseline" and len(names) == len(set(names)) == 2 + 2 * 3
+
+
+def test_no_arm_that_cannot_be():
+    # cosine has no placebo and takes the schedule itself.
+    assert roles(("cosine",)) == {"baseline": ("baseline", None), "cosine": ("arm", None)}
+    assert roles(("none",)) == {"baseline": ("baseline", None), "cosine": ("control", None)}
+
+
+def test_placebo_asked_for_by_name_is_a_placebo():
+    assert roles(("pcgrad", "placebo:pcgrad"), "laptop")["placebo:pcgrad"] == ("placebo", "pcgrad")
+
+
+def study(tiny: str, *asked: str, extra: str = "", **options):
+    overrides = f"{tiny} {extra}".split()
+    return build(asked or ("pcgrad",), "smoke", sizes=["0.1M"], overrides=overrides, **options)
+
+
+def test_method_settings_go_to_the_arms_that_contain_the_method(tiny):
+    made = study(tiny, "pcgrad", "placebo:pcgrad", extra="pcgrad.groups=domain optim.lr=1e-3")
+    settings = {arm.name: arm.settings for arm in made.arms}
+    assert settings["baseline"] == {}
+    assert settings["pcgrad"] == settings["placebo:pcgrad"] == {"pcgrad": {"groups": "domain"}}
+    assert {trial.config.optim.lr for trial in made.trials} == {1e-3}
+
+
+def test_identities_are_those_of_the_configurations(tiny):
+    made = study(tiny, seeds=(0, 3))
+    assert len(made.trials) == 4
+    assert [t.identity for t in made.trials] == [identity(t.config) for t in made.trials]
+    assert len({t.key for t in made.trials}) == 4
+
+
+def test_name_follows_what_is_compared(tiny):
+    name = study(tiny).name
+    assert study(tiny).name == name
+    assert study(tiny, extra="optim.lr=1e-3").name != name
+    assert study(tiny, seeds=(0,)).name != name
+    assert study(tiny, extra="pcgrad.groups=sequence").name == name, "a default said aloud is the same study"
+
+
+def test_other_instruments_are_another_folder_of_the_same_identity(tiny):
+    one, two = study(tiny), study(tiny, extra="instruments.heldout_points=9")
+    assert [t.identity for t in one.trials] == [t.identity for t in two.trials]
+    assert not {t.key for t in one.trials} & {t.key for t in two.trials}
+
+
+@pytest.mark.parametrize(
+    ("extra", "names"),
+    [
+        ("optim.lrr=1", "optim.lr"),
+        ("pcgrad.grups=domain", "pcgrad.groups"),
+        ("pcgrad.groups=nobody", "pcgrad.groups='nobody'"),
+        ("ema.decay=0.9", "ema.decay"),
+        ("train.seed=3", "SEEDS="),
+        ("intervention=ema", "INTERVENTION="),
+        ("model=0.2M", "SIZES="),
+        ("nonsense", "key=value"),
+        ("optim.lr=nan", "optim.lr"),
+    ],
+)
+def test_a_bad_setting_is_named(tiny, extra, names):
+    with pytest.raises(ValueError, match=names.replace(".", r"\.")):
+        study(tiny, extra=extra)
+
+
+def test_command_gives_the_study_again(tiny):
+    made = study(tiny, seeds=(0, 3), extra="pcgrad.groups=domain")
+    words = shlex.split(command(made, "a folder"))
+    values = dict(word.split("=", 1) for word in words[2:])
+    assert words[:2] == ["make", "sweep"] and values["RESULTS"] == "a folder"
+    again = build(
+        tuple(values["INTERVENTION"].split(",")),
+        values["PRESET"],
+        sizes=values["SIZES"].split(),
+        seeds=parse_seeds(values["SEEDS"]),
+        overrides=values["SET"].split(),
+    )
+    assert again == made
+
+
+def test_verdict_command_asks_for_all_seeds(tiny):
+    words = shlex.split(command(study(tiny, seeds=(0,)), "results", preset="verdict"))
+    assert "PRESET=verdict" in words and not [w for w in words if w.startswith(("SEEDS=", "SIZES=", "RESULTS="))]
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [("3", (0, 1, 2)), ("0 4", (0, 4)), ("4,", (4,)), ("", ()), ("7,8", (7, 8))]
+)
+def test_seeds(given, seeds):
+    assert parse_seeds(given) == seeds
+    if seeds:
+        assert parse_seeds(seeds_text(seeds)) == seeds
+
+
+@pytest.mark.parametrize("given", ["x", "0", "-1", "1 -2", "1.5"])
+def test_bad_seeds_are_refused(given):
+    with pytest.raises(ValueError, match="SEEDS="):
+        parse_seeds(given)
+
+
+@pytest.mark.parametrize("hostile", ["../../etc", "a b", "<script>", "x" * 300, "", "émoji 🎉"])
+def test_slug_is_one_safe_component(hostile):
+    made = slug(hostile)
+    assert made and len(made) <= 60 and "/" not in made and not made.startswith(".")
+
+
+def test_split_pair_keeps_equal_signs_of_the_value():
+    assert split_pair("data.path=a=b") == ("data.path", "a=b")
