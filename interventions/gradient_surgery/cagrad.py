@@ -32,7 +32,7 @@ class CAGrad(Surgery):
 
     Acts always, conflict or not (it also evens out unequal progress). Weights: 1/K plus what is added; the
     step is not divided by 1 + c² as one reference code does. Where the ball's best direction is zero (only at
-    c = 1 and a Pareto-stationary point) all weights are zero.
+    c = 1 and a Pareto-stationary point) the weights are 1/K, the plain step; TorchJD takes zeros there.
     """
 
     name = "cagrad"
@@ -63,4 +63,5 @@ def conflict_averse(gramian: np.ndarray, c: float) -> np.ndarray:
             worst -= (length - radius) * length / added.sum()
     weights = 1 / size + added
     terms = np.abs(weights) @ np.sqrt(gram.diagonal())
-    return np.zeros(size) if weights @ gram @ weights <= CANCELLED * terms**2 * (c >= 1) else weights
+    vanished = c == 1 and weights @ gram @ weights <= CANCELLED * terms**2
+    return np.full(size, 1 / size) if vanished else weights

@@ -21,8 +21,8 @@ CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
 class IMTLG(Surgery):
     """Gives the step the same length along every group's gradient direction.
 
-    Acts always. Weights: sum 1, some may be negative. Where they would sum to zero (possible for dependent
-    gradients only) they are all zero. The gradient part of IMTL; its loss part is another method.
+    Acts always. Weights: sum 1, some may be negative. Where they would sum to zero (opposite gradients, say) no
+    such combination exists and they are 1/K, the plain step; TorchJD takes zeros there. The gradient part of IMTL; its loss part is another method.
     """
 
     name = "imtl_g"
@@ -36,4 +36,6 @@ class IMTLG(Surgery):
         gram = gramian / largest
         solution = torch.linalg.pinv(gram, hermitian=True) @ gram.diagonal().sqrt()
         total = solution.sum()
-        return solution / total if total.abs() > CANCELLED * solution.abs().sum() else torch.zeros_like(losses)
+        if total.abs() <= CANCELLED * solution.abs().sum():
+            return torch.full_like(losses, 1 / len(losses))
+        return solution / total

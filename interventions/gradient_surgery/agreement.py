@@ -1,0 +1,72 @@
+"""Agreement: scale each coordinate of the gradient by how far the group gradients agree on it.
+
+    c_j = |Σ_k g_kj| / Σ_k |g_kj|  in [0, 1],   gradient_j = Σ_k g_kj · c_j^p
+
+1 − mean_j c_j is the gradient interference D of zero-sum learning: p > 0 turns the measure into a cure that trusts
+coordinates without cancellation, p < 0 lifts those with much of it (at p = −1 the gradient is sign(Σg) Σ|g|).
+Exact, from the engine's sums. Cost: the engine with absolute sums, and a power a parameter.
+Oracle: the same on full gradients (tests/oracles/test_elementwise.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zslx.intervention import CoordinateSums, State, StepStats, setting
+from zslx.surgery import Grouped
+
+
+@dataclass(frozen=True)
+class Agreement(Grouped):
+    """Weights each coordinate of the gradient by the power p of its agreement among the groups.
+
+    Acts elementwise. What Adam makes of it: a factor that a coordinate keeps over time cancels in m/√v, and so
+    does the global rescaling of `scale=matched`; what acts is that a coordinate's steps of high agreement weigh
+    more (p > 0) or less (p < 0) than its other steps. `normalise=tensor` gives each tensor its plain norm.
+    """
+
+    name = "agreement"
+    source = "zslx: the paper's D (arXiv 2506.05447) used as a cure"
+    cost = "at most 1.35; absolute sums take one more copy of the gradient"
+    sums = ("abs_sum",)
+    placebo = "elementwise"
+    neutral = {"power": 0.0}
+
+    power: float = setting(-0.5, "p, the power of the agreement", low=-1.0, high=2.0)
+    layers: str = setting(
+        "all", "which tensors: all, or the weight matrices between embedding and head", choices=("all", "body")
+    )
+    normalise: str = setting(
+        "none", "give each tensor its plain norm, or leave it to `scale`", choices=("none", "tensor")
+    )
+    warmup: int = setting(0, "steps over which the power grows from 0", low=0, high=1_000_000)
+
+    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+        return {"generator": generator, "step": 0}
+
+    def combine(self, sums: CoordinateSums, state: State) -> Tensor:
+        assert sums.abs_sum is not None
+        power = self.power * min(1.0, (state["step"] + 1) / self.warmup) if self.warmup else self.power
+        if power == 0 or (self.layers == "body" and not in_body(sums)):
+            return sums.sum
+        # sign(S) |S|^(1+p) / A^p without dividing by a zero S or A: |S| ≤ A, and p ≥ −1.
+        magnitude, whole = sums.sum.abs(), sums.abs_sum.clamp(min=torch.finfo(sums.sum.dtype).tiny)
+        if power > 0:
+            scaled = sums.sum * (magnitude / whole) ** power
+        else:
+            scaled = sums.sum.sign() * whole * (magnitude / whole) ** (1 + power)
+        if self.normalise == "tensor":
+            norm = scaled.norm()
+            scaled = scaled * (sums.sum.norm() / norm) if norm > 0 else scaled
+        return scaled
+
+    def observe(self, stats: StepStats, state: State) -> None:
+        state["step"] = stats.view.step
+
+
+def in_body(sums: CoordinateSums) -> bool:
+    """A matrix that is neither the embedding nor the head."""
+    return sums.sum.ndim >= 2 and not any(part in sums.name for part in ("embed", "head", "position"))

@@ -1,0 +1,56 @@
+"""GradDrop: at each coordinate keep the positive or the negative parts of the group gradients, by a draw.
+
+    P = ½ (1 + Σg / Σ|g|);   U uniform;   keep the positive parts where U < P, else the negative ones
+    Σ positive parts = ½ (Σ|g| + Σg),   Σ negative parts = ½ (Σg − Σ|g|)
+
+Exact, from the engine's sums; its expectation is the plain gradient. Cost: the engine with absolute sums, and
+one uniform number a parameter. Oracle: the same on full gradients (tests/oracles/test_elementwise.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zslx.intervention import CoordinateSums, State, setting
+from zslx.surgery import Grouped
+
+
+@dataclass(frozen=True)
+class GradDrop(Grouped):
+    """Lets one sign win at every coordinate, at random in proportion to how much gradient has it.
+
+    Acts elementwise. Unbiased, and noisier the more the groups cancel. `leak` is the share of the plain
+    gradient that is kept. The variant on parameter gradients (that of the paper's appendix and of TorchJD); the
+    paper's own layer acts on gradients of a shared representation.
+    """
+
+    name = "graddrop"
+    source = "Chen et al. 2020, arXiv 2010.06808"
+    cost = "at most 1.35; absolute sums take one more copy of the gradient"
+    sums = ("abs_sum",)
+    placebo = "elementwise"
+    neutral = {"leak": 1.0}
+
+    leak: float = setting(0.0, "share of the plain gradient that is kept", low=0.0, high=1.0)
+
+    def combine(self, sums: CoordinateSums, state: State) -> Tensor:
+        assert sums.abs_sum is not None
+        if self.leak == 1:
+            return sums.sum
+        draw = uniform(sums.sum, state["generator"])
+        # U < P  ⇔  (2U − 1) Σ|g| < Σg
+        sign = torch.where((2 * draw - 1) * sums.abs_sum < sums.sum, 1.0, -1.0)
+        kept = (sums.sum + sign * sums.abs_sum) / 2
+        return torch.lerp(kept, sums.sum, self.leak) if self.leak else kept
+
+
+def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform numbers of the shape and on the device of `like`, decided by a CPU generator."""
+    if like.device.type == "cpu":
+        return torch.rand(like.shape, generator=generator, dtype=like.dtype)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    device_generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.rand(like.shape, generator=device_generator, dtype=like.dtype, device=like.device)
