@@ -11,7 +11,8 @@ class Progress:
 
     On a terminal the line is redrawn; elsewhere a new one is written for each `what`, and every ten seconds. `note` is
     shown with it but starts no new line.
-    Work that is over within a second says nothing.
+    Work that is over within a second says nothing. `note` is shown beside `what` but
+    starts no new line.
     """
 
     def __init__(self, title: str, enabled: bool = True):
@@ -20,7 +21,7 @@ class Progress:
         self.first: float | None = None  # share that was done at the start: resumed work has some
         self.what, self.width = "", 0
 
-    def at(self, share: float, what: str) -> None:
+    def at(self, share: float, what: str, note: str = "") -> None:
         now, terminal = time.monotonic(), sys.stderr.isatty()
         if self.first is None:
             self.first = share
@@ -30,7 +31,7 @@ class Progress:
         self.what, self.written = what, now
         done = share - self.first
         left = f", {duration((now - self.start) * (1 - share) / done)} left" if done > 0.02 else ""
-        self._write(f"{self.title}: {what} ({share:.0%}{left})", terminal)
+        self._write(f"{self.title}: {what}{note} ({share:.0%}{left})", terminal)
 
     def say(self, message: str) -> None:
         """A line that stays, whatever the time."""
