@@ -1,0 +1,210 @@
+"""Planted curves come back, and a curve without an identifiable break never gets an L_d."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+
+from zslx.bnsl import Form, log_loss
+from zslx.break_test import STATUSES
+from zslx.deceleration import MEASURES, fit, local_slope, loss_at, tail_slope
+
+
+def planted(*, last=2000, t_d=200, f=0.2, c0=0.22, r_d=0.04, sigma=0.01, rho=0.5, seed=0):
+    """A curve of one break with autocorrelated noise of standard deviation sigma."""
+    steps = np.arange(1.0, last + 1)
+    theta = np.array([np.log(20), c0, r_d - c0, np.log(t_d), np.log(f)])
+    rng = np.random.default_rng(seed)
+    noise = lfilter([1.0], [1.0, -rho], rng.normal(0, sigma * np.sqrt(1 - rho**2), last)) if sigma else 0
+    return steps, np.exp(log_loss(Form(breaks=1), theta, np.log(steps)) + noise)
+
+
+@pytest.mark.parametrize("f", [0.1, 0.5])
+@pytest.mark.parametrize("smoothing", ["centred", "none"])
+@pytest.mark.parametrize(("last", "t_d"), [(2000, 200), (60_000, 3000)])
+def test_planted_parameters_come_back(f, smoothing, last, t_d):
+    steps, losses = planted(last=last, t_d=t_d, f=f, sigma=1e-4)
+    result = fit(steps, losses, smoothing=smoothing)
+    assert result.status == "break" and result.breaks >= 1
+    assert abs(result.t_d / t_d - 1) < 0.02 and abs(result.r_d - 0.04) < 0.001
+    assert abs(result.L_d / (20 * t_d**-0.22) - 1) < 0.004
+    assert abs(result.L_T_hat / (20 * t_d**-0.22 * (t_d / last) ** 0.04) - 1) < 0.004
+    assert np.allclose(result.curve(steps[50:]), losses[50:], rtol=5e-3)
+
+
+@pytest.mark.medium
+def test_irreducible_loss_comes_back():
+    steps = np.arange(1.0, 20_001)
+    losses = 1.5 + 30 * steps**-0.5
+    result = fit(steps, losses, irreducible=True)
+    assert result.status == "no_break" and abs(result.a - 1.5) < 1e-3 and abs(result.c0 - 0.5) < 1e-3
+
+
+def test_robust_fit_shrugs_off_spikes():
+    steps, losses = planted(sigma=0.005)
+    spiked = losses.copy()
+    spiked[np.random.default_rng(1).integers(0, 2000, 100)] *= 1.6
+    plain, robust, clean = fit(steps, spiked), fit(steps, spiked, robust=True), fit(steps, losses)
+    assert robust.status == "break"
+    error = abs(np.log(robust.L_d / clean.L_d))
+    assert error < 0.01
+    assert plain.L_d is None or error < abs(np.log(plain.L_d / clean.L_d))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_power_law_has_no_break(seed):
+    steps, losses = planted(c0=0.1, r_d=0.1, sigma=0.02, rho=0.7, seed=seed)
+    result = fit(steps, losses)
+    assert result.status == "no_break" and result.breaks == 0 and result.reason
+    assert all(getattr(result, name) is None and result.ci95[name] is None for name in MEASURES)
+    assert result.c1 is None and abs(result.c0 - 0.1) < 0.02
+
+
+def test_a_break_after_the_end_is_outside():
+    steps, losses = planted(last=2000, t_d=3500, f=0.5, sigma=1e-4)
+    result = fit(steps, losses)
+    assert result.status == "break_outside" and result.t_d is None and "outside" in result.reason
+
+
+def test_a_break_that_moves_with_the_cut_is_not_identifiable():
+    """Smooth curvature everywhere: log L is a parabola in log t."""
+    steps = np.arange(1.0, 20_001)
+    x = np.log(steps)
+    rng = np.random.default_rng(0)
+    losses = np.exp(2.5 - 0.3 * x + 0.013 * x**2 + rng.normal(0, 0.002, x.size))
+    result = fit(steps, losses, transient=100)
+    assert result.status == "not_identifiable"
+    assert all(getattr(result, name) is None for name in MEASURES)
+    at = {row["share"]: row["t_d"] for row in result.sensitivity if row["varied"] == "cut"}
+    assert max(at[0.5], at[2.0]) > 1.5 * min(at[0.5], at[2.0])
+
+
+def test_a_break_before_the_cut_is_not_reported():
+    steps, losses = planted(t_d=50, sigma=0.005)
+    assert fit(steps, losses, transient=400).status != "break"
+
+
+def test_acceleration_is_no_deceleration():
+    steps, losses = planted(c0=0.05, r_d=0.2, sigma=0.001)
+    assert fit(steps, losses).L_d is None
+
+
+def test_paper_protocol_gives_numbers_whatever_the_status():
+    steps, losses = planted(last=30_000, t_d=50_000, f=0.5, sigma=1e-4)
+    result = fit(steps, losses, protocol="paper")
+    assert result.status in STATUSES and result.status != "break" and result.t_d is not None
+
+
+def test_sensitivity_is_part_of_every_result():
+    steps, losses = planted()
+    rows = fit(steps, losses, warmup=20).sensitivity
+    assert [r["cut"] for r in rows if r["of"] == "default cut"] == [10, 20, 40, 200]
+    assert [r["cut"] for r in rows if r["of"] == "warm-up"] == [1, 10, 20, 40]
+    assert {r["smoothing"] for r in rows} == {"centred", "paper", "none"}
+
+
+def test_same_seed_same_interval():
+    steps, losses = planted()
+    one, two = (fit(steps, losses, bootstrap=100, seed=3).as_dict() for _ in range(2))
+    assert one == two and "bootstrap" in one["ci_method"]
+    other = fit(steps, losses, bootstrap=100, seed=4)
+    assert other.ci95 != one["ci95"]
+
+
+def test_delta_method_and_bootstrap_agree_where_noise_is_small():
+    steps, losses = planted(sigma=0.003, rho=0.3)
+    delta, boot = fit(steps, losses).ci95, fit(steps, losses, bootstrap=1000).ci95
+    for name in MEASURES:
+        width, other = np.ptp(delta[name]), np.ptp(boot[name])
+        assert 0.75 < other / width < 1.33, name
+
+
+def test_profile_interval_of_t_d_agrees_where_noise_is_small():
+    steps, losses = planted(sigma=0.003, rho=0.3)
+    result = fit(steps, losses)
+    assert np.allclose(result.profile_t_d, result.ci95["t_d"], rtol=0.03)
+
+
+@given(st.integers(1, 60), st.integers(0, 10), st.floats(0.2, 5), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_any_short_curve_gets_a_status_and_strict_json(size, seed, scale, paper):
+    rng = np.random.default_rng(seed)
+    steps = np.cumsum(rng.integers(1, 9, size)).astype(float)
+    losses = np.exp(rng.normal(0, scale, size))
+    result = fit(steps, losses, protocol="paper" if paper else None)
+    assert result.status in STATUSES
+    json.dumps(result.as_dict(), allow_nan=False)
+
+
+def test_constant_and_extreme_losses():
+    steps = np.arange(1.0, 200)
+    for losses in (np.full(199, 3.0), np.geomspace(1e-300, 1e300, 199), np.full(199, 5e-324)):
+        assert fit(steps, losses).status in STATUSES
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"breaks": 3}, "breaks is 3"),
+        ({"smoothing": "box"}, "smoothing is 'box'"),
+        ({"protocol": "mine"}, "protocol is 'mine'"),
+        ({"transient": -1}, "transient is -1"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"protocol": "paper", "smoothing": "centred"}, "allowed: paper, none"),
+    ],
+)
+def test_bad_settings_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        fit(*planted(last=50), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "message"),
+    [
+        ([1, 2, 2], [3, 2, 1], "steps must increase"),
+        ([1, 2, 3], [3, 2, np.nan], "losses must be finite"),
+        ([1, 2, 3], [3, 2, 0], "losses must be finite and above 0"),
+        ([1, 2], [3], "2 steps but 1 losses"),
+        ([0], [3], "no step above 0"),
+    ],
+)
+def test_bad_curves_are_refused(steps, losses, message):
+    with pytest.raises(ValueError, match=message):
+        fit(steps, losses)
+
+
+def test_slopes_of_a_power_law():
+    steps, losses = planted(c0=0.12, r_d=0.12, sigma=0.01, rho=0.5, seed=4)
+    value, low, high = tail_slope(steps, losses)
+    assert low < 0.12 < high and high - low < 0.05
+    at, slope, low, high = local_slope(steps, losses)
+    assert ((low < 0.12) & (0.12 < high)).mean() > 0.8
+    assert (np.diff(at) > 0).all() and (slope > low).all() and (slope < high).all()
+    band = loss_at(steps, losses, [100, 1000, 9000])
+    truth = 20 * band.steps**-0.12
+    assert (band.low < truth)[:2].all() and (truth < band.high)[:2].all() and np.isnan(band.value[2])
+
+
+def test_local_slope_falls_from_c0_to_r_d():
+    steps, losses = planted(sigma=1e-4, f=0.1, t_d=200)
+    at, slope, _, _ = local_slope(steps, losses)
+    assert np.allclose(slope[at < 80], 0.22, atol=0.01) and np.allclose(slope[at > 500], 0.04, atol=0.01)
+
+
+def test_slopes_of_a_thin_curve():
+    """A held-out curve: a hundred points, a dozen of them in the last factor of 4."""
+    steps = np.unique(np.geomspace(1, 2000, 100).astype(int)).astype(float)
+    losses = 8 * steps**-0.1 * np.exp(np.random.default_rng(0).normal(0, 0.002, steps.size))
+    value, low, high = tail_slope(steps, losses)
+    assert low < 0.1 < high and abs(value - 0.1) < 0.01
+    with pytest.raises(ValueError, match="slope needs 3"):
+        tail_slope(steps[:2], losses[:2])
+
+
+def test_paper_protocol_on_an_exact_power_law():
+    steps = np.arange(1.0, 20_001)
+    result = fit(steps, 9 * steps**-0.1, protocol="paper")
+    assert result.status == "no_break" and all(getattr(result, name) is not None for name in MEASURES)

@@ -1,0 +1,163 @@
+"""`zslx fit` on good files, bad files and both."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from zslx import fit_command
+
+KEYS = (
+    "file status b c0 c1 d1 f1 L_d t_d r_d L_T_hat L_T rsle breaks ci95 ci_method sensitivity".split()
+)  # fmt: skip
+
+
+def zslx_fit(*arguments):
+    parser = argparse.ArgumentParser()
+    fit_command.add_arguments(parser)
+    return fit_command.run(parser.parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture
+def good(tmp_path):
+    steps = np.arange(1, 1501)
+    noise = np.random.default_rng(0).normal(0, 0.005, steps.size)
+    losses = 12 * steps**-0.25 * (1 + (steps / 150) ** 4.0) ** (0.2 / 4) * np.exp(noise)
+    path = tmp_path / "good.csv"
+    path.write_text("step,loss\n" + "".join(f"{s},{float(y)}\n" for s, y in zip(steps, losses, strict=True)))
+    return path
+
+
+def strict(text):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_one_list_in_the_order_of_the_arguments(good, tmp_path, capsys):
+    line = tmp_path / "line.csv"
+    line.write_text("loss,extra,step\n" + "".join(f"{5 * s**-0.1},x,{s}\n" for s in range(1, 400)))
+    assert zslx_fit(line, good, "--json", "--bootstrap", 200) == 0
+    first, second = strict(capsys.readouterr().out)
+    assert [first["file"], second["file"]] == [str(line), str(good)]
+    assert first["status"] == "no_break" and first["L_d"] is None
+    assert set(first["ci95"]) == {"L_d", "t_d", "r_d", "L_T_hat"} and first["ci95"]["t_d"] is None
+    assert second["status"] == "break" and abs(second["t_d"] / 150 - 1) < 0.1
+    low, high = second["ci95"]["t_d"]
+    assert low < second["t_d"] < high
+    for record in (first, second):
+        assert set(KEYS) <= set(record)
+
+
+def test_csv_json_lines_and_run_folder_are_the_same_curve(good, tmp_path, capsys):
+    rows = [line.split(",") for line in good.read_text().split()[1:]]
+    lines = "".join(json.dumps({"step": int(s), "loss": float(y), "lr": 1e-3}) + "\n" for s, y in rows)
+    (tmp_path / "curve.jsonl").write_text(lines)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "steps.jsonl").write_text(lines)
+    (folder / "config.json").write_text('{"optim": {"warmup": 7}}')
+    assert zslx_fit(good, tmp_path / "curve.jsonl", folder, "--json", "--bootstrap", 0) == 0
+    csv, jsonl, run = strict(capsys.readouterr().out)
+    assert csv["t_d"] == jsonl["t_d"] and (csv["transient"], run["transient"]) == (7, 7)
+    assert [r["of"] for r in run["sensitivity"]].count("warm-up") == 4
+
+
+def test_duplicate_rows_and_blank_lines_are_dropped(good, tmp_path, capsys):
+    lines = good.read_text().splitlines()
+    doubled = tmp_path / "doubled.csv"
+    doubled.write_text("\n".join([lines[0], *(f"{line}\n{line}\n" for line in lines[1:])]))
+    assert zslx_fit(good, doubled, "--json", "--bootstrap", 0) == 0
+    one, two = strict(capsys.readouterr().out)
+    assert one.pop("file") != two.pop("file") and one == two
+
+
+BAD = {
+    "empty": (b"", ": the file is empty"),
+    "blank": (b"\n\n", ": the file is empty"),
+    "header": (b"step,loss\n", ": no row after the header"),
+    "nan": (b"step,loss\n1,3\n2,nan\n", ":3: loss is 'nan'"),
+    "infinite": (b"step,loss\n1,3\n2,-inf\n", ":3: loss is '-inf'"),
+    "text": (b"step,loss\n1,3\n2,abc\n", ":3: loss is 'abc'"),
+    "missing value": (b"step,loss\n1,3\n2\n", ":3: the row has 1 of 2 columns"),
+    "backwards": (b"step,loss\n2,3\n1,3\n", ":3: steps must increase, 1 comes after 2"),
+    "same step": (b"step,loss\n2,3\n2,4\n", ":3: steps must increase"),
+    "half step": (b"step,loss\n1.5,3\n", ":2: step is 1.5"),
+    "zero": (b"step,loss\n1,3\n2,0\n", ":3: loss is 0"),
+    "no column": (b"epoch,loss\n1,3\n", ":1: one column `step`"),
+    "random": (bytes(np.random.default_rng(0).integers(0, 256, 999, dtype=np.uint8)), ": not a text file"),
+    "zeros": (b"\0" * 500, ":1: one column `step`"),
+    "quote": (b'step,loss\n1,"3\n' + b"2,3\n" * 70000, ":"),
+    "json": (b'{"step": 1, "loss": 3}\n{"step": 2, "lo\n', ":2: not a line of JSON"),
+    "json null": (b'{"step": 1, "loss": null}\n', ":1: loss is null"),
+    "json keys": (b'{"step": 1}\n', ":1: an object with `step` and `loss`"),
+    "json list": (b'{"step": 1, "loss": [3]}\n', ":1: loss is '[3]'"),
+    "escape": (b"step,loss\n1,\x1b[31mred\n", ":2: loss is '\\x1b[31mred'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--protocol", "paper"]])
+def test_a_bad_file_is_one_clear_line_and_an_exit_code(name, flags, tmp_path, capsys):
+    content, message = BAD[name]
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    assert zslx_fit(path, *flags) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and f"{path}{message}" in err and err[:-1].isprintable()
+
+
+def test_a_missing_file_and_a_folder_without_records(tmp_path, capsys):
+    assert zslx_fit(tmp_path / "none.csv", tmp_path) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "none.csv: No such file" in first and "steps.jsonl: No such file" in second
+
+
+def test_a_bad_warm_up_is_refused(tmp_path, capsys):
+    (tmp_path / "steps.jsonl").write_text('{"step": 1, "loss": 3}\n')
+    for config in ("{", '{"optim": {"warmup": "x"}}', '{"optim": 3}', "[]"):
+        (tmp_path / "config.json").write_text(config)
+        assert zslx_fit(tmp_path) == 1
+        assert "config.json" in capsys.readouterr().err
+
+
+def test_one_bad_file_does_not_spoil_the_others(good, tmp_path, capsys):
+    assert zslx_fit(tmp_path / "none.csv", good, "--json", "--bootstrap", 0) == 1
+    out, err = capsys.readouterr()
+    bad, fine = strict(out)
+    assert bad["status"] == "error" and bad["L_d"] is None and "No such file" in bad["error"]
+    assert fine["status"] == "break" and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--protocol", "paper"], ["--breaks", "2"], ["--robust"], ["--irreducible"]])
+def test_short_curves_get_a_status(flags, tmp_path, capsys):
+    for size in (1, 2, 3, 5, 9):
+        path = tmp_path / f"{size}.csv"
+        path.write_text("step,loss\n" + "".join(f"{s},{4 - 0.1 * s}\n" for s in range(1, size + 1)))
+        assert zslx_fit(path, *flags) == 0
+        out, err = capsys.readouterr()
+        assert "status  " in out and err == ""
+
+
+def test_the_terminal_gets_a_table_without_control_characters(good, tmp_path, capsys):
+    odd = tmp_path / "a\x1b[31m.csv"
+    odd.write_bytes(good.read_bytes())
+    assert zslx_fit(odd, "--bootstrap", 100) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "t_d" in out and "how the one-break fit moves" in out and "bootstrap" in out
+
+
+@pytest.mark.parametrize(
+    "flags", [["--transient", "-1"], ["--forecast", "1.5"], ["--smoothing", "box"], ["--bootstrap", "x"]]
+)
+def test_bad_flags_are_usage_errors(flags, good, capsys):
+    with pytest.raises(SystemExit) as error:
+        zslx_fit(good, *flags)
+    assert error.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_conflicting_flags_are_one_line(good, capsys):
+    assert zslx_fit(good, "--protocol", "paper", "--robust") == 1
+    assert capsys.readouterr().err.count("\n") == 1

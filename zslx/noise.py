@@ -1,0 +1,124 @@
+"""The noise of a loss curve about its fit: how large it is where, how it is correlated, and new draws of it.
+
+Residuals r_k of bins (smoothing.py) of n_k steps each are r_k = √v_k u_k with
+
+    v_k ∝ 1/n_k + g            noise of single steps, averaged; and misfit of the form, which no averaging removes
+    u_k = Σ_i φ_i u_{k−i} + ε_k  autoregressive, order by AICc, coefficients by Burg's method
+
+g ≥ 0 by maximum likelihood. The long-run variance κ = var(ε)/(1 − Σφ)² says how much less than K independent
+values the residuals carry. New noise: moving blocks of ε, coloured by φ, scaled by √v. Noise that is
+autocorrelated over steps is treated consistently: averages of n steps have a variance of s²/n with s² its
+long-run variance, and where bins are shorter than the correlation a smaller variance and a positive correlation
+of neighbours make up for one another. Departure from a plain moving-block bootstrap: the residuals are
+prewhitened, since blocks alone cut off correlation and give intervals that are too short. Approximate:
+stationarity of u in log t. Cost: milliseconds. Checked by coverage in tests/calibration/test_fit_calibration.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+Array = NDArray[np.float64]
+
+# Longest memory of the autoregression: over bins, and over steps.
+ORDER, STEP_ORDER = 6, 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """scale √v_k (K,), φ (p,), innovations ε (K − p,), long-run variance κ of u."""
+
+    scale: Array
+    phi: Array
+    innovations: Array
+    long_run: float
+
+    @property
+    def effective(self) -> float:
+        """How many independent values the K residuals are worth for a smooth trend."""
+        u = self.scale.size
+        variance = float(np.mean(self.innovations**2)) / max(_whiteness(self.phi), 1e-12)
+        return float(np.clip(u * variance / max(self.long_run, 1e-300), 1.0, u))
+
+    def draw(self, count: int, generator: np.random.Generator) -> Array:
+        """`count` curves of new noise -> (count, K)."""
+        size, burn = self.scale.size, 50
+        block = max(1, round(self.innovations.size ** (1 / 3)))
+        blocks = -(-(size + burn) // block)
+        at = generator.integers(0, self.innovations.size - block + 1, size=(count, blocks))
+        index = (at[:, :, None] + np.arange(block)).reshape(count, -1)[:, : size + burn]
+        coloured = lfilter([1.0], np.concatenate([[1.0], -self.phi]), self.innovations[index], axis=1)
+        return coloured[:, burn:] * self.scale
+
+
+def misfit(residuals: Array, n: Array) -> float:
+    """g of v_k ∝ 1/n_k + g by maximum likelihood, from residuals (K,) of bins of n (K,) steps."""
+    base = 1 / n
+    best, g_best = np.inf, 0.0
+    for g in np.concatenate([[0.0], np.geomspace(base.min() / 30, base.max() * 30, 40)]):
+        v = base + g
+        cost = float(np.sum(np.log(v)) + n.size * np.log(np.mean(residuals**2 / v) + 1e-300))
+        if cost < best - 1e-9:
+            best, g_best = cost, float(g)
+    return g_best
+
+
+def weights(n: Array, g: float) -> Array:
+    """1/v_k (K,), mean 1."""
+    w = 1 / (1 / n + g)
+    return w / w.mean()
+
+
+def noise(residuals: Array, weight: Array, fitted: int) -> Noise:
+    """The model of residuals (K,) with weights 1/v (K,), left by a fit of `fitted` parameters."""
+    u = residuals * np.sqrt(weight)
+    u = u - u.mean()
+    phi, innovations = autoregression(u, min(ORDER, u.size // 12))
+    # Degrees of freedom that the fit and the autoregression took.
+    free = max(innovations.size - fitted - phi.size, 1)
+    innovations = (innovations - innovations.mean()) * np.sqrt(innovations.size / free)
+    long_run = float(np.mean(innovations**2)) / (1 - phi.sum()) ** 2
+    return Noise(scale=1 / np.sqrt(weight), phi=phi, innovations=innovations, long_run=long_run)
+
+
+def correlation_length(residuals: Array) -> float:
+    """How many steps carry one independent value: long-run variance over variance, of residuals per step (N,)."""
+    u = residuals - residuals.mean()
+    phi, innovations = autoregression(u, min(STEP_ORDER, u.size // 12))
+    variance = float(np.mean(u**2))
+    if not variance > 0:
+        return 1.0
+    return max(1.0, float(np.mean(innovations**2)) / max(1 - phi.sum(), 1e-6) ** 2 / variance)
+
+
+def autoregression(u: Array, longest: int) -> tuple[Array, Array]:
+    """Burg's method with the order of least AICc, at most `longest`: φ (p,) and the innovations (K − p,)."""
+    forward, backward = u[1:].copy(), u[:-1].copy()
+    phi = np.empty(0)
+    power = max(float(np.mean(u**2)), 1e-300)
+    best, chosen = u.size * np.log(power), phi
+    for p in range(1, longest + 1):
+        total = float(forward @ forward + backward @ backward)
+        k = 2 * float(forward @ backward) / total if total > 0 else 0.0
+        phi = np.concatenate([phi - k * phi[::-1], [k]])
+        power = max(power * (1 - k * k), 1e-300)
+        cost = u.size * np.log(power) + 2 * p * u.size / max(u.size - p - 1, 1)
+        if cost < best:
+            best, chosen = cost, phi
+        forward, backward = (forward - k * backward)[1:], (backward - k * forward)[:-1]
+    innovations = lfilter(np.concatenate([[1.0], -chosen]), [1.0], u)[chosen.size :]
+    return chosen, innovations
+
+
+def _whiteness(phi: Array) -> float:
+    """var(ε)/var(u) of the autoregression, by its step-down reflection coefficients."""
+    ratio, current = 1.0, phi
+    while current.size:
+        k = float(current[-1])
+        ratio *= max(1 - k * k, 1e-12)
+        current = (current[:-1] + k * current[:-1][::-1]) / max(1 - k * k, 1e-12)
+    return ratio
