@@ -180,7 +180,7 @@ def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
     Each group is rebuilt once, so that keys that must fit each other (width and heads) may come in any order.
     """
     pairs = list(pairs)
-    plain = {key: str(value) for key, value in pairs if key in PLAIN}
+    plain: dict[str, Any] = {key: str(value) for key, value in pairs if key in PLAIN}
     config = dataclasses.replace(config, **plain)  # first: which method settings are known depends on it
     for _, value in (pair for pair in pairs if pair[0] == "model"):
         from zslx.presets import model_preset

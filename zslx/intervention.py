@@ -23,6 +23,7 @@ Shapes: B sequences, T positions, D domains, K groups, P parameters.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -211,22 +212,29 @@ class Intervention:
         return frozenset(place for hook, place in CLAIMED_BY_HOOK.items() if cls.overrides(hook))
 
     def card(self) -> dict[str, Any]:
+        """Metadata with this object's settings."""
+        card = self.describe()
+        for row in card["settings"]:
+            row["default"] = getattr(self, row["name"])
+        return card
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
         """Metadata for `zslx interventions list|show`: plain JSON values."""
         settings = []
-        for f in dataclasses.fields(self):
-            m = f.metadata
-            row = {"name": f.name, "default": getattr(self, f.name), "type": str(f.type), "help": m.get("help", "")}
-            row |= {k: m[k] for k in ("low", "high", "choices", "log") if m.get(k)}
-            settings.append(row)
+        for f in dataclasses.fields(cls):
+            kept = {k: f.metadata[k] for k in ("low", "high", "choices", "log") if f.metadata.get(k) is not None}
+            row = {"name": f.name, "default": f.default, "type": str(f.type), "help": f.metadata.get("help", "")}
+            settings.append(row | kept)
         return {
-            "name": self.name,
-            "family": self.family,
-            "source": self.source,
+            "name": cls.name,
+            "family": cls.family,
+            "source": cls.source,
             "settings": settings,
-            "cost": self.cost,
-            "status": self.status,
-            "placebo": self.placebo,
-            "description": (type(self).__doc__ or "").strip(),
+            "cost": cls.cost,
+            "status": cls.status,
+            "placebo": cls.placebo,
+            "description": inspect.cleandoc(cls.__doc__ or ""),
         }
 
 

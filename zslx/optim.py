@@ -13,7 +13,8 @@ from zslx.config import Config, OptimConfig
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     """Matrices with weight decay; embeddings (a tied head with them), norms and biases without."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.ndim >= 2 and id(parameter) not in tables else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]

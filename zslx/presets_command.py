@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from zslx.presets import LAPTOP_SIZES, PAPER_SIZES, PRESETS
 
-    presets = [
+    presets: list[dict[str, Any]] = [
         {
             "name": n,
             "help": p.help,

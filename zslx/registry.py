@@ -14,8 +14,10 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import sys
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,54 @@ def literals(node: ast.ClassDef) -> dict[str, Any]:
     return values
 
 
+def describe(name: str, sources: list[Source]) -> dict[str, Any]:
+    """Metadata of one name, as plain JSON values: `Intervention.card` of our own classes; of other people's what
+    their source text says, for listing a plugin must not run it."""
+    source = sources[0]
+    if source.module and source.module.startswith("interventions."):
+        card = dict(load_class(name, sources).describe())
+    else:
+        node, values = source.class_node, literals(source.class_node)
+        doc = ast.get_docstring(node) or ""
+        card = {key: values.get(key, "") for key in ("source", "cost")}
+        card |= {"name": name, "family": values.get("family") or "plugin", "description": doc}
+        card |= {"settings": _settings_of(node), "placebo": values.get("placebo")}
+        card["status"] = str(values.get("status", "available"))
+    card["summary"] = card["description"].strip().partition("\n")[0]
+    if len(sources) > 1:
+        card["status"] = f"absent: defined twice: {' and '.join(str(s.path) for s in sources)}"
+    elif not source.class_node.body:
+        card["status"] = f"absent: {source.path} cannot be parsed"
+    return card
+
+
+def _settings_of(node: ast.ClassDef) -> list[dict[str, Any]]:
+    """The settings that a class declares in its text, and those of the bases that zslx gives."""
+    from zslx import surgery
+
+    rows = []
+    for base in node.bases:
+        cls = getattr(surgery, base.id, None) if isinstance(base, ast.Name) else None
+        if isinstance(cls, type) and issubclass(cls, Intervention):
+            rows += cls.describe()["settings"]
+    for item in node.body:
+        if not (isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)):
+            continue
+        call = item.value
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "setting" and call.args:
+            row: dict[str, Any] = {"name": item.target.id, "type": ast.unparse(item.annotation), "help": ""}
+            for key, value in [
+                *zip(("default", "help"), call.args, strict=False),
+                *((k.arg, k.value) for k in call.keywords),
+            ]:
+                try:
+                    row[str(key)] = ast.literal_eval(value)
+                except ValueError:
+                    row[str(key)] = ast.unparse(value)
+            rows.append(row)
+    return rows
+
+
 def split(spec: str) -> list[tuple[bool, str]]:
     """A spec's parts as (is a placebo, name)."""
     parts = [part.strip() for part in spec.split("+")]
@@ -139,9 +189,9 @@ def _place(name: str, found: Mapping[str, list[Source]]) -> Source:
     return places[0]
 
 
-def load_class(name: str) -> type[Intervention]:
-    """The class of one name."""
-    source = _place(name, discover())
+def load_class(name: str, sources: list[Source] | None = None) -> type[Intervention]:
+    """The class of one name, whether it can be run (`sources` not given) or only described."""
+    source = sources[0] if sources else _place(name, discover())
     try:
         module = _import(source)
     except Exception as error:
@@ -201,32 +251,20 @@ def source_files(method: Intervention) -> list[Path]:
 
     Part of a trial's identity: a changed plugin is never served an old result.
     """
-    waiting = [Path(m.__file__) for c in type(method).__mro__ if (m := sys.modules.get(c.__module__)) and m.__file__]
+    kept_out = (object, ABC, Intervention)  # the interface is covered by zslx.identity.NUMERICS
+    waiting = [Path(inspect.getfile(c)).resolve() for c in type(method).__mro__ if c not in kept_out]
+    beside = {ROOT / "interventions", *(path.parent for path in waiting)} - {ROOT / "zslx"}
     files: set[Path] = set()
     while waiting:
-        path = waiting.pop().resolve()
-        if path in files or path.suffix != ".py" or path == (ROOT / "zslx/intervention.py").resolve():
-            continue
-        if not (path.is_relative_to(ROOT / "interventions") or path.name == "surgery.py" or _is_plugin(path)):
-            continue
-        files.add(path)
-        waiting += list(_imports(path))
+        path = waiting.pop()
+        if path not in files:
+            files.add(path)
+            waiting += [i for i in _imports(path) if any(i.is_relative_to(folder) for folder in beside)]
     return sorted(files)
 
 
-def _is_plugin(path: Path) -> bool:
-    return not path.is_relative_to(ROOT / "zslx") and "zslx" not in (path.parent.name,) and not _is_library(path)
-
-
-def _is_library(path: Path) -> bool:
-    """Files of Python and of installed packages that declare no intervention."""
-    packages = {p.split(".")[0] for p in (e.module for e in importlib.metadata.entry_points(group=ENTRY_POINTS))}
-    in_site = "site-packages" in path.parts or path.is_relative_to(Path(os.__file__).parent)
-    return in_site and not packages.intersection(path.parts)
-
-
 def _imports(path: Path) -> Iterator[Path]:
-    """Files that a file imports: modules of `interventions`, and siblings in its own folder."""
+    """Files that a file may import from the root of the project or from its own folder."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -238,4 +276,4 @@ def _imports(path: Path) -> Iterator[Path]:
             for start in (ROOT, path.parent):
                 candidate = start.joinpath(*name.split(".")).with_suffix(".py") if name else start
                 if candidate.is_file():
-                    yield candidate
+                    yield candidate.resolve()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zslx.data import Batch
-from zslx.gradients import first_order, sequence_stats
+from zslx.gradients import sequence_stats
 from zslx.intervention import CoordinateSums, StepView
 from zslx.losses import cross_entropy, token_losses
 from zslx.methods import Methods
@@ -118,6 +118,8 @@ class GradientPass:
         with self.autocast(batch):
             loss = token_losses(self.model, batch).mean()
         gradient = torch.autograd.grad(loss, list(parameters.values()))
+        from zslx.gradients import first_order
+
         update = dict(zip(parameters, gradient, strict=True))
         return first_order(self.model, token_losses, batch, update, sums=False).token_changes
 

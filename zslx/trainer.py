@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from zslx import checkpoints, registry, tokens
+from zslx.allocator import keep_freed_memory
 from zslx.config import Config
 from zslx.data import Batch, Loader, heldout
 from zslx.environment import environment
@@ -87,6 +88,7 @@ class TrainingRun:
 
     def __init__(self, config: Config, out: Path):
         self.config, self.out = config, out
+        keep_freed_memory()
         torch.set_num_threads(config.train.threads)
         self.device = torch.device(device_kind(config).split()[0])
         corpus = tokens.prepare(config.data.path, config.data.vocab_size)
