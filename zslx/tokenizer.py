@@ -43,7 +43,7 @@ def trained(domains: Sequence[Domain], vocab_size: int) -> Tokenizer:
 
 
 def opened(file: Path) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = True  # not saved with it: END_OF_TEXT inside a text stays text
     return tokenizer
 

@@ -20,7 +20,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,26 +70,33 @@ def prepare(path: str = "", vocab_size: int = 2048, cache: str | Path | None = N
     if vocab_size < tokenizer.SMALLEST_VOCABULARY:
         raise ValueError(f"data.vocab_size={vocab_size}: must be at least {tokenizer.SMALLEST_VOCABULARY}")
     root, bar = cache_folder(cache), Progress("text", progress)
-    if note := _note(root, path, vocab_size):
-        noted = note.read_text(errors="replace") if note.exists() else ""
-        if re.fullmatch("text-[0-9a-f]{16}", noted) and (found := _found(root / noted)):
+    note = _note(root, path, vocab_size)
+    with _cache_errors(root):
+        if note and (found := _noted(note)):
             return found
     sources, domains, skipped = _sources(path, bar)
     folder = root / f"text-{_sha256([RECIPE, vocab_size, sources])[:16]}"
-    found = _found(folder)
-    try:
+    with _cache_errors(root):
+        found = _found(folder)
         if found is None:
             found = _prepared(folder, domains, vocab_size, bar)
             if skipped:
                 bar.say(f"{skipped} files of {path} were left out: empty or no UTF-8 text")
         if note:
-            note.write_text(folder.name)
+            with suppress(PermissionError):  # a shared cache that is only read
+                note.write_text(folder.name)
+    return found
+
+
+@contextmanager
+def _cache_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ValueError(
-            f"the text cache {root} cannot be written: {error.strerror or error} "
+            f"the text cache {root} cannot be used: {error.strerror or error} "
             "(the environment variable ZSLX_CACHE names another place)"
         ) from error
-    return found
 
 
 def _sources(path: str, bar: Progress) -> tuple[Any, tuple[Domain, ...], int]:
@@ -103,6 +111,11 @@ def _note(root: Path, path: str, vocab_size: int) -> Path | None:
     """The file that remembers the cache folder of a path whose files have not changed."""
     stamps = corpus.stamps(path) if path else None
     return root / f"path-{_sha256([RECIPE, vocab_size, path, stamps])[:16]}" if stamps else None
+
+
+def _noted(note: Path) -> Corpus | None:
+    name = note.read_text(errors="replace") if note.exists() else ""
+    return _found(note.parent / name) if re.fullmatch("text-[0-9a-f]{16}", name) else None
 
 
 def _prepared(folder: Path, domains: tuple[Domain, ...], vocab_size: int, bar: Progress) -> Corpus:
@@ -214,7 +227,7 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
         parts.append({"train": train, "heldout": heldout})
     bar.at(0.43, "training the tokenizer")
     training = [Domain(name=d.name, documents=tuple(p["train"])) for d, p in zip(domains, parts, strict=True)]
-    tokenizer.trained(training, vocab_size).save(str(work / "tokenizer.json"))
+    (work / "tokenizer.json").write_text(tokenizer.trained(training, vocab_size).to_str(), encoding="utf-8")
     bpe = tokenizer.opened(work / "tokenizer.json")
     entries = bpe.get_vocab_size()
     dtype = np.dtype("<u2" if entries <= 2**16 else "<u4")
@@ -239,7 +252,7 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
     digests = [[d.name, part, [x.digest for x in p[part]]] for d, p in zip(domains, parts, strict=True) for part in p]
     return {
         "recipe": RECIPE,
-        "hash": _sha256([digests, (work / "tokenizer.json").read_text()]),
+        "hash": _sha256([digests, (work / "tokenizer.json").read_text(encoding="utf-8")]),
         "vocab_size": entries,
         "dtype": dtype.str,
         "domains": described,

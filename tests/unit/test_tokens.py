@@ -1,0 +1,407 @@
+"""The token cache: exact round trips, prepared once however many ask, never half, never stale, never altered."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from zslx import tokenizer, tokens
+from zslx.corpus import Domain, document_of
+from zslx.data import Loader, heldout
+
+WORDS = [
+    "the",
+    "loss",
+    "of",
+    "a",
+    "token",
+    "is",
+    "minus",
+    "the",
+    "log",
+    "of",
+    "its",
+    "share",
+    "and",
+    "gradients",
+    "oppose",
+]
+
+
+def prose(seed: int, words: int = 400) -> str:
+    draw = random.Random(seed)
+    return "".join(
+        draw.choice(WORDS) + draw.choice([" ", " ", " ", ".\n", f" {draw.randrange(99)}"]) for _ in range(words)
+    )
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    root = tmp_path / "text"
+    for domain in ("b", "a"):
+        for i in range(6):
+            file = root / domain / f"{i}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(prose(hash_free(domain, i)))
+    return root
+
+
+def hash_free(domain: str, i: int) -> int:
+    return 100 * ord(domain) + i
+
+
+def prepare(text: Path, **settings: object) -> tokens.Corpus:
+    return tokens.prepare(str(text), **({"vocab_size": 300, "cache": text.parent / "cache"} | settings))  # type: ignore[arg-type]
+
+
+def folders(text: Path) -> list[str]:
+    return sorted(f.name for f in (text.parent / "cache").iterdir() if f.is_dir())
+
+
+# -------------------------------------------------------------------------------------------------- tokens
+
+
+def test_documents_come_back_word_for_word_each_ended_by_token_0(text: Path) -> None:
+    corpus = prepare(text)
+    assert corpus.domains == ("a", "b") and corpus.vocab_size == 300
+    for d, domain in enumerate(corpus.domains):
+        written = sorted(file.read_text() for file in (text / domain).iterdir())
+        read = []
+        for stream in (corpus.train[d], corpus.heldout[d]):
+            assert stream.dtype == np.uint16 and stream[-1] == 0
+            *parts, last = np.split(np.asarray(stream), np.flatnonzero(stream == 0) + 1)
+            assert not len(last)
+            read += [corpus.tokenizer.decode(part[:-1].tolist()) for part in parts]
+        assert sorted(read) == written
+    everything = np.concatenate([np.asarray(stream) for stream in corpus.train])
+    assert (corpus.token_counts == np.bincount(everything, minlength=300)).all()
+    assert Loader(corpus, seed=0, batch_size=4, seq_len=16).batch(1).tokens.shape == (4, 16)
+    assert heldout(corpus, sequences=4, seq_len=16).tokens.shape == (4, 16)
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    documents = tuple(document_of(str(i), prose(i)) for i in range(5))
+    with tokenizer.parallelism():
+        trained = tokenizer.trained([Domain(name="d", documents=documents)], 400)
+    file = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    file.write_text(trained.to_str(), encoding="utf-8")
+    return tokenizer.opened(file)
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=st.text(st.characters(codec="utf-8"), max_size=60))
+def test_any_text_decodes_to_itself(bpe: Tokenizer, text: str) -> None:
+    ids = bpe.encode(text).ids
+    assert bpe.decode(ids) == text and 0 not in ids
+
+
+def test_the_end_marks_characters_inside_a_text_are_text(bpe: Tokenizer) -> None:
+    document = document_of("x", f"a {tokenizer.END_OF_TEXT} b")
+    ((size, ids),) = tokenizer.encoded(bpe, [document])
+    assert size == document.size and ids.tolist().count(0) == 1 and ids[-1] == 0
+    assert bpe.decode(ids[:-1].tolist(), skip_special_tokens=False) == document.text
+
+
+def test_long_documents_are_cut_at_line_ends_and_lose_nothing(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "PIECE", 50)
+    text = prose(3) + "x" * 120 + "\nend"
+    parts = tokenizer.pieces(text)
+    assert "".join(parts) == text and max(map(len, parts)) <= 50
+    ends = [part.endswith("\n") for part in parts[:-1]]
+    assert any(ends) and not all(ends)  # a cut inside a line only where the line is longer than a piece
+    assert all(end or "\n" not in part for end, part in zip(ends, parts[:-1], strict=True))
+    ids = np.concatenate([t for _, t in tokenizer.encoded(bpe, [document_of("x", text), document_of("y", "second")])])
+    first, second, rest = np.split(ids, np.flatnonzero(ids == 0) + 1)
+    assert bpe.decode(first[:-1].tolist()) == text and bpe.decode(second[:-1].tolist()) == "second" and not len(rest)
+
+
+def test_the_tokenizer_never_sees_held_out_text(text: Path) -> None:
+    secret = "zyzzyva " * 300
+    (text / "a" / "secret.txt").write_text(secret)
+    before = prepare(text)
+    in_heldout = "zyzzyva" in before.tokenizer.decode(np.asarray(before.heldout[0]).tolist())
+    in_vocabulary = any("zyzz" in entry for entry in before.tokenizer.get_vocab())
+    assert in_heldout != in_vocabulary
+
+
+# ------------------------------------------------------------------------------------------------ identity
+
+
+def test_the_same_text_has_the_same_hash_anywhere_and_any_change_another(text: Path, tmp_path: Path) -> None:
+    first = prepare(text)
+    again = prepare(text, cache=tmp_path / "elsewhere")
+    assert again.hash == first.hash and again.folder != first.folder
+    for one, other in zip(first.train + first.heldout, again.train + again.heldout, strict=True):
+        assert (one == other).all()
+    assert prepare(text, vocab_size=290).hash != first.hash
+    file = text / "a" / "0.txt"
+    old, stat = file.read_text(), file.stat()
+    file.write_text("X" + old[1:])
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same modification time
+    changed = prepare(text)
+    assert changed.hash != first.hash
+    file.write_text(old)
+    assert prepare(text).hash == first.hash
+
+
+def test_one_thread_gives_the_same_tokens(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    threads = prepare(text)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    assert prepare(text, cache=tmp_path / "one").hash == threads.hash
+
+
+def test_files_that_did_not_change_are_not_read_again(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(text)
+    for file in text.rglob("*.txt"):
+        assert file.stat().st_ctime > time.time() - 2  # so young that no note was taken
+    assert not list((text.parent / "cache").glob("path-*"))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 10)
+    prepare(text)  # takes the note
+    (note,) = (text.parent / "cache").glob("path-*")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the text was read")
+
+    monkeypatch.setattr("zslx.corpus.read_text", refuse)
+    assert prepare(text).hash == first.hash
+    monkeypatch.undo()
+    monkeypatch.setattr(time, "time", lambda: now() + 10)
+    for damaged in (b"", b"\xff\x00", b"../..", b"text-0000000000000000"):
+        note.write_bytes(damaged)
+        assert prepare(text).hash == first.hash
+        assert note.read_text() == first.folder.name
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ZSLX_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert tokens.cache_folder() == tmp_path / "home/.cache/zslx"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert tokens.cache_folder() == tmp_path / "xdg/zslx"
+    monkeypatch.setenv("ZSLX_CACHE", str(tmp_path / "own"))
+    assert tokens.cache_folder() == tmp_path / "own"
+    assert tokens.cache_folder(tmp_path / "given") == tmp_path / "given"
+
+
+# ------------------------------------------------------------------------------------------------- refusal
+
+
+def test_errors_name_what_is_wrong(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="vocab_size=256: must be at least 257"):
+        prepare(text, vocab_size=256)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(ValueError, match=r"file/cache cannot be used: Not a directory .*ZSLX_CACHE"):
+        prepare(text, cache=blocked / "cache")
+    (text / "c").mkdir()
+    (text / "c" / "only.txt").write_text(prose(1))
+    with pytest.raises(ValueError, match=r"domain 'c': held-out text is split off by file.*only\.txt"):
+        prepare(text)
+    (text / "c" / "binary").write_bytes(b"\0")
+    (text / "c" / "second.txt").write_text(prose(2))
+    prepare(text)
+    assert "1 files of" in capsys.readouterr().err
+    assert folders(text) == [prepare(text).folder.name]
+
+
+def test_little_text_gives_a_smaller_vocabulary(tmp_path: Path) -> None:
+    for i in range(2):
+        file = tmp_path / "text" / f"{i}.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("abc"[i:])
+    corpus = prepare(tmp_path / "text", vocab_size=5000)
+    assert tokenizer.SMALLEST_VOCABULARY <= corpus.vocab_size < 262
+    assert corpus.vocab_size == len(corpus.token_counts) == corpus.tokenizer.get_vocab_size()
+    with pytest.raises(ValueError, match=r"domain 'text' has . training tokens, fewer than"):
+        Loader(corpus, seed=0, batch_size=1, seq_len=64)
+
+
+# -------------------------------------------------------------------------------------------------- damage
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def alter(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["00-a.train.bin", "01-b.heldout.bin", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("damage", [cut, alter, Path.unlink, lambda file: file.write_bytes(b"")])
+def test_a_damaged_cache_is_made_again(
+    text: Path, name: str, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(text)
+    kept = np.array(first.train[0])
+    damage(first.folder / name)
+    with pytest.raises((tokens.DamagedCache, FileNotFoundError)):
+        tokens.load(first.folder)
+    again = prepare(text)
+    assert again.hash == first.hash and again.folder == first.folder
+    assert (again.train[0] == kept).all()
+    assert folders(text) == [first.folder.name]
+    err = capsys.readouterr().err
+    assert "preparing again" in err or (name, damage) == ("manifest.json", Path.unlink), err
+
+
+def test_a_manifest_of_another_shape_is_damage_not_a_traceback(text: Path) -> None:
+    file = prepare(text).folder / "manifest.json"
+    for content in (b"[]", b"{}", b"null", b'"x"', b'{"check": 1}', b"\xff", b"{"):
+        file.write_bytes(content)
+        with pytest.raises(tokens.DamagedCache, match=r"manifest\.json"):
+            tokens.load(file.parent)
+
+
+def test_large_files_are_checked_at_both_ends_and_in_between(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as stream:
+        stream.truncate(200 * 2**20)  # sparse
+    before = tokens._fingerprint(file)
+    for place in (0, 200 * 2**20 - 1):
+        with file.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"x")
+        assert tokens._fingerprint(file) != before
+        with file.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"\0")
+    with file.open("ab") as stream:
+        stream.write(b"\0")
+    assert tokens._fingerprint(file) != before
+
+
+# ------------------------------------------------------------------------------------- processes and kills
+
+PREPARE = """
+import sys
+from zslx import tokens
+corpus = tokens.prepare(sys.argv[1], 300, cache=sys.argv[2])
+print(corpus.hash)
+"""
+
+
+def start(text: Path, program: str = PREPARE) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, str(text), str(text.parent / "cache")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_many_processes_prepare_it_once(text: Path) -> None:
+    slow = PREPARE.replace("corpus =", "import time; b = tokens._write_tokens\n"
+        "tokens._write_tokens = lambda *a: (print('building'), time.sleep(3), b(*a))[2]\ncorpus =")  # fmt: skip
+    results = [process.communicate() for process in [start(text, slow) for _ in range(4)]]
+    assert sum("building" in out for out, _ in results) == 1
+    assert sum("waiting for another process that prepares" in err for _, err in results) == 3
+    assert len({out.split()[-1] for out, _ in results}) == 1
+    assert len(folders(text)) == 1
+
+
+@pytest.mark.parametrize("moment", ["_write_tokens", "_sync"])
+def test_a_killed_preparation_leaves_nothing_that_is_taken_for_finished(text: Path, moment: str) -> None:
+    """Killed while it writes, or when all is written and it syncs, just before the rename."""
+    program = PREPARE.replace(
+        "corpus =",
+        "import os, signal\n"
+        f"whole = tokens.{moment}\n"
+        f"tokens.{moment} = lambda *a: (whole(*a), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "corpus =",
+    )
+    process = start(text, program)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (left,) = folders(text)
+    assert ".tmp-" in left
+    corpus = prepare(text)
+    assert folders(text) == [corpus.folder.name]
+
+
+def test_interruption_and_a_full_disk_leave_nothing_and_a_clear_message(text: Path) -> None:
+    """A file size limit is a full disk that a test can have: the write itself fails."""
+    limited = PREPARE.replace(
+        "import sys", "import sys, resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))"
+    )
+    process = start(text, limited)
+    err = process.communicate()[1]
+    assert process.returncode == 1
+    assert "ValueError: the text cache" in err.splitlines()[-1] and "File too large" in err.splitlines()[-1]
+    interrupted = PREPARE.replace(
+        "corpus =",
+        "import os, signal\ntokens._sync = lambda *a: os.kill(os.getpid(), signal.SIGINT)\ncorpus =",
+    )
+    process = start(text, interrupted)
+    process.communicate()
+    assert process.returncode != 0
+    assert folders(text) == []
+    prepare(text)
+
+
+def test_a_read_only_cache_serves_who_only_reads(text: Path) -> None:
+    first = prepare(text)
+    lock = first.folder.with_suffix(".lock")
+    lock.unlink()
+    assert prepare(text).hash == first.hash
+    assert not lock.exists()  # nothing had to be locked
+
+
+def test_a_fork_after_a_preparation_is_silent(text: Path) -> None:
+    program = PREPARE.replace(
+        "print(corpus.hash)",
+        "import os\n"
+        "bpe = corpus.tokenizer\n"
+        "if (child := os.fork()) == 0:\n"
+        "    bpe.encode_batch(['the loss'] * 100)\n"
+        "    os._exit(0)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+    command = [sys.executable, "-c", program, str(text), str(text.parent / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout == "0\n" and done.stderr == ""
+
+
+# --------------------------------------------------------------------------------------- the embedded text
+
+
+@pytest.mark.medium
+def test_the_embedded_corpus_is_prepared_in_time(tmp_path: Path) -> None:
+    start = time.process_time()
+    corpus = tokens.prepare(cache=tmp_path, progress=False)
+    assert time.process_time() - start < 60  # processor time; 20 s on an idle machine
+    assert corpus.domains == ("python", "prose", "math", "cpp") and corpus.vocab_size == 2048
+    assert 10e6 < sum(map(len, corpus.train)) + sum(map(len, corpus.heldout)) < 20e6
+    assert min(map(len, corpus.heldout)) > 100_000
+    start = time.perf_counter()
+    assert tokens.prepare(cache=tmp_path).hash == corpus.hash
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vocab_size", [2048, 4096])
+def test_the_embedded_corpus_repeats_bit_for_bit(
+    tmp_path: Path, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = []
+    for threads in ("true", "false"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", threads)
+        corpus = tokens.prepare(vocab_size=vocab_size, cache=tmp_path / threads, progress=False)
+        manifests.append(json.loads((corpus.folder / "manifest.json").read_text()))
+    assert manifests[0] == manifests[1] and manifests[0]["vocab_size"] == vocab_size
