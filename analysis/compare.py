@@ -1,9 +1,10 @@
 """The comparison of a study's arms: one JSON-ready dict, the single source of table, `--json`, report and wandb.
 
-Read top down: `compare` gathers what each arm measures (cells), the paired contrasts, scale-equivalent gains and
-mechanism of each arm but the baseline, and the answers. The rule is in analysis/evidence.py, what is read off a
-trial in analysis/measures.py; here they meet. Deterministic: the generator of the bootstrap is seeded by
-BOOTSTRAP_SEED. Units: losses in nats per token; differences of log loss (−0.01 is 1 % lower); seconds.
+Read top down: `compare` gathers what each arm measures (cells), the paired contrasts, scale-equivalent
+gains and mechanism of each arm but the baseline, and the answers. The rule is in analysis/evidence.py, what
+is read off a trial in analysis/measures.py; here they meet. Deterministic: the generator of the bootstrap
+is seeded by BOOTSTRAP_SEED. Units: losses in nats per token; differences of log loss (−0.01 is 1 % lower);
+seconds.
 """
 
 from __future__ import annotations
@@ -263,8 +264,8 @@ def secondary_contrasts(
 ) -> dict[str, Contrast | None]:
     """Slopes, breaks (as logs) and instruments, arm − baseline, averaged over sizes.
 
-    A break measure counts where both runs of a pair have an identified break; with less than half of the pairs,
-    or a size without two, it is None: what is left would be a selection.
+    A break measure counts where both runs of a pair have an identified break; with less than half of the
+    pairs, or a size without two, it is None: what is left would be a selection.
     """
     found: dict[str, Contrast | None] = {"tail_slope": pooled(paired(measures, arm, against, measures.tail))}
     sizes = evidence.usable_sizes(primary)
@@ -308,8 +309,8 @@ def seeds_needed(primary: Contrast | None) -> dict[str, int | None] | None:
 def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] | None:
     """Paired difference at equal measured compute: the dearer of the two is read where its time is up.
 
-    Read off curves whose schedule was made for T steps, not retrained for the budget: `read_off` says so. It is
-    fair to constant rates; a decaying schedule that is cut short is put at a disadvantage.
+    Read off curves whose schedule was made for T steps, not retrained for the budget: `read_off` says so.
+    It is fair to constant rates; a decaying schedule that is cut short is put at a disadvantage.
     """
     study = measures.study
     cost = np.array(

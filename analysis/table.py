@@ -1,8 +1,9 @@
 """The headline table as texts, and in a terminal: rich where there is one, plain and unwrapped otherwise.
 
-One row an arm and size: held-out loss at T, its paired difference to baseline, the cut-robust tail slope, L_d,
-t_d, r_d with the number of trials whose break is identified, and the cost of a step over the plain one; all with
-95 % t intervals over seeds. A terminal too narrow for the columns gets one short list an arm instead.
+One row an arm and size: held-out loss at T, its paired difference to baseline, the cut-robust tail slope,
+L_d, t_d, r_d with the number of trials whose break is identified, and the cost of a step over the plain
+one; all with 95 % t intervals over seeds. A terminal too narrow for the columns gets one short list an arm
+instead.
 """
 
 from __future__ import annotations

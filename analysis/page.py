@@ -1,0 +1,36 @@
+"""Blocks to one self-contained HTML page: inline CSS and SVG, no script, no request, every text escaped.
+
+A content security policy in the page forbids scripts and anything from elsewhere, so that a hostile name could do
+nothing even if it got past the escaping (Jinja2's autoescape; SVG text is escaped by matplotlib).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.blocks import Block, Heading
+from analysis.drawing import PALETTE, style
+
+FOLDER = Path(__file__).parent
+
+
+def render(blocks: Sequence[Block], *, title: str) -> str:
+    """The page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        blocks=blocks,
+        headings=[b for b in blocks if isinstance(b, Heading)],
+        css=(FOLDER / "report.css").read_text(encoding="utf-8"),
+        colour=lambda index: style(index)[1],
+        palette=PALETTE,
+    )
