@@ -24,9 +24,9 @@ class AdaCons(Surgery):
     """Averages the directions of the group gradients, those that agree with the mean weighing more.
 
     Acts always. Weights may be negative, and where most groups oppose a long mean gradient the normalisation
-    by Σα can turn the step around; both are the published method. Where Σα is zero the weights are 1/K, the plain step. The
-    memory (α by rank, not by group) starts afresh when the number of groups changes. `momentum` = 0.99 is the
-    authors' example.
+    by Σα can turn the step around; both are the published method. Where Σα is zero the weights are 1/K, the
+    plain step. The memory (α by rank, not by group) starts afresh when the number of groups changes.
+    `momentum` = 0.99 is the authors' example.
     """
 
     name = "adacons"

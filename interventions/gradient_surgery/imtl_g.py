@@ -22,7 +22,8 @@ class IMTLG(Surgery):
     """Gives the step the same length along every group's gradient direction.
 
     Acts always. Weights: sum 1, some may be negative. Where they would sum to zero (opposite gradients, say) no
-    such combination exists and they are 1/K, the plain step; TorchJD takes zeros there. The gradient part of IMTL; its loss part is another method.
+    such combination exists and they are 1/K, the plain step; TorchJD takes zeros there. This is the gradient
+    part of IMTL; its loss part is another method.
     """
 
     name = "imtl_g"
