@@ -1,10 +1,14 @@
 """AND-mask, GradDrop and agreement against the same on full group gradients."""
 
+from functools import cache
+
 import pytest
 import torch
 
 from zslx.intervention import CoordinateSums
 from zslx.registry import load_intervention
+
+load = cache(load_intervention)
 
 # TorchJD's example: signs +−, ++, ++ over the coordinates.
 J2 = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
@@ -21,7 +25,7 @@ def sums_of(jacobian: torch.Tensor, name: str = "layer.weight") -> CoordinateSum
 
 
 def combine(name: str, jacobian: torch.Tensor, tensor: str = "layer.weight", **settings) -> torch.Tensor:
-    method = load_intervention(name, **settings)
+    method = load(name, **settings)
     state = method.init_state(len(jacobian), torch.Generator().manual_seed(0))
     before = torch.get_rng_state()
     gradient = method.combine(sums_of(jacobian, tensor), state)
@@ -68,7 +72,7 @@ def test_graddrop_is_the_draw_on_full_gradients():
 
 def test_graddrop_purity_and_expectation():
     """P = .6, 1, 1 and E[d] = 2, 2, 2."""
-    method = load_intervention("graddrop")
+    method = load("graddrop")
     state = method.init_state(2, torch.Generator().manual_seed(0))
     draws = torch.stack([method.combine(sums_of(J2), state) for _ in range(4000)])
     assert set(draws[:, 0].tolist()) == {6.0, -4.0}
@@ -102,7 +106,7 @@ def test_agreement_warms_up_and_leaves_embeddings():
     full = combine("agreement", jacobian, power=1.0)
     first = combine("agreement", jacobian, power=1.0, warmup=4)
     assert torch.allclose(first, combine("agreement", jacobian, power=0.25), rtol=1e-12)
-    method = load_intervention("agreement", power=1.0, warmup=4)
+    method = load("agreement", power=1.0, warmup=4)
     assert torch.equal(method.combine(sums_of(jacobian), {"step": 10}), full)
     for name in ("embedding.weight", "unembedding.weight", "lm_head.weight"):
         assert torch.equal(combine("agreement", jacobian, name, layers="body"), jacobian.sum(0))
@@ -112,5 +116,5 @@ def test_agreement_warms_up_and_leaves_embeddings():
 @pytest.mark.parametrize("name", ["and_mask", "graddrop", "agreement"])
 def test_neutral_settings_are_the_plain_gradient(name):
     jacobian = random_jacobian(1)
-    neutral = load_intervention(name).neutral
+    neutral = load(name).neutral
     assert torch.equal(combine(name, jacobian, **neutral), jacobian.sum(0))

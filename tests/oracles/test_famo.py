@@ -1,10 +1,14 @@
 """FAMO against published values and TorchJD's."""
 
+from functools import cache
+
 import pytest
 import torch
 
 from zslx.intervention import StepStats, StepView
 from zslx.registry import load_intervention
+
+load = cache(load_intervention)
 
 
 def values(*numbers: float) -> torch.Tensor:
@@ -12,7 +16,7 @@ def values(*numbers: float) -> torch.Tensor:
 
 
 def test_published_values():
-    method = load_intervention("famo")
+    method = load("famo")
     state = method.init_state(2, torch.Generator())
     weights = method.group_weights(None, values(1, 2), state)
     assert weights.tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-8)
@@ -26,7 +30,7 @@ def test_published_values():
 
 def test_torchjd_agrees():
     scalarization = pytest.importorskip("torchjd.scalarization")
-    theirs, ours = scalarization.FAMO(5).double(), load_intervention("famo")
+    theirs, ours = scalarization.FAMO(5).double(), load("famo")
     state = ours.init_state(5, torch.Generator())
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
@@ -47,7 +51,7 @@ def view_of(losses: torch.Tensor) -> StepView:
 
 def test_observe_measures_the_groups():
     """Domains 0, 0, 2 of three: domain 1 is empty and keeps its logit but for the decay."""
-    method = load_intervention("famo", groups="domain", weight_decay=0.0)
+    method = load("famo", groups="domain", weight_decay=0.0)
     state, expected = (method.init_state(3, torch.Generator()) for _ in range(2))
     before, after = values(1, 2, 3)[:, None].repeat(1, 4), values(0.5, 1, 3)[:, None].repeat(1, 4)
     method.observe(StepStats(view=view_of(before), post_losses=after), state)
@@ -60,7 +64,7 @@ def test_observe_measures_the_groups():
 
 
 def test_hostile_losses():
-    method = load_intervention("famo")
+    method = load("famo")
     with pytest.raises(ValueError, match="famo: group losses must be finite"):
         method.group_weights(None, values(1, float("nan")), None)
     assert method.group_weights(None, values(0, 0), None).tolist() == [1, 1]

@@ -2,11 +2,14 @@
 
 import copy
 import importlib.metadata
+from functools import cache
 
 import pytest
 import torch
 
 from zslx.registry import load_intervention
+
+load = cache(load_intervention)
 
 aggregation = pytest.importorskip("torchjd.aggregation")
 NAMES = ["krum", "pcd", "cr_mogm", "rlw"]
@@ -28,7 +31,7 @@ DIRECT = {
 
 @pytest.mark.parametrize("name", DIRECT)
 def test_equals_torchjd_over_steps(name):
-    theirs, ours = DIRECT[name](), load_intervention(name)
+    theirs, ours = DIRECT[name](), load(name)
     state = ours.init_state(6, torch.Generator().manual_seed(0))
     for seed in range(4):
         gram = gramian(6, seed)
@@ -37,15 +40,15 @@ def test_equals_torchjd_over_steps(name):
 
 def test_krum_published_value():
     rows = torch.tensor([[1.0, 1], [2, 2], [9, -9], [1, 1.5], [1.5, 1]], dtype=torch.float64)
-    weights = load_intervention("krum").group_weights(rows @ rows.T, torch.ones(5), None)
+    weights = load("krum").group_weights(rows @ rows.T, torch.ones(5), None)
     assert weights.tolist() == [0.25, 0.25, 0, 0.25, 0.25]
     with pytest.raises(ValueError, match="krum: 3 groups are too few"):
-        load_intervention("krum").group_weights(torch.eye(3), torch.ones(3), None)
+        load("krum").group_weights(torch.eye(3), torch.ones(3), None)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_global_draw_and_resume(name):
-    method = load_intervention(name)
+    method = load(name)
     whole, stopped = (method.init_state(6, torch.Generator().manual_seed(3)) for _ in range(2))
     before = torch.get_rng_state()
     uninterrupted = [method.group_weights(gramian(6, s), torch.ones(6), whole) for s in range(4)]
@@ -54,14 +57,14 @@ def test_no_global_draw_and_resume(name):
     generator = torch.Generator()
     generator.set_state(stopped["generator"].get_state())
     saved = {k: copy.deepcopy(v) for k, v in stopped.items() if k != "generator"} | {"generator": generator}
-    resumed = [load_intervention(name).group_weights(gramian(6, s), torch.ones(6), saved) for s in (2, 3)]
+    resumed = [load(name).group_weights(gramian(6, s), torch.ones(6), saved) for s in (2, 3)]
     assert torch.equal(before, torch.get_rng_state())
     for a, b in zip(resumed, uninterrupted[2:], strict=True):
         assert torch.equal(a, b)
 
 
 def test_random_weights_differ_by_step_and_repeat_by_seed():
-    method = load_intervention("rlw")
+    method = load("rlw")
     state, again = (method.init_state(4, torch.Generator().manual_seed(1)) for _ in range(2))
     first, second = (method.group_weights(gramian(4, 0), torch.ones(4), state) for _ in range(2))
     assert not torch.equal(first, second) and first.sum().item() == pytest.approx(1)
@@ -84,5 +87,5 @@ def test_another_version_or_none_is_refused(found, monkeypatch):
 @pytest.mark.parametrize("scale", [0.0, 1e-15, 1e15])
 def test_finite_on_extreme_gramians(name, scale):
     gram = gramian(6, 0) * scale
-    weights = load_intervention(name).group_weights(gram, torch.ones(6), None)
+    weights = load(name).group_weights(gram, torch.ones(6), None)
     assert weights.dtype == torch.float64 and torch.isfinite(weights).all()

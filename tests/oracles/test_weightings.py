@@ -1,11 +1,15 @@
 """Weights of the surgery methods against published values, TorchJD, and the equations that define them."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
 from interventions.gradient_surgery.pcgrad import project_conflicts, visiting_order
 from zslx.registry import load_intervention
+
+load = cache(load_intervention)
 
 # G = JJᵀ of J = [[-4, 1, 1], [6, 1, 1]]: two groups at a cosine of -0.84.
 J2 = torch.tensor([[-4.0, 1, 1], [6, 1, 1]], dtype=torch.float64)
@@ -40,13 +44,13 @@ def gramian(groups: int, parameters: int, seed: int = 0, mean: float = 0.0) -> t
 
 @pytest.mark.parametrize("name, settings, expected", GOLDEN, ids=lambda v: str(v))
 def test_published_values(name, settings, expected):
-    weights = load_intervention(name, **settings).group_weights(J2 @ J2.T, torch.ones(2), None)
+    weights = load(name, **settings).group_weights(J2 @ J2.T, torch.ones(2), None)
     assert weights.dtype == torch.float64
     assert weights.tolist() == pytest.approx(expected, abs=1e-7)
 
 
 def test_gradvac_remembers_cosines():
-    method = load_intervention("gradvac", order="ascending")
+    method = load("gradvac", order="ascending")
     state = method.init_state(2, torch.Generator().manual_seed(0))
     method.group_weights(J2 @ J2.T, torch.ones(2), state)
     assert state["cosines"][0, 1].item() == pytest.approx(-0.42059551, abs=1e-8)
@@ -56,8 +60,8 @@ def test_gradvac_remembers_cosines():
 
 @pytest.mark.parametrize("tau", [0.97, 1.0, 1.3])
 def test_gaf_skips_opposite_groups(tau):
-    assert load_intervention("gaf", tau=tau).group_weights(J2 @ J2.T, torch.ones(2), None) is None
-    assert load_intervention("gaf", tau=1.9).group_weights(J2 @ J2.T, torch.ones(2), None).tolist() == [0.5, 0.5]
+    assert load("gaf", tau=tau).group_weights(J2 @ J2.T, torch.ones(2), None) is None
+    assert load("gaf", tau=1.9).group_weights(J2 @ J2.T, torch.ones(2), None).tolist() == [0.5, 0.5]
 
 
 def test_gaf_against_the_loop_on_full_gradients():
@@ -68,7 +72,7 @@ def test_gaf_against_the_loop_on_full_gradients():
         for row in jacobian[1:]:
             if 1 - torch.cosine_similarity(average, row, dim=0) <= 0.97:
                 average, agreed = (average + row) / 2, agreed + 1
-        weights = load_intervention("gaf").group_weights(jacobian @ jacobian.T, torch.ones(7), None)
+        weights = load("gaf").group_weights(jacobian @ jacobian.T, torch.ones(7), None)
         assert (weights is None) == (agreed == 0)
         if weights is not None:
             assert torch.allclose(weights @ jacobian, average, rtol=1e-12)
@@ -112,7 +116,7 @@ def test_torchjd_agrees(name, groups, mean):
     """Draw for draw: our generator and TorchJD's global one are seeded alike."""
     aggregation = pytest.importorskip("torchjd.aggregation")
     cls, arguments = TORCHJD[name]
-    theirs, ours = getattr(aggregation, cls)(**arguments), load_intervention(name)
+    theirs, ours = getattr(aggregation, cls)(**arguments), load(name)
     state = ours.init_state(groups, torch.Generator().manual_seed(5))
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -129,7 +133,7 @@ def test_config_against_the_full_gradients(groups, mean):
     aggregation = pytest.importorskip("torchjd.aggregation")
     generator = torch.Generator().manual_seed(groups)
     jacobian = torch.randn(groups, 40, dtype=torch.float64, generator=generator) + mean
-    weights = load_intervention("config").group_weights(jacobian @ jacobian.T, torch.ones(groups), None)
+    weights = load("config").group_weights(jacobian @ jacobian.T, torch.ones(groups), None)
     assert torch.allclose(weights @ jacobian, aggregation.ConFIG()(jacobian), rtol=1e-8, atol=1e-10)
 
 
@@ -141,7 +145,7 @@ def test_cagrad_is_at_least_as_good_as_a_cone_solver(groups, c):
     aggregation = pytest.importorskip("torchjd.aggregation")
     for seed in range(3):
         gram = gramian(groups, 30, seed=seed, mean=0.1)
-        ours = load_intervention("cagrad", c=c).group_weights(gram, torch.ones(groups), None)
+        ours = load("cagrad", c=c).group_weights(gram, torch.ones(groups), None)
         theirs = aggregation.CAGradWeighting(c=c)(gram)
         assert torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3)
         assert (gram @ ours).min() >= (gram @ theirs).min() * (1 - 1e-9) - 1e-9 * gram.trace() * 1e-3
@@ -154,7 +158,7 @@ def test_cagrad_is_at_least_as_good_as_a_cone_solver(groups, c):
 def test_fairgrad_against_least_squares(alpha):
     aggregation = pytest.importorskip("torchjd.aggregation")
     gram = gramian(6, 40)
-    ours = load_intervention("fairgrad", alpha=alpha).group_weights(gram, torch.ones(6), None)
+    ours = load("fairgrad", alpha=alpha).group_weights(gram, torch.ones(6), None)
     assert torch.allclose(ours, aggregation.FairGradWeighting(alpha=alpha)(gram), rtol=1e-4)
     assert torch.allclose(gram @ ours, ours ** (-1 / alpha), rtol=1e-7)
 
@@ -163,14 +167,14 @@ def test_mgda_beats_frank_wolfe():
     aggregation = pytest.importorskip("torchjd.aggregation")
     for seed in range(5):
         gram = gramian(12, 8 + 4 * seed, seed=seed, mean=0.2)
-        ours = load_intervention("mgda").group_weights(gram, torch.ones(12), None)
+        ours = load("mgda").group_weights(gram, torch.ones(12), None)
         theirs = aggregation.MGDAWeighting(epsilon=1e-6, max_iters=5000)(gram)
         assert ours @ gram @ ours <= theirs @ gram @ theirs + 1e-9 * gram.trace()
         assert torch.allclose((ours - theirs) @ gram @ (ours - theirs), torch.tensor(0.0).double(), atol=0.01)
 
 
 def test_adacons_momentum_follows_ranks():
-    method = load_intervention("adacons", momentum=0.9)
+    method = load("adacons", momentum=0.9)
     state = method.init_state(4, torch.Generator())
     remembered = None
     for seed in range(3):
