@@ -274,6 +274,7 @@ def log_rest(sweep: Sweep) -> set[str]:
             if wrong:
                 notes.add(f"wandb could not log every trial ({wrong}); the records have everything")
                 break
+    wandb_log.close()
     return notes
 
 
@@ -327,8 +328,6 @@ def interrupted(sweep: Sweep) -> int:
 
 def answer(sweep: Sweep) -> None:
     """The table, the line that says what was found, and the report's path, last and alone on its line."""
-    from analysis.report_command import report
+    from analysis import report_command
 
-    path = report(sweep.ledger.results, sweep.study.name)
-    sys.stdout.flush()
-    os.write(sys.stdout.fileno(), f"{path}\n".encode())
+    report_command.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))

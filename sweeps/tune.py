@@ -221,6 +221,8 @@ def started(slots: int, jobs: Sequence[tuple[Trial, trials.Job]]) -> Iterator[Pa
     home = Path(tempfile.mkdtemp(prefix=f"zslx-{os.getpid()}-", dir=base))
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    outside = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(home)  # for the workers: what they leave goes with the folder
     try:
         threads = max(trial.config.train.threads for trial, _ in jobs)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
@@ -243,6 +245,7 @@ def started(slots: int, jobs: Sequence[tuple[Trial, trials.Job]]) -> Iterator[Pa
     finally:
         with uninterrupted():
             ray.shutdown()
+            os.environ.pop("TMPDIR") if outside is None else os.environ.update(TMPDIR=outside)
             shutil.rmtree(home, ignore_errors=True)
             if CLUSTER:
                 shutil.rmtree(Path(jobs[0][1].labels["results"]) / ".tune", ignore_errors=True)

@@ -9,10 +9,12 @@ never fails a trial. A marker beside the run makes it once: RESULTS/wandb/logged
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,13 @@ def log(folder: Path, labels: Labels, mode: str) -> str | None:
     except Exception as error:  # wandb must not cost a trial
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def close() -> None:
+    """End wandb's own process, if there is one."""
+    if wandb := sys.modules.get("wandb"):
+        with contextlib.suppress(Exception):  # nothing is lost: every run was finished before
+            wandb.teardown()
 
 
 def _write(run: Run, identifier: str, labels: Labels, mode: str) -> None:

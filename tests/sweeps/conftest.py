@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -77,12 +78,13 @@ class Sweeps:
     def __init__(self, tiny: str, environment: dict[str, str], folder: Path):
         self.tiny, self.environment, self.folder = tiny, environment, folder
         self.results = folder / "results"
+        self.zslx = [sys.executable, "-m", "zslx"]
 
     def start(self, intervention: str = "none", *options: str, extra: str = "") -> subprocess.Popen[str]:
         words = ["sweep", intervention, "--preset", "smoke", "--results", "results", "--set", f"{self.tiny} {extra}"]
         words += ["--sizes", "0.1M"] * ("--sizes" not in options)
         return subprocess.Popen(
-            [sys.executable, "-m", "zslx", *words, *options],
+            [*self.zslx, *words, *options],
             env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -98,6 +100,11 @@ class Sweeps:
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def checkpoints(self) -> bool:
+        """Whether each trial that began has a checkpoint past its first steps."""
+        folders = list(self.results.glob("trials/*/checkpoints"))
+        return bool(folders) and all(any(int(p.name) >= 32 for p in f.glob("[0-9]*")) for f in folders)
 
     def study(self) -> dict[str, Any]:
         """The one study.json there is."""
@@ -148,7 +155,7 @@ class Processes:
     @classmethod
     def workers(cls, pid: int) -> list[int]:
         """Those that train."""
-        return [one for one, command in cls.below(pid).items() if command.startswith("ray::TrialActor")]
+        return [one for one, command in cls.below(pid).items() if re.match(r"ray::\w*Train", command)]
 
     @staticmethod
     def alive(pid: int) -> bool:
