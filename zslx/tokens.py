@@ -3,11 +3,12 @@
     CACHE/text-KEY/  00-python.train.bin  00-python.heldout.bin  ...   uint16 or uint32, little-endian
                      tokenizer.json       manifest.json
 
-KEY is a sha256 of the recipe, the vocabulary's size and the sources: package versions for the embedded corpus, the
-files' contents for a path (CACHE/path-… remembers the key of files that did not change, so that they are not read
-at every start). One process prepares under a lock while the others wait. It writes into a folder of its own,
-syncs, writes the manifest last and renames the whole: what has the name is finished. Opening checks sizes and
-checksums (all of a file up to 64 MB, evenly spaced blocks of a larger one); a damaged cache is made again.
+KEY is a sha256 of the recipe, the version of `tokenizers`, the vocabulary's size and the sources: package versions
+for the embedded corpus, the files' contents for a path (CACHE/path-… remembers the key of files that did not
+change, so that they are not read at every start). One process prepares under a lock while the others wait. It
+writes into a folder of its own, syncs, writes the manifest last and renames the whole: what has the name is
+finished. Opening checks sizes and checksums (all of a file up to 64 MB, evenly spaced blocks of a larger one); a
+damaged cache is made again.
 
 `Corpus.hash` is the sha256 over every document of every domain and split, in order, and the tokenizer.
 """
@@ -27,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from zslx import corpus, embedded, tokenizer
 from zslx.corpus import Document, Domain
@@ -52,7 +53,7 @@ class Corpus:
     token_counts: NDArray[np.int64]  # (V,) occurrences in the training text
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> tokenizers.Tokenizer:
         return tokenizer.opened(self.folder / "tokenizer.json")
 
 
@@ -75,7 +76,7 @@ def prepare(path: str = "", vocab_size: int = 2048, cache: str | Path | None = N
         if note and (found := _noted(note)):
             return found
     sources, domains, skipped = _sources(path, bar)
-    folder = root / f"text-{_sha256([RECIPE, vocab_size, sources])[:16]}"
+    folder = root / f"text-{_sha256([RECIPE, tokenizers.__version__, vocab_size, sources])[:16]}"
     with _cache_errors(root):
         found = _found(folder)
         if found is None:
@@ -110,7 +111,7 @@ def _sources(path: str, bar: Progress) -> tuple[Any, tuple[Domain, ...], int]:
 def _note(root: Path, path: str, vocab_size: int) -> Path | None:
     """The file that remembers the cache folder of a path whose files have not changed."""
     stamps = corpus.stamps(path) if path else None
-    return root / f"path-{_sha256([RECIPE, vocab_size, path, stamps])[:16]}" if stamps else None
+    return root / f"path-{_sha256([RECIPE, tokenizers.__version__, vocab_size, path, stamps])[:16]}" if stamps else None
 
 
 def _noted(note: Path) -> Corpus | None:
@@ -218,13 +219,7 @@ def _build(folder: Path, domains: Sequence[Domain], vocab_size: int, bar: Progre
 def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: Progress) -> dict[str, Any]:
     """Token files and tokenizer.json in `work`; what the manifest says of them."""
     bar.at(0.4, "separating held-out files")
-    parts: list[dict[str, list[Document]]] = []
-    for domain in domains:
-        try:
-            train, heldout = split(domain.documents)
-        except ValueError as error:
-            raise ValueError(f"data.path: the domain {domain.name!r}: {error}") from error
-        parts.append({"train": train, "heldout": heldout})
+    parts = [_split(domain) for domain in domains]
     bar.at(0.43, "training the tokenizer")
     training = [Domain(name=d.name, documents=tuple(p["train"])) for d, p in zip(domains, parts, strict=True)]
     (work / "tokenizer.json").write_text(tokenizer.trained(training, vocab_size).to_str(), encoding="utf-8")
@@ -232,24 +227,23 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
     entries = bpe.get_vocab_size()
     dtype = np.dtype("<u2" if entries <= 2**16 else "<u4")
     total, done = sum(x.size for d in domains for x in d.documents), 0
-    counts, described = np.zeros(entries, dtype=np.int64), []
-    for i, (domain, documents) in enumerate(zip(domains, parts, strict=True)):
+    counts, described, digests = np.zeros(entries, dtype=np.int64), [], []
+    for i, (domain, split_) in enumerate(zip(domains, parts, strict=True)):
         about: dict[str, Any] = {"name": domain.name}
-        for part in ("train", "heldout"):
+        for part, documents in split_.items():
             name = f"{i:02d}-{_slug(domain.name)}.{part}.bin"
-            size = 0
+            written = np.zeros(entries, dtype=np.int64)
             with (work / name).open("wb") as stream:
-                for read, tokens in tokenizer.encoded(bpe, documents[part]):
+                for read, tokens in tokenizer.encoded(bpe, documents):
                     stream.write(tokens.astype(dtype).tobytes())
-                    if part == "train":
-                        counts += np.bincount(tokens, minlength=entries)
-                    size += len(tokens)
+                    written += np.bincount(tokens, minlength=entries)
                     done += read
                     bar.at(0.55 + 0.45 * done / total, "encoding")
-            text = sum(x.size for x in documents[part])
-            about[part] = {"file": name, "tokens": size, "bytes": text, "documents": len(documents[part])}
+            counts += written if part == "train" else 0
+            size = sum(x.size for x in documents)
+            about[part] = {"file": name, "tokens": int(written.sum()), "bytes": size, "documents": len(documents)}
+            digests.append([domain.name, part, [x.digest for x in documents]])
         described.append(about)
-    digests = [[d.name, part, [x.digest for x in p[part]]] for d, p in zip(domains, parts, strict=True) for part in p]
     return {
         "recipe": RECIPE,
         "hash": _sha256([digests, (work / "tokenizer.json").read_text(encoding="utf-8")]),
@@ -258,6 +252,14 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
         "domains": described,
         "token_counts": counts.tolist(),
     }
+
+
+def _split(domain: Domain) -> dict[str, list[Document]]:
+    try:
+        train, heldout = split(domain.documents)
+    except ValueError as error:
+        raise ValueError(f"data.path: the domain {domain.name!r}: {error}") from error
+    return {"train": train, "heldout": heldout}
 
 
 def _sync(path: Path) -> None:
