@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from analysis.numbers import change, count, percent, signed
 from analysis.studies import Study
 
 
@@ -18,13 +19,14 @@ def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
         parts.append("Not shown beyond LR decay: with cosine it is not below cosine alone.")
     if row["diverged"]["trials"]:
         lost = row["diverged"]
-        parts.append(
-            f"{lost['trials']} of its {lost['of']} trials diverged and are in none of these numbers."
-        )
+        parts.append(f"{lost['trials']} of its {lost['of']} trials diverged and are in none of these numbers.")
+    if row["word"] != "no effect found":
+        parts.append(f"Smallest effect this study could have seen: {smallest(row)}.")
     return {
         "arm": row["arm"],
         "word": row["word"],
         "exploratory": row["exploratory"],
+        "headline": word,
         "sentence": " ".join(parts),
         "smallest_effect": row["smallest_effect"],
         "reasons": row["reasons"],
@@ -33,15 +35,18 @@ def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(row: dict[str, Any]) -> str:
-    """The word, `exploratory` before it, what qualifies it behind it."""
+    """The word and what qualifies it."""
     word = row["word"]
     if word == "no effect found":
-        seen = row["smallest_effect"]
-        known = "cannot be said from one seed" if seen is None else f"{percent(seen)} of the loss"
-        word += f" (smallest effect this study could have seen: {known})"
+        word += f" (smallest effect this study could have seen: {smallest(row)})"
     if row["beyond_lr_decay"]:
         word += ", beyond LR decay"
-    return ("exploratory: " if row["exploratory"] else "") + word
+    return word
+
+
+def smallest(row: dict[str, Any]) -> str:
+    seen = row["smallest_effect"]
+    return "cannot be said from one seed" if seen is None else f"{percent(seen)} of the loss"
 
 
 def effect(row: dict[str, Any]) -> str:
@@ -66,25 +71,3 @@ def interval(found: dict[str, Any]) -> str:
     near, far = sorted((abs(math.expm1(low)), abs(math.expm1(high))))
     way = "lower" if high < 0 else "higher"
     return f"{change(found['estimate'])} (95 % interval {percent(near)} to {percent(far)} {way})"
-
-
-def change(log_difference: float) -> str:
-    value = math.expm1(log_difference)
-    return f"{percent(abs(value))} {'lower' if value < 0 else 'higher'}" if value else "unchanged"
-
-
-def signed(log_difference: float) -> str:
-    return f"{100 * math.expm1(log_difference):+.2g} %".replace("-", "−")
-
-
-def percent(share: float) -> str:
-    """Two significant digits, never in powers of ten: `0.41 %`."""
-    value = 100 * share
-    if value == 0:
-        return "0 %"
-    digits = max(0, 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(digits, 4)}f} %"
-
-
-def count(n: int, noun: str) -> str:
-    return f"{n} {noun}" + ("" if n == 1 else "s")

@@ -36,15 +36,25 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Texts. The first `heads` columns name the row; `breaks` are rows before which a group begins."""
+    """Texts. The first `heads` columns name the row, and the first of them the group it belongs to."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     heads: int = 1
-    breaks: frozenset[int] = frozenset()
-    folded: str = ""
+    folded: str = ""  # a summary under which the table is folded away
     kind: str = "table"
+
+    def grouped(self) -> list[tuple[bool, tuple[str, ...]]]:
+        """(whether a group begins here, the row with what its heads repeat from the row above left empty)."""
+        shown, above = [], ("",) * len(self.columns)
+        for row in self.rows:
+            same = 0
+            while same < self.heads - 1 and row[same] == above[same]:
+                same += 1
+            shown.append((same == 0 and self.heads > 1, ("",) * same + row[same:]))
+            above = row
+        return shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,7 @@ class Panel:
 class Figure:
     """Panels that share a legend and a caption which says how to read them."""
 
+    title: str
     panels: tuple[Panel, ...]
     caption: str
     legend: tuple[LegendEntry, ...] = field(default_factory=tuple)

@@ -51,9 +51,7 @@ def compare_study(measures: Measures) -> dict[str, Any]:
         "created": declaration.get("created"),
         "command": declaration.get("command"),
         "verdict_command": declaration.get("verdict_command"),
-        "exploratory": bool(declaration.get("exploratory"))
-        or not seeds
-        or min(seeds) < evidence.VERDICT_SEEDS,
+        "exploratory": bool(declaration.get("exploratory")) or not seeds or min(seeds) < evidence.VERDICT_SEEDS,
         "answers": answers,
         "sizes": [describe_size(measures, size) for size in study.sizes],
         "seeds": list(study.seeds),
@@ -117,7 +115,7 @@ def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
         "break_status": dict(Counter(map(measures.status, trials))),
     }
     for name in BREAK_MEASURES:
-        cell[name] = mean_interval([measures.broken(t, name) for t in trials], log=name != "r_d")
+        cell[name] = mean_interval([measures.broken(t, name) for t in trials], log=name == "t_d")
     cell["difference"] = None
     if arm.role != "baseline":
         both = paired(measures, arm.name, study.baseline.name, measures.log_loss)
@@ -135,9 +133,7 @@ def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
 
 def step_cost(measures: Measures, arm: str, at: int) -> dict[str, Any] | None:
     """Seconds of a step over the baseline's, paired by seed: geometric mean and interval."""
-    log_seconds = paired(
-        measures, arm, measures.study.baseline.name, lambda t: math.log(measures.step_seconds(t))
-    )
+    log_seconds = paired(measures, arm, measures.study.baseline.name, lambda t: math.log(measures.step_seconds(t)))
     return mean_interval(np.exp(log_seconds[at]), log=True)
 
 
@@ -151,10 +147,7 @@ def trends(measures: Measures) -> dict[str, Any]:
     for kind in ("non_embedding", "total"):
         n = np.array([c[kind] for c in counts], dtype=np.float64)
         found[kind] = {
-            arm.name: {
-                name: scaling.trend(study.grid(arm.name, m), n)
-                for name, m in trend_measures(measures).items()
-            }
+            arm.name: {name: scaling.trend(study.grid(arm.name, m), n) for name, m in trend_measures(measures).items()}
             for arm in study.arms
         }
     n = np.array([c["non_embedding"] for c in counts], dtype=np.float64)
@@ -195,9 +188,7 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
     against_placebo = pooled(paired(measures, arm.name, placebo.name, measures.log_loss)) if placebo else None
     secondary = secondary_contrasts(measures, arm.name, base, difference)
     with_cosine, cosine = find_cosine(study, arm)
-    beyond = (
-        pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
-    )
+    beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
     signs = cut_signs(measures, arm.name, base)
     verdict = evidence.judge(
         primary,
@@ -221,19 +212,13 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
         "beyond_lr_decay": verdict.beyond_lr_decay,
         "primary": as_dict(primary),
         "by_size": {size: as_dict(contrast(difference[[s]])) for s, size in enumerate(study.sizes)},
-        "sizes_left_out": [
-            s for s, ok in zip(study.sizes, evidence.usable_sizes(difference), strict=True) if not ok
-        ],
+        "sizes_left_out": [s for s, ok in zip(study.sizes, evidence.usable_sizes(difference), strict=True) if not ok],
         "sign_flip": evidence.sign_flip(difference, generator),
         "across_sizes": evidence.across_sizes(*logs, generator),
         "placebo": {"arm": placebo.name, **(as_dict(against_placebo) or {})} if placebo else None,
-        "beyond_cosine": {"arm": with_cosine, "against": cosine, **(as_dict(beyond) or {})}
-        if with_cosine
-        else None,
+        "beyond_cosine": {"arm": with_cosine, "against": cosine, **(as_dict(beyond) or {})} if with_cosine else None,
         "secondary": {
-            name: (as_dict(c) or {}) | {"p_holm": adjusted[name]}
-            for name, c in secondary.items()
-            if c is not None
+            name: (as_dict(c) or {}) | {"p_holm": adjusted[name]} for name, c in secondary.items() if c is not None
         },
         "cut_signs": {name: [value_or_none(s) for s in row] for name, row in signs.items()},
         "seeds_needed": seeds_needed(primary),
@@ -259,9 +244,7 @@ def find_cosine(study: Study, arm: Arm) -> tuple[str | None, str | None]:
     return (both.name, cosine.name) if both and cosine and both != cosine else (None, None)
 
 
-def secondary_contrasts(
-    measures: Measures, arm: str, against: str, primary: np.ndarray
-) -> dict[str, Contrast | None]:
+def secondary_contrasts(measures: Measures, arm: str, against: str, primary: np.ndarray) -> dict[str, Contrast | None]:
     """Slopes, breaks (as logs) and instruments, arm − baseline, averaged over sizes.
 
     A break measure counts where both runs of a pair have an identified break; with less than half of the
@@ -271,9 +254,7 @@ def secondary_contrasts(
     sizes = evidence.usable_sizes(primary)
     for name in BREAK_MEASURES:
         d = paired(measures, arm, against, broken(measures, name))[sizes]
-        enough = (
-            evidence.usable_sizes(d).all() and 2 * np.isfinite(d).sum() >= np.isfinite(primary[sizes]).sum()
-        )
+        enough = evidence.usable_sizes(d).all() and 2 * np.isfinite(d).sum() >= np.isfinite(primary[sizes]).sum()
         found[name] = contrast(d) if sizes.any() and enough else None
     for key in INSTRUMENTS:
         found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)))
@@ -313,9 +294,7 @@ def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] 
     It is fair to constant rates; a decaying schedule that is cut short is put at a disadvantage.
     """
     study = measures.study
-    cost = np.array(
-        [(step_cost(measures, arm, s) or {}).get("mean") or np.nan for s in range(len(study.sizes))]
-    )
+    cost = np.array([(step_cost(measures, arm, s) or {}).get("mean") or np.nan for s in range(len(study.sizes))])
     if not np.isfinite(cost).any():
         return None
     place = {size: s for s, size in enumerate(study.sizes)}
@@ -323,22 +302,14 @@ def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] 
     def read(share: Callable[[float], float]) -> Measure:
         def at(trial: Trial) -> float:
             c = cost[place[trial.size]]
-            return (
-                measures.log_loss(trial, measures.horizon[trial.size] * share(c))
-                if np.isfinite(c)
-                else math.nan
-            )
+            return measures.log_loss(trial, measures.horizon[trial.size] * share(c)) if np.isfinite(c) else math.nan
 
         return at
 
     arm_loss = study.grid(arm, read(lambda c: min(1.0, 1 / c)))
     base_loss = study.grid(against, read(lambda c: min(1.0, c)))
     found = pooled(arm_loss - base_loss)
-    return (
-        None
-        if found is None
-        else found.as_dict() | {"read_off": True, "cost": [value_or_none(c) for c in cost]}
-    )
+    return None if found is None else found.as_dict() | {"read_off": True, "cost": [value_or_none(c) for c in cost]}
 
 
 def value_or_none(value: float) -> float | None:
@@ -377,7 +348,5 @@ def provenance(study: Study) -> dict[str, Any]:
         "versions": first.get("versions") or {},
         "hardware": first.get("hardware") or {},
         "revisions": revisions,
-        "identities": [
-            {"arm": t.arm, "size": t.size, "seed": t.seed, "identity": t.identity} for t in study.trials
-        ],
+        "identities": [{"arm": t.arm, "size": t.size, "seed": t.seed, "identity": t.identity} for t in study.trials],
     }

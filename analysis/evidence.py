@@ -103,9 +103,7 @@ def contrast(differences: ArrayLike, weights: ArrayLike | None = None) -> Contra
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * se
     # All differences equal: no spread to judge by. Zero is no effect, anything else is beyond chance.
     p = 2 * float(stats.t.sf(abs(estimate) / se, n - 1)) if se > 0 else float(estimate == 0)
-    return Contrast(
-        estimate=estimate, seeds=n, pairs=pairs, se=se, low=estimate - half, high=estimate + half, p=p
-    )
+    return Contrast(estimate=estimate, seeds=n, pairs=pairs, se=se, low=estimate - half, high=estimate + half, p=p)
 
 
 def size_means(d: np.ndarray) -> np.ndarray:
@@ -356,20 +354,20 @@ def _mitigates(
     adjusted, slope = holm_family(secondary), slope_measure(secondary)
     claims, reasons = [], []
     for name in (slope, "L_d"):
-        found, p = secondary.get(name), adjusted.get(name)
+        found, p, label = secondary.get(name), adjusted.get(name), name.replace("_slope", " slope")
         if found is None or found.low is None:
             continue
         gain = BETTER[name] * found.estimate
         if (found.above, found.below)[BETTER[name] > 0]:
-            reasons.append(f"{name} is worse")
+            reasons.append(f"{label} is worse")
             return False, reasons
         if gain > 0 and p is not None and p < 1 - CONFIDENCE:
             signs = [s for s in cut_signs.get(name, ()) if math.isfinite(s)]
             if signs and all(BETTER[name] * s > 0 for s in signs):
                 claims.append(name)
-                reasons.append(f"{name} is better (Holm p = {p:.2g}), the same sign at every early cut")
+                reasons.append(f"{label} is better (Holm p = {p:.2g}), the same sign at every early cut")
             else:
-                reasons.append(f"{name} is better (Holm p = {p:.2g}), but its sign depends on the early cut")
+                reasons.append(f"{label} is better (Holm p = {p:.2g}), but its sign depends on the early cut")
     if not reasons:
-        reasons.append(f"no better {slope} or L_d after Holm's correction")
+        reasons.append(f"no better {slope.replace('_slope', ' slope')} or L_d after Holm's correction")
     return bool(claims), reasons

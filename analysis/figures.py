@@ -13,8 +13,8 @@ from analysis.blocks import Figure, LegendEntry, Panel
 from analysis.curves import Line
 from analysis.drawing import Marks, Stroke, panel, style
 from analysis.measures import Measures
+from analysis.numbers import printable
 from analysis.studies import Arm
-from analysis.table import printable
 
 Draw = Callable[[str, int], Sequence[Stroke]]
 
@@ -59,7 +59,7 @@ class Figures:
         if not panels:
             return None
         return Figure(
-            panels=tuple(panels), legend=self.legend([a for a in self.index if a in shown]), caption=caption
+            title=what, panels=tuple(panels), legend=self.legend([a for a in self.index if a in shown]), caption=caption
         )
 
     def stroke(self, arm: str, line: Line, **how: Any) -> Stroke:
@@ -103,6 +103,7 @@ class Figures:
         if not panels:
             return None
         return Figure(
+            title="Held-out loss",
             panels=tuple(panels),
             legend=self.legend(list(self.index)),
             caption="Held-out loss over steps, both axes logarithmic: a power law is a straight line, deceleration is "
@@ -137,9 +138,7 @@ class Figures:
         )
 
     def instrument(self, key: str, what: str, caption: str, **axes: Any) -> Figure | None:
-        return self.per_size(
-            lambda arm, size: curves.instrument(self.measures, arm, size, key), what, caption, **axes
-        )
+        return self.per_size(lambda arm, size: curves.instrument(self.measures, arm, size, key), what, caption, **axes)
 
     def interference(self) -> list[Figure]:
         """D and M of one step and from t to 2t."""
@@ -167,7 +166,7 @@ class Figures:
                 "D from t to 2t on held-out text",
                 "D(Δℓ) between step t and 2t, drawn at 2t: the form in which the paper finds that scale lowers D late "
                 "in training. " + destructive,
-                y_label="D, t/2 to t",
+                y_label="D, from t/2 to t",
                 y_range=(0.0, 1.02),
             ),
         ]
@@ -186,15 +185,14 @@ class Figures:
                 strokes.append(self.stroke(arm, line))
                 chance = curves.instrument(self.measures, arm, size, "grad_sequence.chance_ratio")
                 if chance is not None:
-                    strokes.append(
-                        Stroke(line=chance, index=self.index[arm], dash="1 2", band=False, width=1.0)
-                    )
+                    strokes.append(Stroke(line=chance, index=self.index[arm], dash="1 2", band=False, width=1.0))
             if found:
                 alternative = f"Gradient interference over sequences, size {size}: {in_words(found)}"
                 panels.append(self.panel(size, strokes, alternative, y_label="interference (ratio)"))
         if not panels:
             return None
         return Figure(
+            title="Gradient interference over sequences",
             panels=tuple(panels),
             legend=self.legend([a for a in self.index if a in shown]),
             caption="Gradient interference between sequences, 1 − Σ|Σ g| / ΣΣ|g|, with a 95 % band. Dotted: its chance "
@@ -232,18 +230,17 @@ class Figures:
             x_label="held-out loss at T against the baseline (%)", size=(7.2, 0.9 + 0.26 * len(rows)),
         )  # fmt: skip
         words = "; ".join(
-            f"{r['arm']} {100 * math.expm1(r['primary']['estimate']):+.2f} %"
-            for r in contrasts
-            if r["primary"]
+            f"{r['arm']} {100 * math.expm1(r['primary']['estimate']):+.2f} %" for r in contrasts if r["primary"]
         )
         return Figure(
+            title="Held-out loss at T, arm against baseline",
             panels=(Panel(svg=svg, title="", alternative=f"Paired differences to baseline: {words}"),),
             caption="Paired difference of held-out loss at T to the baseline, with its 95 % t interval over seeds: "
             "open circles by size, diamonds averaged over sizes (the primary contrast). Left of the line: better.",
             wide=True,
         )
 
-    def metrics(self) -> list[tuple[str, Figure]]:
+    def metrics(self) -> list[Figure]:
         """What the interventions themselves recorded, one figure a metric; read from the step records."""
         keys: dict[str, list[str]] = {}
         for arm in self.index:
@@ -261,7 +258,7 @@ class Figures:
                 y_label=printable(key, 32),
             )
             if figure:
-                found.append((key, figure))
+                found.append(figure)
         return found
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from analysis.studies import Study, Trial
 from zslx.deceleration import Fit, fit, tail_slope
 
+Cut = tuple[str, float, float]  # an early cut: of what, share of it, steps
 TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
 
 
@@ -29,6 +30,7 @@ class Measures:
     def __init__(self, study: Study):
         self.study = study
         self._fits: dict[tuple[str, str, int], Fit | None] = {}
+        self._tails: dict[tuple[str, str, int, float], float] = {}
 
     @cached_property
     def unit(self) -> dict[str, float]:
@@ -44,11 +46,7 @@ class Measures:
     def horizon(self) -> dict[str, float]:
         """T of each size: the smallest last t of its finished trials."""
         ends = {
-            size: [
-                float(t.probe_tokens[-1]) / unit
-                for arm in self.study.arms
-                for t in self.study.of(arm.name, size)
-            ]
+            size: [float(t.probe_tokens[-1]) / unit for arm in self.study.arms for t in self.study.of(arm.name, size)]
             for size, unit in self.unit.items()
         }
         return {size: min(e) for size, e in ends.items() if e}
@@ -86,10 +84,12 @@ class Measures:
         return self._fits[key]
 
     def fit_all(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Fit every finished trial, 0.2 s each, so that what follows is quick."""
+        """Fit every finished trial (0.2 s each) and its tail, so that what follows is quick."""
         trials = [t for t in self.study.trials if t.finished and t.size in self.horizon]
         for done, trial in enumerate(trials, 1):
             self.fit(trial)
+            for factor in TAIL_FACTORS:
+                self.tail(trial, factor)
             if progress:
                 progress(done, len(trials))
 
@@ -105,29 +105,35 @@ class Measures:
         return math.nan if value is None else float(value)
 
     @cached_property
-    def cuts(self) -> list[tuple[str, float]]:
-        """The early cuts of the sensitivity tables, as (of what, share of it)."""
-        found: dict[tuple[str, float], None] = {}
+    def cuts(self) -> list[Cut]:
+        """The early cuts of the sensitivity tables, each number of steps once."""
+        found: dict[Cut, None] = {}
         for trial in self.study.trials:
-            if trial.finished and trial.size in self.horizon and (fitted := self.fit(trial)) is not None:
-                found |= {(r["of"], r["share"]): None for r in fitted.sensitivity if r["varied"] == "cut"}
+            fitted = self.fit(trial) if trial.finished and trial.size in self.horizon else None
+            steps: dict[float, Cut] = {}
+            for row in fitted.sensitivity if fitted else ():
+                if row["varied"] == "cut":
+                    steps.setdefault(row["cut"], (row["of"], row["share"], row["cut"]))
+            found |= dict.fromkeys(sorted(steps.values(), key=lambda cut: cut[2]))
         return list(found)
 
-    def at_cut(self, trial: Trial, cut: tuple[str, float], name: str) -> float:
-        """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan when there is none."""
+    def at_cut(self, trial: Trial, cut: Cut, name: str) -> float:
+        """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan where none."""
         found = self.fit(trial)
         for row in found.sensitivity if found else ():
-            if row["varied"] == "cut" and (row["of"], row["share"]) == cut and row[name] is not None:
+            if row["varied"] == "cut" and (row["of"], row["share"], row["cut"]) == cut and row[name] is not None:
                 return float(row[name])
         return math.nan
 
     def tail(self, trial: Trial, factor: float = 4) -> float:
         """Tail slope −d log L / d log t over the last `factor` of t; nan with fewer than 3 points there."""
-        steps, losses = self.curve(trial)
-        try:
-            return float(tail_slope(steps, losses, factor)[0])
-        except ValueError:
-            return math.nan
+        key = (trial.arm, trial.size, trial.seed, factor)
+        if key not in self._tails:
+            try:
+                self._tails[key] = float(tail_slope(*self.curve(trial), factor)[0])
+            except ValueError:
+                self._tails[key] = math.nan
+        return self._tails[key]
 
     def instrument(self, trial: Trial, key: str) -> float:
         """The mean of an instrument over the probes in the last factor of 4 of t; nan when there are none."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.blocks import Block, Heading
-from analysis.drawing import PALETTE, style
+from analysis.drawing import style
 
 FOLDER = Path(__file__).parent
 
@@ -26,11 +26,11 @@ def render(blocks: Sequence[Block], *, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tight"] = lambda text: text.replace(" %", "\u00a0%")
     return environment.get_template("report.html.j2").render(
         title=title,
         blocks=blocks,
         headings=[b for b in blocks if isinstance(b, Heading)],
         css=(FOLDER / "report.css").read_text(encoding="utf-8"),
         colour=lambda index: style(index)[1],
-        palette=PALETTE,
     )

@@ -53,9 +53,7 @@ def trend(values: np.ndarray, parameters: np.ndarray) -> dict[str, Any]:
     }
 
 
-def equivalent_gain(
-    differences: np.ndarray, baseline: np.ndarray, parameters: np.ndarray, at: int
-) -> dict[str, Any]:
+def equivalent_gain(differences: np.ndarray, baseline: np.ndarray, parameters: np.ndarray, at: int) -> dict[str, Any]:
     """Scale-equivalent gain at size `at`: differences and baseline log held-out losses (S, n), N (S,)."""
     sizes = usable_sizes(baseline)
     if sizes.sum() < LEAST_SIZES:
@@ -95,9 +93,7 @@ def laws(log_loss: np.ndarray, parameters: np.ndarray, tokens: np.ndarray) -> di
         if alpha <= 0:
             found["kaplan"] = {"refused": "the loss does not fall with size"}
     if len(y) < 4:
-        found["chinchilla"] = {
-            "refused": f"{len(y)} sizes, needs 4 (three constants from as many points fit anything)"
-        }
+        found["chinchilla"] = {"refused": f"{len(y)} sizes, needs 4 (three constants from as many points fit anything)"}
     else:
         found["chinchilla"] = _chinchilla(y, big_n, None)
     if len(y) >= 6 and len(set(big_d)) >= 3:
@@ -118,8 +114,7 @@ def _chinchilla(y: np.ndarray, big_n: np.ndarray, big_d: np.ndarray | None) -> d
 
     top = float(y.mean())
     starts = [
-        [top + math.log(share), top + math.log(1 - share), alpha]
-        + ([top - 2.0, alpha] if d is not None else [])
+        [top + math.log(share), top + math.log(1 - share), alpha] + ([top - 2.0, alpha] if d is not None else [])
         for share in (0.1, 0.5, 0.9)
         for alpha in (0.1, 0.3, 0.8)
     ]

@@ -121,9 +121,7 @@ def write_study(
                     }
                 )
                 if fault != "failed":
-                    trial = _Trial(
-                        arm=arm, size=size, seed=seed, identity=identity, steps=int(steps * arm.steps)
-                    )
+                    trial = _Trial(arm=arm, size=size, seed=seed, identity=identity, steps=int(steps * arm.steps))
                     folder = results / "trials" / identity
                     trial.write(folder, generator, shared, noise, fault, instruments, step_lines)
     declaration: dict[str, Any] = {
@@ -131,8 +129,7 @@ def write_study(
         "preset": "simulated",
         "created": created,
         "arms": [
-            {"name": a.name, "intervention": a.intervention, "settings": {}, "role": a.role, "of": a.of}
-            for a in arms
+            {"name": a.name, "intervention": a.intervention, "settings": {}, "role": a.role, "of": a.of} for a in arms
         ],
         "sizes": list(sizes),
         "seeds": list(range(seeds)),
@@ -229,13 +226,7 @@ class _Trial:
         ramp = np.clip(np.log(4 * t / td) / math.log(4 * self.steps / td), 0, 1)
         # The slope's own effect is set to nothing at T, so that `effect` is the whole effect there.
         free = self.arm.effect + self.arm.slope * math.log(self.steps / td)
-        return (
-            math.log(16)
-            - 0.06 * math.log(non_embedding(self.size) / 1e4)
-            - c0 * np.log(t)
-            + bend
-            + free * ramp
-        )
+        return math.log(16) - 0.06 * math.log(non_embedding(self.size) / 1e4) - c0 * np.log(t) + bend + free * ramp
 
     def _path(self, t: np.ndarray, generator: np.random.Generator, noise: float) -> np.ndarray:
         """AR(1) over 200 knots in log t, sd `noise`."""
@@ -274,7 +265,7 @@ class _Trial:
             depth = 1 / (1 + (self.break_step / step) ** 1.5)
             d = 0.15 + 0.82 * depth * rise + self.arm.interference * depth + generator.normal(0, 0.01)
             d = float(np.clip(d, 0, 1))
-            m = magnitude * step**-0.3
+            m = magnitude * step**-0.3 * float(np.exp(generator.normal(0, 0.02)))
             return {"D": d, "M": m, "dL": -m * (1 - d), "n": 6144}
 
         depth = 1 / (1 + (self.break_step / step) ** 0.5)

@@ -181,9 +181,7 @@ def _check(study: Study, path: Path) -> None:
     names = {arm.name for arm in study.arms}
     for t in study.trials:
         if t.arm not in names or t.size not in study.sizes or t.seed not in study.seeds:
-            raise ValueError(
-                f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds"
-            )
+            raise ValueError(f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds")
 
 
 def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
@@ -199,9 +197,7 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
     folder = results / "trials" / trial.identity
     if not IDENTITY.fullmatch(trial.identity) or not folder.is_dir():
         gone = trial.finished
-        return (
-            replace(trial, status="failed", error="its records are gone from the ledger") if gone else trial
-        )
+        return replace(trial, status="failed", error="its records are gone from the ledger") if gone else trial
     try:
         run = read_run(folder)
         steps, tokens, values = numbers_of(run.probes)
