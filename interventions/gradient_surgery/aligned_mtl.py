@@ -14,14 +14,17 @@ from torch import Tensor
 from zslx.intervention import State, setting
 from zslx.surgery import Surgery
 
+CANCELLED = 1e-12  # weights this small relative to 1/K are rounding error
+
 
 @dataclass(frozen=True)
 class AlignedMTL(Surgery):
     """Replaces the group gradients by the nearest mutually orthogonal ones of one length, and averages them.
 
     Acts always. Weights: 1/K where the gradients are orthogonal and of one length; some may be negative. The
-    preference vector is 1/K; one reference code sums instead, K times as much. `variant` says which eigenvalue
-    the lengths are set to: `min` is the paper's, `rmse` (the mean) the original code's.
+    preference vector is 1/K, which is also returned where no weight is left (a mean gradient of zero); one
+    reference code sums instead, K times as much. `variant` says which eigenvalue the lengths are set to: `min` is
+    the paper's, `rmse` (the mean) the original code's.
     """
 
     name = "aligned_mtl"
@@ -37,4 +40,6 @@ class AlignedMTL(Surgery):
             return torch.full_like(losses, 1 / len(losses))
         values, vectors = values[kept], vectors[:, kept]
         target = {"min": values[0], "median": values.median(), "rmse": values.mean()}[self.variant]
-        return vectors @ ((target / values).sqrt() * vectors.mean(0))
+        weights = vectors @ ((target / values).sqrt() * vectors.mean(0))
+        vanished = weights.abs().max() <= CANCELLED / len(losses)
+        return torch.full_like(losses, 1 / len(losses)) if vanished else weights

@@ -11,7 +11,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-RIDGE = 1e-10  # relative to each diagonal entry
+from interventions.gradient_surgery.complementarity import regular
+
+RIDGE = 1e-10  # beside a unit diagonal
 ITERATIONS = 100
 PRECISION = 1e-9
 
@@ -24,7 +26,8 @@ def bargain(gramian: np.ndarray, power: float) -> np.ndarray:
     unit = np.where(diagonal > 0, diagonal, 1.0) ** (-1 / (1 + power))
     matrix = gramian * np.outer(unit, unit)
     share = unit ** (1 - power)
-    matrix[np.diag_indices_from(matrix)] += RIDGE * share
+    root = np.sqrt(share)
+    matrix = regular(matrix / np.outer(root, root), RIDGE) * np.outer(root, root)
     x = np.ones(len(gramian))
     for _ in range(ITERATIONS):
         gradient = matrix @ x - share * x**-power

@@ -56,7 +56,7 @@ def conflict_averse(gramian: np.ndarray, c: float) -> np.ndarray:
     if radius > 0:
         worst = (to_mean + radius * np.sqrt(gram.diagonal())).min()  # from one group alone: right of the root
         for _ in range(ITERATIONS):
-            added = complementarity.solve(gram, to_mean - worst)
+            added = complementarity.solve(gram, (to_mean - worst)[None])[0]
             length = np.sqrt(max(added @ gram @ added, 0.0))
             if length <= radius * (1 + PRECISION) or not added.sum() > 0:
                 break

@@ -4,8 +4,9 @@ Solution: x ≥ 0, y = Ax + q ≥ 0, xᵀy = 0, found by block principal pivotin
 2011): guess which x are free, solve for them, exchange every variable of the wrong sign, and fall back on
 single exchanges (Murty), which cannot cycle, when the number of wrong signs stops falling.
 
-Exact up to rounding for a positive definite A. A is first scaled to a unit diagonal and given the ridge
-`RIDGE`, so that a singular A has a solution too and rows of very different length do no harm.
+Exact up to rounding for a positive definite A. A is first scaled to a unit diagonal, so that rows of very different
+length do no harm, and given a small ridge, so that a singular A has a solution too; a Gramian computed in
+float32 may even have negative eigenvalues, and then gets twice the most negative one.
 Cost: a handful of Cholesky factorisations. Oracle: quadprog through TorchJD, and the conditions above
 (tests/oracles/test_weightings.py).
 """
@@ -15,18 +16,27 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-RIDGE = 1e-12  # relative to each diagonal entry
+RIDGE = 1e-12  # beside a unit diagonal
 TOLERANCE = 1e-11  # a sign is wrong only beyond this share of the largest entry
 BLOCK_TRIES = 3  # full exchanges without progress before single ones
 
 
 def solve(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    """x (K,) for A (K, K) symmetric positive semi-definite and q (K,)."""
+    """x (R, K) for A (K, K), symmetric and positive semi-definite up to rounding, and R vectors q (R, K)."""
     diagonal = matrix.diagonal()
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    unit = matrix / np.outer(scale, scale)
-    unit[np.diag_indices_from(unit)] += RIDGE
-    return pivot(unit, linear / scale) / scale
+    unit = regular(matrix / np.outer(scale, scale), RIDGE)
+    return np.array([pivot(unit, q) for q in linear / scale]) / scale
+
+
+def regular(unit: np.ndarray, ridge: float) -> np.ndarray:
+    """A matrix of unit diagonal made positive definite: plus `ridge`, or what its rounding errors ask for."""
+    identity = np.eye(len(unit))
+    try:
+        np.linalg.cholesky(unit + ridge * identity)
+    except np.linalg.LinAlgError:
+        ridge = ridge - 2 * min(np.linalg.eigvalsh(unit)[0], 0.0)
+    return unit + ridge * identity
 
 
 def pivot(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:

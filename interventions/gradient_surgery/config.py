@@ -16,6 +16,8 @@ from torch import Tensor
 from zslx.intervention import State
 from zslx.surgery import Surgery
 
+CANCELLED = 1e-6  # C⁺1 this small is rounding error (of float32 gradients, too): of a regular C it is at least 1/K
+
 
 @dataclass(frozen=True)
 class ConFIG(Surgery):
@@ -23,7 +25,8 @@ class ConFIG(Surgery):
 
     Acts always: the lengths of the group gradients no longer decide the direction. Weights: of the size of a
     sum. With dependent gradients there may be no such direction, and the least-squares one may oppose a group.
-    A group whose gradient is zero gets the weight 0.
+    Where there is none at all (gradients that cancel) the weights are 1, the plain step. A group whose gradient
+    is zero gets the weight 0.
     """
 
     name = "config"
@@ -36,7 +39,7 @@ class ConFIG(Surgery):
         cosines = inverse[:, None] * gramian * inverse
         solution = torch.linalg.pinv(cosines, hermitian=True).sum(1)
         squared = solution @ cosines @ solution
-        if squared <= 0:
+        if squared <= 0 or solution.abs().max() <= CANCELLED:
             return torch.ones_like(losses)
         direction = solution * inverse / squared.sqrt()
         return (norms @ (cosines @ (norms * direction))) * direction

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,6 @@ class MGDA(Surgery):
         shift = gram.diagonal().min()
         if shift <= 0:  # a gradient of length zero is the shortest point
             return (gramian.diagonal() <= 0).double() / (gramian.diagonal() <= 0).sum()
-        linear = torch.full((len(gram),), -shift, dtype=torch.float64).numpy()
-        weights = torch.from_numpy(complementarity.solve(gram + shift, linear))
+        linear = np.full((1, len(gram)), -shift)
+        weights = torch.from_numpy(complementarity.solve(gram + shift, linear)[0])
         return weights / weights.sum()

@@ -37,7 +37,7 @@ class TorchJD(Surgery):
     def weighting(self, aggregation: Any, size: int) -> Any:
         """TorchJD's weighting of this name, for K = size groups."""
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
+    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor | None:
         weighting = self.weighting(aggregation(self.name), len(gramian))
         if state.get("size") == len(gramian):
             for attribute in self.remembered:
@@ -47,7 +47,7 @@ class TorchJD(Surgery):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device
             weights = weighting(gramian)
         state |= {"size": len(gramian)} | {name: getattr(weighting, name) for name in self.remembered}
-        return weights
+        return weights if weights.any() else None  # TorchJD's way to say: no step
 
 
 def aggregation(name: str) -> Any:
@@ -90,6 +90,7 @@ class PCD(TorchJD):
 
     Acts when group 0's direction leaves another group less than that. Not symmetric: choose a grouping whose
     group 0 is meant to lead (`loss_quantile`: the easiest tokens; `token_frequency`: the most frequent ones).
+    Skips the step where group 0 has no gradient.
     """
 
     name = "pcd"

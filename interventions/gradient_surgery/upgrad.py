@@ -46,4 +46,4 @@ def project(gramian: np.ndarray, starts: np.ndarray, reg_eps: float) -> np.ndarr
     if trace <= 0:
         return starts
     matrix = gramian / trace + reg_eps * np.eye(len(gramian))
-    return starts + np.array([complementarity.solve(matrix, matrix @ u) for u in starts])
+    return starts + complementarity.solve(matrix, starts @ matrix)

@@ -88,4 +88,7 @@ def test_another_version_or_none_is_refused(found, monkeypatch):
 def test_finite_on_extreme_gramians(name, scale):
     gram = gramian(6, 0) * scale
     weights = load(name).group_weights(gram, torch.ones(6), None)
+    if name == "pcd" and scale == 0:
+        assert weights is None  # its first group has no gradient
+        return
     assert weights.dtype == torch.float64 and torch.isfinite(weights).all()

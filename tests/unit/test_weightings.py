@@ -152,7 +152,7 @@ def weights_of(name: str, gram: torch.Tensor, **settings) -> torch.Tensor | None
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(jacobian=jacobians())
 def test_finite_and_no_global_draw(name, jacobian):
     before = torch.get_rng_state()
@@ -165,7 +165,7 @@ def test_finite_and_no_global_draw(name, jacobian):
 
 
 @pytest.mark.parametrize("name", NON_CONFLICTING)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(jacobian=jacobians())
 def test_opposes_no_group(name, jacobian):
     gram = jacobian @ jacobian.T
@@ -178,7 +178,7 @@ def test_opposes_no_group(name, jacobian):
 
 
 @pytest.mark.parametrize("name", ["upgrad", "dualproj"])
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(jacobian=jacobians())
 def test_dual_cone_projection_is_optimal(name, jacobian):
     """KKT of argmin_{v ≥ u} vᵀAv: v ≥ u, Av ≥ 0, (v − u)ᵀAv = 0."""
@@ -197,7 +197,7 @@ def test_dual_cone_projection_is_optimal(name, jacobian):
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "gaf"])
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), groups=st.integers(2, 9))
 def test_permuting_groups_permutes_weights(name, seed, groups):
     """For independent gradients, where every solution is unique. PCGrad and GradVac: with two groups, where
@@ -299,3 +299,16 @@ def test_memory_starts_afresh_with_another_number_of_groups(name):
         jacobian = torch.randn(groups, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(groups))
         weights = method.group_weights(jacobian @ jacobian.T, torch.ones(groups), state)
         assert torch.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(jacobian=jacobians())
+def test_gramians_of_float32_gradients(name, jacobian):
+    """They are not positive semi-definite when singular: rounding leaves eigenvalues of −1e-7 of the largest."""
+    gradients = (jacobian * 10.0 ** -jacobian.abs().max().clamp(min=1e-30).log10()).float()
+    gram = gradients @ gradients.T
+    weights = weights_of(name, gram)
+    if name == "gaf" and weights is None:
+        return
+    assert weights.dtype == torch.float32 and torch.isfinite(weights).all()
