@@ -99,24 +99,26 @@ class TrialActor(tune.Trainable):
         """See save_checkpoint."""
 
 
-def may_pass(error: Exception) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether trying again can help: a run is deterministic, but memory, disks and GPUs are not."""
-    if isinstance(error, OSError):
-        return error.errno not in FULL
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "CUDA" in str(error)
-    )
+    cause: BaseException = error.__cause__ or error  # what a plugin raises comes wrapped
+    if isinstance(cause, OSError):
+        return cause.errno not in FULL
+    transient = isinstance(cause, MemoryError | torch.OutOfMemoryError)
+    return transient or (isinstance(cause, RuntimeError) and "CUDA" in str(cause))
 
 
 def described(error: Exception) -> dict[str, Any]:
-    """An exception as plain values: one line with the place where it was raised, and the traceback."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """An exception as plain values: one line, with the place where a plugin or a bug raised, and the traceback."""
     first = (str(error).strip() or repr(error)).splitlines()[0]
-    place = "" if isinstance(error, ValueError | OSError) else f" ({Path(frame.filename).name}:{frame.lineno})"
-    full = isinstance(error, OSError) and error.errno in FULL
-    line = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}{place}"
+    line = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
+    cause = error.__cause__ or error
+    if cause is not error or not isinstance(error, ValueError | OSError):
+        frame = traceback.extract_tb(cause.__traceback__)[-1]
+        line += f" ({Path(frame.filename).name}:{frame.lineno})"
+    full = isinstance(cause, OSError) and cause.errno in FULL
     return {"error": line, "details": "".join(traceback.format_exception(error)), "full": full}
 
 
