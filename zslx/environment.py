@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def _processor() -> str:
     return platform.processor()
 
 
+@cache
 def _revision() -> str | None:
     """The git revision of the code, with `+` when there are changes; None outside a checkout."""
     root = Path(zslx.__file__).parent.parent

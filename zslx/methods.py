@@ -6,9 +6,11 @@ Token weights compose by product and are renormalised to mean 1, unless a method
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ class Methods:
 
     def __init__(self, methods: Sequence[Intervention], config: Config, num_domains: int):
         self.methods = list(methods)
-        self.config = config
+        self.config, self.num_domains = config, num_domains
         self.states: dict[str, State] = {}
         for m in self.methods:
             if unknown := m.needs - NEEDS:
@@ -75,15 +77,72 @@ class Methods:
         return bool(self.hooks["group_weights"] or self.hooks["combine"])
 
     def mixture(self, step: int) -> list[float] | None:
+        """Shares (D,) of the domains, or None for the data's own."""
         if not self.hooks["mixture"]:
             return None
-        shares = self.ask("mixture", step, step, self.state("mixture"))
-        return None if shares is None else [float(s) for s in shares]
+        given = self.ask("mixture", step, step, self.state("mixture"))
+        if given is None:
+            return None
+        m = self.hooks["mixture"][0]
+        shares = [self._number(m, "mixture", step, s) for s in given]
+        if len(shares) != self.num_domains or min(shares) < 0 or not sum(shares) > 0:
+            wanted = f"{self.num_domains} shares, none negative, with a positive total"
+            self._fail(m, "mixture", step, f"must return {wanted}, got {shares}")
+        return shares
 
     def seq_len(self, step: int) -> int | None:
+        """Positions of this step's sequences, or None for the full length."""
         if not self.hooks["sequence"]:
             return None
-        return self.ask("sequence", step, step, self.state("sequence"))
+        given, full = self.ask("sequence", step, step, self.state("sequence")), self.config.data.seq_len
+        if given is None:
+            return None
+        if not isinstance(given, (int, np.integer)) or not 1 <= given <= full or full % given:
+            what = f"must return None or a divisor of data.seq_len={full}, got {given!r}"
+            self._fail(self.hooks["sequence"][0], "sequence", step, what)
+        return int(given)
+
+    def group_ids(self, view: StepView) -> tuple[Tensor, int]:
+        """Ids (B,) or (B, T) of the groups, and their number K."""
+        m, step = self.hooks["group_ids"][0], view.step
+        given = self.ask("group_ids", step, view)
+        if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor)):
+            self._fail(m, "group_ids", step, "must return (ids, number of groups)")
+        ids, count = given
+        if ids.shape not in (view.losses.shape, view.losses.shape[:1]) or ids.is_floating_point():
+            wanted = f"whole numbers of shape {tuple(view.losses.shape[:1])} or {tuple(view.losses.shape)}"
+            self._fail(m, "group_ids", step, f"ids must be {wanted}, got {ids.dtype} {tuple(ids.shape)}")
+        if not 0 <= int(ids.min()) <= int(ids.max()) < count:
+            self._fail(m, "group_ids", step, f"ids must lie from 0 to {count - 1}")
+        return ids, count
+
+    def schedule(self, step: int) -> float:
+        """The factor on the peak learning rate."""
+        m = self.hooks["schedule"][0]
+        factor = self._number(m, "schedule", step, self.ask("schedule", step, step, self.config))
+        if factor < 0:
+            self._fail(m, "schedule", step, f"the factor {factor:g} is negative")
+        return factor
+
+    def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """The optimizer for these parameter groups."""
+        made = self.ask("optimizer", 0, groups, self.config.optim)
+        if not isinstance(made, torch.optim.Optimizer):
+            what = f"must return a torch.optim.Optimizer, got {type(made).__name__}"
+            self._fail(self.hooks["optimizer"][0], "optimizer", 0, what)
+        return made
+
+    def average(self, step: int, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights that the run would ship, by the names of `parameters`."""
+        m, given = self.hooks["average"][0], self.ask("average", step, parameters, self.state("average"))
+        if not isinstance(given, Mapping) or {n: t.shape for n, t in given.items()} != {
+            n: p.shape for n, p in parameters.items()
+        }:
+            self._fail(m, "average", step, "must return a tensor of the same shape for every parameter")
+        for name, tensor in given.items():
+            if torch.isfinite(parameters[name]).all() and not torch.isfinite(tensor).all():
+                self._fail(m, "average", step, f"{name} has entries that are not finite")
+        return given
 
     def token_weights(self, view: StepView) -> Tensor | None:
         """Product (B, T) of all token weights, each renormalised to mean 1 unless it keeps its scale."""
@@ -103,8 +162,17 @@ class Methods:
                 product = product / product.mean()
         return product
 
-    def _fail(self, m: Intervention, hook: str, step: int, what: str) -> None:
+    def _fail(self, m: Intervention, hook: str, step: int, what: str) -> NoReturn:
         raise InterventionError(f"intervention {m.name!r}, hook {hook}, step {step}: {what}")
+
+    def _number(self, m: Intervention, hook: str, step: int, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            self._fail(m, hook, step, f"{value!r} is no finite number")
+        return number
 
     def extra_loss(self, view: StepView) -> Tensor | None:
         """Sum of the extra losses, a scalar with its graph."""
@@ -113,6 +181,8 @@ class Methods:
             term = self._call(m, "extra_loss", view.step, view, self.states[m.name])
             if not isinstance(term, Tensor) or term.numel() != 1:
                 self._fail(m, "extra_loss", view.step, "must return one scalar tensor")
+            if not torch.isfinite(term):
+                self._fail(m, "extra_loss", view.step, f"the term is {float(term.detach())}")
             total = term if total is None else total + term
         return total
 
@@ -142,7 +212,11 @@ class Methods:
         found: dict[str, float] = {}
         for m in self.hooks["metrics"]:
             values: Mapping[str, float] = self._call(m, "metrics", step, self.states[m.name])
-            found |= {f"{m.name}/{key}": float(value) for key, value in values.items()}
+            for key, value in values.items():  # one that is not finite is recorded as null
+                try:
+                    found[f"{m.name}/{key}"] = float(value)
+                except (TypeError, ValueError):
+                    self._fail(m, "metrics", step, f"{key}={value!r} is no number")
         return found
 
 

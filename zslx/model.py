@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from zslx.config import Config, ModelConfig
 
@@ -28,8 +29,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.n_heads, self.rotary = config.n_heads, config.positions == "rope"
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.qkv = linear(config.d_model, 3 * config.d_model, config.bias)
+        self.out = linear(config.d_model, config.d_model, config.bias)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
@@ -43,8 +44,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gated = config.gated_mlp
-        self.up = nn.Linear(config.d_model, config.mlp_width * (2 if self.gated else 1), bias=config.bias)
-        self.down = nn.Linear(config.mlp_width, config.d_model, bias=config.bias)
+        self.up = linear(config.d_model, config.mlp_width * (2 if self.gated else 1), config.bias)
+        self.down = linear(config.mlp_width, config.d_model, config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)
@@ -71,12 +72,12 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = skip_init(nn.Embedding, config.vocab_size, config.d_model)
         if config.positions == "learned":
-            self.position_embedding = nn.Embedding(config.max_positions, config.d_model)
+            self.position_embedding = skip_init(nn.Embedding, config.max_positions, config.d_model)
         self.blocks: Iterable[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
         self.norm = make_norm(config)
-        self.unembedding = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.unembedding = linear(config.d_model, config.vocab_size, bias=False)
         if config.tied:
             self.unembedding.weight = self.embedding.weight
         if generator is not None:
@@ -106,11 +107,11 @@ class Transformer(nn.Module):
             draw(self.position_embedding.weight, width_std)
         for i, block in enumerate(self.blocks):
             depth = 2 * c.n_layers if c.init == "normal" else 2 * (i + 1)
-            for linear in (block.attention.qkv, block.mlp.up):
-                draw(linear.weight, width_std)
-            for linear in (block.attention.out, block.mlp.down):
-                base = 0.02 if c.init == "normal" else linear.in_features**-0.5
-                draw(linear.weight, base * depth**-0.5)
+            for layer in (block.attention.qkv, block.mlp.up):
+                draw(layer.weight, width_std)
+            for layer in (block.attention.out, block.mlp.down):
+                base = 0.02 if c.init == "normal" else layer.in_features**-0.5
+                draw(layer.weight, base * depth**-0.5)
         if not c.tied:
             draw(self.unembedding.weight, width_std)
         for module in self.modules():
@@ -125,6 +126,11 @@ class Transformer(nn.Module):
         tables = {id(m.weight): m.weight for m in self.modules() if isinstance(m, nn.Embedding)}
         tables[id(self.unembedding.weight)] = self.unembedding.weight
         return total - sum(p.numel() for p in tables.values())
+
+
+def linear(width_in: int, width_out: int, bias: bool) -> nn.Linear:
+    """A linear layer whose parameters are not drawn yet (torch's own would come from the global generator)."""
+    return skip_init(nn.Linear, width_in, width_out, bias=bias)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -20,6 +21,7 @@ import sys
 from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +71,7 @@ def _from_folders() -> Iterator[Source]:
 
 
 def _from_entry_points() -> Iterator[Source]:
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    for point in _entry_points(tuple(sys.path)):
         top, *rest = point.module.split(".")
         spec = importlib.util.find_spec(top)  # imports nothing, unlike find_spec of a submodule
         for base in spec.submodule_search_locations or [] if spec and rest else []:
@@ -80,11 +82,17 @@ def _from_entry_points() -> Iterator[Source]:
             yield from (s for s in _classes(Path(spec.origin), point.module) if s.name == point.name)
 
 
+@cache
+def _entry_points(search_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=ENTRY_POINTS)
+
+
 def _classes(path: Path, module: str | None) -> Iterator[Source]:
     """The classes of a file that set `name` to a text. A file that does not parse defines nothing here; asking
     for its name (the file's) reports why."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        stat = path.stat()
+        tree = _parsed(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     except (SyntaxError, UnicodeDecodeError, ValueError, OSError):
         if module is None:
             empty = ast.ClassDef(name="", bases=[], keywords=[], body=[], decorator_list=[])
@@ -93,6 +101,12 @@ def _classes(path: Path, module: str | None) -> Iterator[Source]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (name := literals(node).get("name")):
             yield Source(str(name), path, module, node)
+
+
+@cache
+def _parsed(path: Path, stamp: tuple[int, int, int]) -> ast.Module:
+    """The syntax tree of a file; `stamp` tells its versions apart."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def literals(node: ast.ClassDef) -> dict[str, Any]:
@@ -207,7 +221,12 @@ def _import(source: Source) -> ModuleType:
         if source.module.startswith("interventions."):
             ours("interventions")
         return importlib.import_module(source.module)
-    label = f"zslx_plugins.{source.path.stem}"
+    # A package for each folder: files of one name do not meet, and `from .sibling import x` works.
+    folder = source.path.parent
+    package = f"zslx_plugins.folder_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
+    for name, path in (("zslx_plugins", []), (package, [str(folder)])):
+        sys.modules.setdefault(name, ModuleType(name)).__path__ = path
+    label = f"{package}.{source.path.stem}"
     spec = importlib.util.spec_from_file_location(label, source.path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -25,6 +25,10 @@ from zslx.methods import Methods
 SCALE_LIMITS = (0.1, 10.0)
 
 
+class Diverged(Exception):
+    """The loss or the gradient is not finite. Found before any method sees it: no plugin is blamed for it."""
+
+
 @dataclass(kw_only=True)
 class StepGradient:
     """What came of the gradient pass; the gradient itself lies in the parameters' `.grad`."""
@@ -87,6 +91,7 @@ class GradientPass:
         )
         if not self.methods.methods:
             return losses, view
+        check_loss(float(view.losses.mean()), step)
         self._fill(view, logits, losses, batch)
         weights, extra = self.methods.token_weights(view), self.methods.extra_loss(view)
         weighted = losses if weights is None else losses * weights
@@ -133,14 +138,16 @@ class GradientPass:
             return losses
 
         def groups(_: Tensor) -> tuple[Tensor, int]:
-            ids, count = self.methods.ask("group_ids", step, views[0])
-            return ids, count
+            return self.methods.group_ids(views[0])
 
-        if self.methods.hooks["combine"]:
-            return self._elementwise(weighted, batch, step, views)
-        surgery = self.methods.hooks["group_weights"][0]
         by_group = groups if self.methods.hooks["group_ids"] else None
+        if self.methods.hooks["combine"]:
+            return self._elementwise(weighted, batch, step, views, by_group)
+        surgery = self.methods.hooks["group_weights"][0]
         stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=("gramian",), keep=True)
+        assert stats.gramian is not None
+        if not torch.isfinite(stats.gramian).all():
+            raise Diverged(f"a group's gradient is not finite at step {step}")
         weights = self.methods.group_weights(stats.gramian, stats.group_losses, step)
         outcome = StepGradient(view=views[0], gramian=stats.gramian, group_losses=stats.group_losses)
         if weights is None:
@@ -154,17 +161,19 @@ class GradientPass:
         outcome.record = gramian_record(stats.gramian, weights) | {"scale": factor}
         return outcome
 
-    def _elementwise(self, weighted: Callable, batch: Batch, step: int, views: list[StepView]) -> StepGradient:
+    def _elementwise(
+        self, weighted: Callable, batch: Batch, step: int, views: list[StepView], by_group: Callable | None
+    ) -> StepGradient:
         """Each parameter's gradient from sums over the sequences' gradients (or over groups)."""
         method = self.methods.hooks["combine"][0]
-        ask = self.methods.ask
-        by_group = (lambda _: ask("group_ids", step, views[0])) if self.methods.hooks["group_ids"] else None
         stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=("sum", *method.sums))
         count = len(stats.group_losses)
         plain = combined = 0.0
         for name, parameter in self.model.named_parameters():
             if name not in stats.sum:
                 continue
+            if not torch.isfinite(stats.sum[name]).all():
+                raise Diverged(f"the gradient of {name} is not finite at step {step}")
             sums = CoordinateSums(
                 name=name,
                 sum=stats.sum[name],
@@ -183,6 +192,13 @@ class GradientPass:
                     parameter.grad.mul_(factor)
             record["scale"] = factor
         return StepGradient(view=views[0], record=record, group_losses=stats.group_losses)
+
+
+def check_loss(loss: float, step: int) -> float:
+    """`loss`, or Diverged if it is not finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss} at step {step}")
+    return loss
 
 
 def clamp(factor: float) -> float:

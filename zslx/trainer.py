@@ -22,7 +22,7 @@ import fcntl
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,16 @@ from zslx.environment import environment
 from zslx.heldout import HeldOut
 from zslx.identity import device_kind, digest, ingredients
 from zslx.instruments import Instruments
-from zslx.intervention import StepStats
+from zslx.intervention import Intervention, StepStats
 from zslx.losses import token_losses
 from zslx.methods import Methods
 from zslx.model import Transformer, build_model
 from zslx.optim import adamw, parameter_groups, schedule_factor
 from zslx.records import RunRecords, read_json, read_run, write_json
 from zslx.seeds import generator
-from zslx.step import GradientPass, StepGradient
+from zslx.step import Diverged, GradientPass, StepGradient, check_loss
 
 Progress = Callable[[int, int, float], None]
-
-
-class Diverged(Exception):
-    """The loss or the gradient is not finite."""
 
 
 def train(config: Config, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -84,9 +80,12 @@ def train(config: Config, out: str | Path, *, progress: Progress | None = None) 
 
 
 class TrainingRun:
-    """A run in memory: model, data, optimizer, interventions, instruments, records."""
+    """A run in memory: model, data, optimizer, interventions, instruments, records.
 
-    def __init__(self, config: Config, out: Path):
+    `methods` stand in for those that the configuration names (the tests' way to try a class without a name).
+    """
+
+    def __init__(self, config: Config, out: Path, methods: Sequence[Intervention] | None = None):
         self.config, self.out = config, out
         keep_freed_memory()
         torch.set_num_threads(config.train.threads)
@@ -97,7 +96,7 @@ class TrainingRun:
             corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)
         )
         self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
-        methods = registry.load_spec(config.intervention, config.settings)
+        methods = registry.load_spec(config.intervention, config.settings) if methods is None else methods
         self.methods = Methods(methods, config, len(corpus.domains))
         reference = None
         if "reference_losses" in self.methods.needs:
@@ -114,7 +113,7 @@ class TrainingRun:
         )
         groups = parameter_groups(self.model, config.optim)
         if self.methods.one("optimizer"):
-            self.optimizer = self.methods.ask("optimizer", 0, groups, config.optim)
+            self.optimizer = self.methods.optimizer(groups)
         else:
             self.optimizer = adamw(groups, config.optim)
         self.base_rates = [g["lr"] for g in self.optimizer.param_groups]
@@ -166,9 +165,7 @@ class TrainingRun:
             batch = self.loader.batch(step, mixture=self.methods.mixture(step), seq_len=self.methods.seq_len(step))
             self.optimizer.zero_grad(set_to_none=True)
             gradient = self.gradient(batch, step)
-            loss = float(gradient.view.losses.mean())
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at step {step}")
+            loss = check_loss(float(gradient.view.losses.mean()), step)
             self.tokens += batch.tokens.numel()
             record = {"step": step, "tokens": self.tokens, "loss": loss}
             before = self.parameters_copy() if due else None
@@ -187,7 +184,7 @@ class TrainingRun:
     def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
         """Clip and take the optimizer's step; what is recorded of it."""
         if self.methods.one("schedule"):
-            factor = float(self.methods.ask("schedule", step, step, self.config))
+            factor = self.methods.schedule(step)
         else:
             factor = schedule_factor(step, self.config)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -234,8 +231,7 @@ class TrainingRun:
         """Measure and record."""
         average = None
         if self.methods.one("average"):
-            weights = dict(self.model.named_parameters())
-            average = self.methods.ask("average", step, weights, self.methods.state("average"))
+            average = self.methods.average(step, dict(self.model.named_parameters()))
         record = self.instruments.after(step, self.model, batch, batch_losses, average)
         self.records.append_probe({"step": step, "tokens": self.tokens, **record})
 

@@ -11,13 +11,14 @@ A method that beats its placebo does so because of where it acts; one that does 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zslx.intervention import CoordinateSums, Intervention, State, StepView
+from zslx.intervention import CoordinateSums, Intervention, State, StepView, fresh_state
 
 DRAWS = "placebo_generator"
 
@@ -56,7 +57,7 @@ def placebo_of(cls: type[Intervention]) -> type[Intervention]:
         "placebo": None,
         "neutral": None,
         "init_state": init_state,
-        hook: function,
+        hook: function(cls),
         "__module__": __name__,  # so that this file, too, is part of a placebo trial's identity
         "__doc__": f"The placebo of {cls.name}.",
     }
@@ -67,33 +68,46 @@ def permutation(count: int, state: State, device: torch.device) -> Tensor:
     return torch.randperm(count, generator=state[DRAWS]).to(device)
 
 
-def permuted_group_weights(self: Any, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
-    true = super(type(self), self).group_weights(gramian, group_losses, state)
-    if true is None:
-        return None
-    weights = true[permutation(len(true), state, true.device)]
-    g = gramian.double()
-    wanted = float(true.double() @ g @ true.double())
-    given = float(weights.double() @ g @ weights.double())
-    return weights * math.sqrt(max(wanted, 0.0) / given) if given > 0 else weights
+def permuted_group_weights(cls: type[Intervention]) -> Callable:
+    def group_weights(self: Any, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor | None:
+        state = fresh_state(self, len(gramian), state)
+        true = cls.group_weights(self, gramian, group_losses, state)
+        if true is None:
+            return None
+        weights = true[permutation(len(true), state, true.device)]
+        g = gramian.double()
+        wanted = float(true.double() @ g @ true.double())
+        given = float(weights.double() @ g @ weights.double())
+        return weights * math.sqrt(max(wanted, 0.0) / given) if given > 0 else weights
+
+    return group_weights
 
 
-def permuted_mask(self: Any, sums: CoordinateSums, state: State) -> Tensor:
-    true = super(type(self), self).combine(sums, state)
-    zero = sums.sum == 0
-    mask = torch.where(zero, torch.ones_like(true), true / torch.where(zero, torch.ones_like(true), sums.sum))
-    order = permutation(mask.numel(), state, mask.device)
-    return sums.sum * mask.flatten()[order].view_as(mask)
+def permuted_mask(cls: type[Intervention]) -> Callable:
+    def combine(self: Any, sums: CoordinateSums, state: State) -> Tensor:
+        true = cls.combine(self, sums, state)
+        zero = sums.sum == 0
+        mask = torch.where(zero, torch.ones_like(true), true / torch.where(zero, torch.ones_like(true), sums.sum))
+        order = permutation(mask.numel(), state, mask.device)
+        return sums.sum * mask.flatten()[order].view_as(mask)
+
+    return combine
 
 
-def permuted_token_weights(self: Any, view: StepView, state: State) -> Tensor:
-    true = super(type(self), self).token_weights(view, state)
-    return true.flatten()[permutation(true.numel(), state, true.device)].view_as(true)
+def permuted_token_weights(cls: type[Intervention]) -> Callable:
+    def token_weights(self: Any, view: StepView, state: State) -> Tensor:
+        true = cls.token_weights(self, view, state)
+        return true.flatten()[permutation(true.numel(), state, true.device)].view_as(true)
+
+    return token_weights
 
 
-def random_samples(self: Any, view: StepView, state: State) -> Tensor:
-    true = super(type(self), self).token_weights(view, state)
-    return true[permutation(len(true), state, true.device)]
+def random_samples(cls: type[Intervention]) -> Callable:
+    def token_weights(self: Any, view: StepView, state: State) -> Tensor:
+        true = cls.token_weights(self, view, state)
+        return true[permutation(len(true), state, true.device)]
+
+    return token_weights
 
 
 HOOKS = {

@@ -1,0 +1,39 @@
+"""What the tests share: a text cache of their own, and the tiny runs of zslx.testing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """The text cache (ZSLX_CACHE) for as long as the tests run; no plugin folder of the user's."""
+    folder = tmp_path_factory.mktemp("text-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("ZSLX_")]:
+            patch.delenv(name)
+        patch.setenv("ZSLX_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def tiny(cache: Path) -> Callable[..., Any]:
+    """The configuration of a tiny run, with some keys changed: tiny(**{"optim.lr": 1.0})."""
+    from zslx.testing.subject import plain
+
+    return lambda **values: plain(values)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of plugins, searched as the user's own: `plugins` in the working directory."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    monkeypatch.delenv("ZSLX_PLUGINS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return folder

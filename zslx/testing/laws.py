@@ -1,0 +1,266 @@
+"""What every intervention owes its users, one function a law.
+
+resumes             stopped anywhere and resumed == never stopped, bitwise: weights, optimizer, data, state, records
+neutral             at its neutral setting it is the baseline: bitwise in float32; to 1e-9 in float64 where the
+                    gradient comes from the engine, which sums in another order
+unobserved          instruments change nothing of it
+no_global_draws     the global generators are left alone, and do not matter
+normalised          token weights have mean 1 unless `keep_scale`; the gradient has the plain norm if `matched`
+survives_gramians   finite weights for Gramians that are singular, zero, rank 1, badly scaled, K = 1
+names_its_failures  what raises or returns nonsense in a hook is named: plugin, hook, step
+refuses_settings    a bad setting is refused with key, value and what is allowed
+documented          the card says what it does, every setting what it means, its hooks something
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zslx import registry
+from zslx.intervention import CLAIMED_BY_HOOK, SURGERY_HOOKS, Intervention
+from zslx.methods import HOOKS, InterventionError
+from zslx.step import SCALE_LIMITS
+from zslx.testing.gramians import hard_gramians
+from zslx.testing.subject import STEPS, WATCHED, NotApplicable, Subject, global_draws_watched, with_hooks
+
+ENGINE_TOLERANCE = 1e-9  # ‖Δθ‖/‖θ‖ after the tiny run, float64
+
+
+def resumes(subject: Subject) -> None:
+    whole = subject.whole
+    resumed = subject.run(stops=(3, 5))  # from the checkpoints at 2 and 4
+    different = whole.difference(resumed)
+    assert different is None, (
+        f"stopped at steps 3 and 5 and resumed, {subject.name} is not the same run: {different} differs. "
+        "Whatever a method remembers must lie in `state`, and every draw use state['generator']"
+    )
+
+
+def neutral(subject: Subject) -> None:
+    if subject.cls.neutral is None:
+        raise NotApplicable("declares no neutral setting")
+    if subject.overrides(*SURGERY_HOOKS):
+        precise = {"train.dtype": "float64"}
+        distance = subject.run(precise, **subject.cls.neutral).distance(subject.baseline(**precise))
+        assert distance < ENGINE_TOLERANCE, (
+            f"at {dict(subject.cls.neutral)} {subject.name} is not the baseline: weights {distance:.1e} apart"
+        )
+        return
+    different = subject.run(**subject.cls.neutral).difference(subject.baseline(), weights_only=True)
+    assert different is None, (
+        f"at {dict(subject.cls.neutral)} {subject.name} is not bitwise the baseline: {different} differs"
+    )
+
+
+def unobserved(subject: Subject) -> None:
+    watched = subject.run(WATCHED)
+    different = subject.whole.difference(watched, weights_only=True)
+    assert different is None, f"instruments change the run of {subject.name}: {different} differs"
+    kept = [_trained_part(outcome.records["steps.jsonl"]) for outcome in (subject.whole, watched)]
+    assert kept[0] == kept[1], f"instruments change the steps of {subject.name}"
+
+
+def _trained_part(lines: bytes) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in lines.splitlines()]
+    return [{k: v for k, v in row.items() if k != "update_norm"} for row in rows]  # measured at probe steps only
+
+
+def no_global_draws(subject: Subject) -> None:
+    with global_draws_watched() as drawn:
+        outcome = subject.run()
+    assert not drawn, f"{subject.name} draws from the global generator of {', '.join(drawn)}: use state['generator']"
+    different = subject.whole.difference(outcome)
+    assert different is None, f"two runs of {subject.name} with one seed differ: {different}"
+
+
+def normalised(subject: Subject) -> None:
+    cls, weighs = subject.cls, subject.overrides("token_weights")
+    matched = subject.overrides(*SURGERY_HOOKS) and subject.method.scale == "matched"
+    if not weighs and not matched:
+        raise NotApplicable("weighs no tokens and combines no gradients at matched scale")
+    if weighs:
+        for step, weights in _token_weights(subject):
+            assert (weights >= 0).all() and torch.isfinite(weights).all()
+            mean = float(weights.double().mean())
+            assert cls.keep_scale or abs(mean - 1) < 1e-5, f"token weights have mean {mean:.6f} at step {step}"
+    elif not subject.overrides("extra_loss", "mixture", "sequence"):
+        _has_plain_norm(subject)
+
+
+def _token_weights(subject: Subject) -> list[tuple[int, Tensor]]:
+    """The weights that act in each step of a run."""
+    run, seen = subject.stand_in(subject.method), []
+    compose = run.methods.token_weights
+
+    def spy(view: Any) -> Tensor | None:
+        weights = compose(view)
+        assert weights is not None
+        seen.append((view.step, weights))
+        return weights
+
+    run.methods.token_weights = spy  # type: ignore[method-assign]
+    run.loop(None)
+    assert len(seen) == STEPS
+    return seen
+
+
+def _has_plain_norm(subject: Subject) -> None:
+    """The first step's gradient, from the same weights and batch, has the baseline's norm."""
+    ours, theirs = (_first_step(o.records["steps.jsonl"]) for o in (subject.whole, subject.baseline()))
+    if ours.get("skipped") or ours.get("scale") in SCALE_LIMITS:
+        return
+    ratio = ours["grad_norm"] / theirs["grad_norm"]
+    assert abs(ratio - 1) < 1e-4, f"scale=matched, but the gradient's norm is {ratio:.5f} of the plain one's"
+
+
+def _first_step(lines: bytes) -> dict[str, Any]:
+    return json.loads(lines.partition(b"\n")[0])
+
+
+def survives_gramians(subject: Subject) -> None:
+    if not subject.overrides("group_weights"):
+        raise NotApplicable("weighs no groups")
+    method = subject.method
+    for what, gramian in hard_gramians():
+        for dtype in (torch.float64, torch.float32):
+            if what.startswith(("norms", "entries")) and dtype is torch.float32:
+                continue  # the Gramian itself would overflow
+            losses = torch.linspace(0.5, 1.5, len(gramian), dtype=dtype)
+            try:
+                weights = method.group_weights(gramian.to(dtype), losses, None)
+            except ValueError as error:
+                # Some methods need a least number of groups; they must say so.
+                assert f"{len(gramian)} groups are too few" in str(error), f"{what}: {error}"
+                continue
+            if weights is not None:
+                assert weights.shape == losses.shape, f"{what}: weights of shape {tuple(weights.shape)}"
+                assert weights.dtype == dtype, f"{what}: weights are {weights.dtype}, the Gramian {dtype}"
+                assert torch.isfinite(weights).all(), f"{what}: weights are not finite"
+
+
+def names_its_failures(subject: Subject) -> None:
+    for hook in HOOKS:
+        if not subject.overrides(hook):
+            continue
+        _assert_named(subject, hook, _raising, "raises RuntimeError")
+        for what, wrong in WRONG.get(hook, {}).items():
+            _assert_named(subject, hook, wrong, f"returns {what}")
+
+
+def _raising(true: Any) -> Any:
+    raise RuntimeError("on purpose")
+
+
+# What a hook may not return, made from what it does return.
+WRONG: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "mixture": {
+        "too few shares": lambda p: [],
+        "NaN": lambda p: [math.nan for _ in p],
+        "no share": lambda p: [0.0 for _ in p],
+        "a negative share": lambda p: [-1.0, *(2.0 for _ in p)][: len(list(p))],
+    },
+    "sequence": {"0": lambda n: 0, "a text": lambda n: "long"},
+    "group_ids": {"ids alone": lambda g: g[0], "ids beyond K": lambda g: (g[0] + g[1], g[1])},
+    "token_weights": {
+        "the wrong shape": lambda w: w[:, :1],
+        "NaN": lambda w: w * math.nan,
+        "no weight": lambda w: w * 0,
+        "negative weights": lambda w: -w,
+    },
+    "extra_loss": {"a vector": lambda x: torch.stack([x, x]), "NaN": lambda x: x * math.nan},
+    "group_weights": {
+        "the wrong shape": lambda w: w[:-1],
+        "NaN": lambda w: w * math.nan,
+        "no weight": lambda w: w * 0,
+    },
+    "combine": {"the wrong shape": lambda g: g.flatten()[:1], "NaN": lambda g: g * math.nan},
+    "optimizer": {"None": lambda o: None},
+    "schedule": {"NaN": lambda f: math.nan, "a negative factor": lambda f: -1.0},
+    "average": {"nothing": lambda p: {}, "NaN": lambda p: {n: t * math.nan for n, t in p.items()}},
+    "metrics": {"a text": lambda m: {"key": "text"}},
+}
+
+
+def _assert_named(subject: Subject, hook: str, wrong: Callable[[Any], Any], what: str) -> None:
+    """A run whose hook returns `wrong` of what it should return fails, naming the method, the hook and the step."""
+    cls = subject.cls
+
+    def broken(self: Intervention, *arguments: Any) -> Any:
+        given = getattr(cls, hook)(self, *arguments)
+        # What a method leaves to the run (no mixture, a skipped step) stays so.
+        return given if given is None and hook not in ("observe", "optimizer") else wrong(given)
+
+    run = subject.stand_in(with_hooks(cls, **{hook: broken})(**subject.settings)) if hook != "optimizer" else None
+    try:
+        if run is None:
+            subject.stand_in(with_hooks(cls, optimizer=broken)(**subject.settings))
+        else:
+            run.loop(None)
+    except InterventionError as error:
+        text = str(error)
+        named = f"intervention {subject.name!r}, hook {hook}, step" in text
+        assert named and re.search(r"step \d+: ", text), f"{hook} that {what}: the error does not name it: {text}"
+    else:
+        raise AssertionError(f"{hook} that {what} goes unnoticed")
+
+
+def refuses_settings(subject: Subject) -> None:
+    plain = subject.name.rpartition(":")[2]
+    for key, bad, allowed in [*_bad_values(subject.cls), ("no_such_setting", 1, "")]:
+        try:
+            registry.load_intervention(subject.name, **(subject.settings | {key: bad}))
+        except ValueError as error:
+            text = str(error)
+            named = f"{plain}.{key}" in text and (key == "no_such_setting" or repr(bad) in text) and allowed in text
+            assert named, f"{key}={bad!r} is refused without naming key, value or what is allowed: {text}"
+        else:
+            raise AssertionError(f"{plain}.{key}={bad!r} is taken")
+
+
+def _bad_values(cls: type[Intervention]) -> Iterator[tuple[str, Any, str]]:
+    """(key, a value that it must refuse, what the error must contain)."""
+    for f in dataclasses.fields(cls):
+        kind = f.type if isinstance(f.type, str) else f.type.__name__
+        low, high, choices = (f.metadata.get(k) for k in ("low", "high", "choices"))
+        if kind in ("int", "float", "bool"):
+            yield f.name, "many", "must be"
+        if kind == "float":
+            yield f.name, math.nan, "must be"
+        if low is not None:
+            yield f.name, low - 1 if kind == "int" else low - 1.0, str(low)
+        if high is not None:
+            yield f.name, high + 1 if kind == "int" else high + 1.0, str(high)
+        if choices:
+            yield f.name, "no such choice", str(choices[0])
+
+
+def documented(subject: Subject) -> None:
+    card = subject.cls.describe()
+    assert card["description"], f"the class of {subject.name} has no docstring: it is the card that users read"
+    for row in card["settings"]:
+        assert row["help"], f"the setting {row['name']} does not say what it means"
+    known = {f.name for f in dataclasses.fields(subject.cls)}
+    assert set(subject.cls.neutral or {}) <= known, f"neutral names settings that {subject.name} does not have"
+    own = [hook for hook in HOOKS if subject.overrides(hook)]
+    assert own or subject.name == "none", f"{subject.name} overrides no hook ({', '.join(CLAIMED_BY_HOOK)}, ...)"
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    documented,
+    refuses_settings,
+    survives_gramians,
+    normalised,
+    names_its_failures,
+    no_global_draws,
+    resumes,
+    unobserved,
+    neutral,
+)
