@@ -88,7 +88,7 @@ def asked_about(study: Study, arm: Arm) -> bool:
 
 def describe_size(measures: Measures, size: str) -> dict[str, Any]:
     """T, tokens a step and parameter counts of one size."""
-    trial = next(iter(measures.study.of(measures.study.baseline.name, size)), None)
+    trial = measures.example(size)
     horizon, unit = measures.horizon.get(size), measures.unit.get(size)
     return {
         "size": size,
@@ -112,7 +112,7 @@ def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
         "finished": len(trials),
         "heldout_loss": mean_interval(loss),
         "tail_slope": mean_interval([measures.tail(t) for t in trials]),
-        "break_status": dict(Counter(map(measures.status, trials))),
+        "break_status": dict(Counter(measures.fit(t).status for t in trials)),
     }
     for name in BREAK_MEASURES:
         cell[name] = mean_interval([measures.broken(t, name) for t in trials], log=name == "t_d")
@@ -142,7 +142,7 @@ def trends(measures: Measures) -> dict[str, Any]:
     study = measures.study
     counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
     if any(c is None for c in counts):
-        return {"refused": "a size without a finished baseline has no parameter count"}
+        return {"refused": "a size without a finished trial has no parameter count"}
     found: dict[str, Any] = {}
     for kind in ("non_embedding", "total"):
         n = np.array([c[kind] for c in counts], dtype=np.float64)
@@ -321,7 +321,7 @@ def gains(measures: Measures, difference: np.ndarray) -> dict[str, Any]:
     study = measures.study
     counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
     if any(c is None for c in counts):
-        return {size: {"refused": "a size has no finished baseline"} for size in study.sizes}
+        return {size: {"refused": "a size has no finished trial"} for size in study.sizes}
     n = np.array([c["non_embedding"] for c in counts], dtype=np.float64)
     base = study.grid(study.baseline.name, measures.log_loss)
     return {size: scaling.equivalent_gain(difference, base, n, s) for s, size in enumerate(study.sizes)}

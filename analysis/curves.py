@@ -91,7 +91,7 @@ def difference(measures: Measures, arm: str, against: str, size: str) -> Line | 
 
 def fitted(measures: Measures, arm: str, size: str) -> tuple[Line | None, list[tuple[float, float]]]:
     """(geometric mean of the fitted curves after their early cut, (t_d, L_d) of each identified break)."""
-    fits = [f for t in measures.study.of(arm, size) if (f := measures.fit(t)) is not None]
+    fits = [f for t in measures.study.of(arm, size) if (f := measures.fit(t)).form is not None]
     if not fits:
         return None, []
     x = places(measures, size, start=max(f.transient for f in fits) + 1)

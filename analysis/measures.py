@@ -29,18 +29,23 @@ class Measures:
 
     def __init__(self, study: Study):
         self.study = study
-        self._fits: dict[tuple[str, str, int], Fit | None] = {}
+        self._fits: dict[tuple[str, str, int], Fit] = {}
         self._tails: dict[tuple[str, str, int, float], float] = {}
 
     @cached_property
     def unit(self) -> dict[str, float]:
-        """Tokens of one baseline step at each size that has a finished baseline trial."""
+        """Tokens of one baseline step at each size (of another arm's, where no baseline trial finished)."""
         found = {}
         for size in self.study.sizes:
-            for trial in self.study.of(self.study.baseline.name, size):
+            trial = self.example(size)
+            if trial is not None:
                 found[size] = float(trial.probe_tokens[-1] / trial.probe_steps[-1])
-                break
         return found
+
+    def example(self, size: str) -> Trial | None:
+        """A finished trial of a size, of the baseline if there is one."""
+        arms = sorted(self.study.arms, key=lambda arm: arm.role != "baseline")
+        return next((trial for arm in arms for trial in self.study.of(arm.name, size)), None)
 
     @cached_property
     def horizon(self) -> dict[str, float]:
@@ -71,21 +76,17 @@ class Measures:
                 return math.nan
         return float(np.interp(math.log(t), np.log(x), np.log(y)))
 
-    def fit(self, trial: Trial) -> Fit | None:
-        """The BNSL fit of the held-out curve with its sensitivity table; None when it is too short for one."""
+    def fit(self, trial: Trial) -> Fit:
+        """The BNSL fit of the held-out curve with its sensitivity table."""
         key = (trial.arm, trial.size, trial.seed)
         if key not in self._fits:
-            steps, losses = self.curve(trial)
             warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
-            try:
-                self._fits[key] = fit(steps, losses, smoothing="none", warmup=warmup)
-            except ValueError:
-                self._fits[key] = None
+            self._fits[key] = fit(*self.curve(trial), smoothing="none", warmup=warmup)
         return self._fits[key]
 
     def fit_all(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Fit every finished trial (0.2 s each) and its tail, so that what follows is quick."""
-        trials = [t for t in self.study.trials if t.finished and t.size in self.horizon]
+        trials = [t for t in self.study.trials if t.finished]
         for done, trial in enumerate(trials, 1):
             self.fit(trial)
             for factor in TAIL_FACTORS:
@@ -93,15 +94,9 @@ class Measures:
             if progress:
                 progress(done, len(trials))
 
-    def status(self, trial: Trial) -> str:
-        """Whether the break is identified, in the fit's words; `too_short` without a fit."""
-        found = self.fit(trial)
-        return "too_short" if found is None else found.status
-
     def broken(self, trial: Trial, name: str) -> float:
         """L_d, t_d or r_d; nan where the break is not identified."""
-        found = self.fit(trial)
-        value = None if found is None else getattr(found, name)
+        value = getattr(self.fit(trial), name)
         return math.nan if value is None else float(value)
 
     @cached_property
@@ -109,9 +104,8 @@ class Measures:
         """The early cuts of the sensitivity tables, each number of steps once."""
         found: dict[Cut, None] = {}
         for trial in self.study.trials:
-            fitted = self.fit(trial) if trial.finished and trial.size in self.horizon else None
             steps: dict[float, Cut] = {}
-            for row in fitted.sensitivity if fitted else ():
+            for row in self.fit(trial).sensitivity if trial.finished else ():
                 if row["varied"] == "cut":
                     steps.setdefault(row["cut"], (row["of"], row["share"], row["cut"]))
             found |= dict.fromkeys(sorted(steps.values(), key=lambda cut: cut[2]))
@@ -119,8 +113,7 @@ class Measures:
 
     def at_cut(self, trial: Trial, cut: Cut, name: str) -> float:
         """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan where none."""
-        found = self.fit(trial)
-        for row in found.sensitivity if found else ():
+        for row in self.fit(trial).sensitivity:
             if row["varied"] == "cut" and (row["of"], row["share"], row["cut"]) == cut and row[name] is not None:
                 return float(row[name])
         return math.nan

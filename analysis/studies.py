@@ -161,7 +161,7 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a study: {type(error).__name__} {error}") from None
     _check(study, path)
-    return _one_environment(study)
+    return _one_environment(_in_order(study))
 
 
 def _arm(entry: Mapping[str, Any]) -> Arm:
@@ -184,6 +184,16 @@ def _check(study: Study, path: Path) -> None:
             raise ValueError(f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds")
 
 
+def _in_order(study: Study) -> Study:
+    """Trials as arms, sizes and seeds are ordered: no sum depends on which trial was done first."""
+    arms = [arm.name for arm in study.arms]
+
+    def place(trial: Trial) -> tuple[int, int, int]:
+        return arms.index(trial.arm), study.sizes.index(trial.size), study.seeds.index(trial.seed)
+
+    return replace(study, trials=tuple(sorted(study.trials, key=place)))
+
+
 def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
     """One trial from the ledger; whatever is wrong with its folder becomes its error."""
     trial = Trial(
@@ -201,8 +211,8 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
     try:
         run = read_run(folder)
         steps, tokens, values = numbers_of(run.probes)
-        if run.status == "finished" and "heldout_loss" not in values:
-            raise ValueError(f"{folder / 'probes.jsonl'}: no held-out loss")
+        if run.status == "finished" and not ("heldout_loss" in values and steps[-1] > 0):
+            raise ValueError(f"{folder / 'probes.jsonl'}: no held-out loss of a trained model")
     except (ValueError, OSError) as error:
         return replace(trial, status="failed", error=str(error), folder=folder)
     # The run knows better than the study whether it is done; why it was given up the study knows.

@@ -134,9 +134,7 @@ def test_across_sizes_gives_the_known_probability_and_is_deterministic():
     found = across_sizes(arm, base, np.random.default_rng(0))
     # Size 1: wins 3 + 2·(2 ties and 1) by hand = (3 + 2.5 + 1.5)/9; size 2: one half.
     assert found["probability_of_improvement"]["estimate"] == pytest.approx(((3 + 2.5 + 1.5) / 9 + 0.5) / 2)
-    assert found["interquartile_mean"]["estimate"] == pytest.approx(
-        stats.trim_mean((arm - base).ravel(), 0.25)
-    )
+    assert found["interquartile_mean"]["estimate"] == pytest.approx(stats.trim_mean((arm - base).ravel(), 0.25))
     assert found == across_sizes(arm, base, np.random.default_rng(0))
     assert across_sizes(arm[:, :1], base[:, :1], np.random.default_rng(0)) is None
 

@@ -1,0 +1,116 @@
+"""Studies from the ledger: what is missing or damaged becomes a named failure, never a crash or a silent gap."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.simulate import BASELINE, SimulatedArm, write_study
+from analysis.studies import find_study, load_study, numbers_of
+from zslx.records import write_json
+
+TWO = (BASELINE, SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.02))
+
+
+def small(results, seed=0, **options):
+    options = {"arms": TWO, "sizes": ("0.1M",), "seeds": 2, "steps": 60, "step_lines": False} | options
+    return write_study(results, np.random.default_rng(seed), **options)
+
+
+def test_a_study_reads_back_with_its_trials_in_place(tmp_path):
+    study = load_study(small(tmp_path, sizes=("0.1M", "0.2M"), seeds=3))
+    grid = study.grid("pcgrad", lambda trial: 100 * study.sizes.index(trial.size) + trial.seed)
+    np.testing.assert_array_equal(grid, [[0, 1, 2], [100, 101, 102]])
+    trial = next(study.of("pcgrad", "0.1M"))
+    steps, tokens, losses = trial.series("heldout_loss")
+    assert steps[0] == 0 and steps[-1] == 60 and tokens[-1] == 60 * 1024 and np.all(losses > 0)
+    steps, _, d = trial.series("dt1_heldout.D")
+    assert steps[0] == 1 and np.all((d >= 0) & (d <= 1))
+    assert len(trial.series("no.such.instrument")[0]) == 0
+
+
+def test_the_newest_study_is_the_default_and_others_go_by_name(tmp_path):
+    small(tmp_path, name="new", created="2026-03-01T00:00:00Z")
+    small(tmp_path, name="old", created="2026-02-01T00:00:00Z", seed=1)
+    assert load_study(tmp_path).name == "new" and load_study(tmp_path, "old").name == "old"
+    with pytest.raises(ValueError, match="no study 'other'; there are: new, old"):
+        find_study(tmp_path, "other")
+    with pytest.raises(ValueError, match="no study here"):
+        find_study(tmp_path / "studies")
+
+
+def test_each_fault_is_a_trial_with_a_status_and_a_reason(tmp_path):
+    faults = {
+        ("pcgrad", "0.1M", 0): "diverged",
+        ("pcgrad", "0.1M", 1): "failed",
+        ("pcgrad", "0.1M", 2): "damaged",
+        ("pcgrad", "0.1M", 3): "torn",
+        ("pcgrad", "0.1M", 4): "missing",
+    }
+    study = load_study(small(tmp_path, seeds=6, faults=faults))
+    found = {t.seed: (t.status, t.error) for t in study.trials if t.arm == "pcgrad"}
+    assert found[0] == ("diverged", "the loss is not finite at step 21")
+    assert found[1] == ("failed", "RuntimeError: out of memory")
+    assert found[2][0] == "failed" and "probes.jsonl:1:" in found[2][1]
+    assert found[3] == found[5] == ("finished", "")
+    assert 4 not in found
+    assert sorted(t.seed for t in study.of("pcgrad")) == [3, 5]
+
+
+def test_a_finished_trial_whose_records_are_gone_is_a_failure(tmp_path):
+    small(tmp_path)
+    path = tmp_path / "studies/study-0/study.json"
+    declaration = json.loads(path.read_text())
+    declaration["trials"][0]["identity"] = "../../../../etc"
+    declaration["trials"][1]["identity"] = "0" * 16
+    write_json(path, declaration)
+    gone = [t for t in load_study(tmp_path).trials if not t.finished]
+    assert [t.error for t in gone] == ["its records are gone from the ledger"] * 2
+
+
+def test_a_finished_trial_that_measured_nothing_after_step_0_is_a_failure(tmp_path):
+    small(tmp_path)
+    folder = next(load_study(tmp_path).of("pcgrad")).folder
+    (folder / "probes.jsonl").write_text('{"step": 0, "tokens": 0, "heldout_loss": 7.6}\n')
+    [lost] = [t for t in load_study(tmp_path).trials if not t.finished]
+    assert lost.status == "failed" and "no held-out loss of a trained model" in lost.error
+
+
+def test_one_comparison_never_mixes_machines_or_versions(tmp_path):
+    small(tmp_path, seeds=3)
+    folder = next(load_study(tmp_path).of("pcgrad")).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["ingredients"]["torch"] = "9.9"
+    write_json(folder / "manifest.json", manifest)
+    study = load_study(tmp_path)
+    [other] = [t for t in study.trials if not t.finished]
+    assert other.status == "failed" and "torch 9.9 (others: 2.13.0)" in other.error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": []}, "exactly one arm with the role baseline, has 0"),
+        ({"arms": None}, "not a study"),
+        ({"sizes": ["0.2M"]}, "none of its arms, sizes and seeds"),
+        ({"trials": [{"arm": "x"}]}, "not a study"),
+    ],
+)
+def test_a_damaged_declaration_is_an_error_that_names_it(tmp_path, change, message):
+    small(tmp_path)
+    path = tmp_path / "studies/study-0/study.json"
+    write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(ValueError, match=message):
+        load_study(tmp_path)
+
+
+def test_numbers_are_flattened_and_null_left_out():
+    lines = [
+        {"step": 1, "tokens": 8, "a": {"b": {"c": 2}}, "flag": True, "text": "x"},
+        {"step": 2, "tokens": 16, "a": {"b": {"c": None}}, "new": 0.5},
+    ]
+    steps, tokens, values = numbers_of(lines)
+    assert steps.tolist() == [1, 2] and tokens.tolist() == [8, 16]
+    assert {k: (r.tolist(), v.tolist()) for k, (r, v) in values.items()} == {"a.b.c": ([0], [2.0]), "new": ([1], [0.5])}
+    with pytest.raises(ValueError, match="no number of tokens"):
+        numbers_of([{"step": 1}])

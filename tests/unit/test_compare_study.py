@@ -1,0 +1,149 @@
+"""Whole comparisons of simulated studies, read from record files: planted effects come back, faults are told."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.compare import compare
+from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
+
+PCGRAD = SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.03, cost=1.3)
+PLACEBO = SimulatedArm(name="placebo:pcgrad", intervention="placebo:pcgrad", role="placebo", of="pcgrad")
+
+
+def study(results, seed=0, **options):
+    options = {"arms": (BASELINE, PCGRAD), "sizes": ("0.1M",), "seeds": 2, "steps": 300, "step_lines": False} | options
+    return compare(write_study(results, np.random.default_rng(seed), **options))
+
+
+def row(comparison, arm="pcgrad"):
+    return next(r for r in comparison["contrasts"] if r["arm"] == arm)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Every control, three sizes, four seeds, one trial diverged, one failed."""
+    results = tmp_path_factory.mktemp("results")
+    faults = {("pcgrad", "0.1M", 2): "diverged", ("cosine", "0.4M", 1): "failed"}
+    return study(results, arms=ARMS, sizes=("0.1M", "0.2M", "0.4M"), seeds=4, faults=faults)
+
+
+@pytest.mark.medium
+def test_the_planted_effects_come_back_with_the_word_they_allow(whole):
+    found = row(whole)
+    assert found["primary"]["low"] < -0.03 < found["primary"]["high"]
+    assert found["placebo"]["low"] < -0.026 < found["placebo"]["high"]
+    assert found["word"] in ("improves", "mitigates deceleration") and found["beyond_lr_decay"]
+    [answer] = whole["answers"]
+    assert answer["arm"] == "pcgrad" and "1 of its 12 trials diverged" in answer["sentence"]
+    # Three pairs are left at 0.1M.
+    assert found["exploratory"] and found["primary"]["seeds"] == 3 and found["primary"]["pairs"] == 11
+    assert set(found["by_size"]) == {"0.1M", "0.2M", "0.4M"}
+
+
+@pytest.mark.medium
+def test_the_comparison_is_strict_json_and_tells_what_failed(whole):
+    json.loads(json.dumps(whole, allow_nan=False))
+    assert {(f["arm"], f["size"], f["seed"], f["status"]) for f in whole["failures"]} == {
+        ("pcgrad", "0.1M", 2, "diverged"),
+        ("cosine", "0.4M", 1, "failed"),
+    }
+    assert whole["trials"] == {"finished": 58, "diverged": 1, "failed": 1}
+    assert len(whole["cells"]) == 15 and whole["rule"].startswith("The rule")
+
+
+@pytest.mark.medium
+def test_cost_equal_compute_gain_and_trend_are_those_planted(whole):
+    found = row(whole)
+    assert found["equal_compute"]["read_off"]
+    assert found["equal_compute"]["estimate"] > found["primary"]["estimate"] + 0.005
+    cell = next(c for c in whole["cells"] if c["arm"] == "pcgrad" and c["size"] == "0.2M")
+    assert cell["cost"]["low"] < 1.31 < cell["cost"]["high"]
+    trend = whole["trends"]["non_embedding"]["baseline"]["log_loss"]
+    assert trend["estimate"] == pytest.approx(-0.06, abs=0.005)
+    gain = found["scale_equivalent_gain"]["0.2M"]
+    assert gain["gain"] == pytest.approx(np.exp(0.03 / 0.06), rel=0.15) and not gain["extrapolated"]
+    assert found["scale_equivalent_gain"]["0.4M"]["extrapolated"]
+
+
+@pytest.mark.medium
+def test_nothing_hangs_on_the_order_of_the_trials(tmp_path):
+    results = write_study(tmp_path, np.random.default_rng(3), arms=(BASELINE, PCGRAD), sizes=("0.1M",), seeds=2,
+                          steps=300, step_lines=False)  # fmt: skip
+    path = results / "studies/study-0/study.json"
+    before = compare(results)
+    declaration = json.loads(path.read_text())
+    declaration["trials"].reverse()
+    path.write_text(json.dumps(declaration))
+    after = compare(results)
+    for comparison in (before, after):
+        comparison["provenance"].pop("identities")
+    assert before == after
+
+
+def test_without_a_placebo_the_strongest_word_says_so(tmp_path):
+    comparison = study(tmp_path)
+    assert row(comparison)["word"] == "below baseline, placebo not run"
+    assert comparison["exploratory"] and comparison["answers"][0]["verdict_command"].endswith("PRESET=verdict")
+    assert "Smallest effect this study could have seen" in comparison["answers"][0]["sentence"]
+
+
+def test_one_size_has_no_gain_and_says_why(tmp_path):
+    found = row(study(tmp_path, instruments=False))
+    assert "needs 3" in found["scale_equivalent_gain"]["0.1M"]["refused"]
+    assert found["mechanism"] == [] and not any(k.startswith("dt") for k in found["secondary"])
+
+
+def test_one_seed_has_estimates_and_no_intervals(tmp_path):
+    comparison = study(tmp_path, seeds=1)
+    found = row(comparison)
+    assert found["primary"]["low"] is None and found["word"] == "no effect found" and found["sign_flip"] is None
+    assert "cannot be said from one seed" in comparison["answers"][0]["sentence"]
+
+
+@pytest.mark.medium
+def test_harm_is_called_harm(tmp_path):
+    arms = (BASELINE, SimulatedArm(name="bad", intervention="bad", effect=0.03))
+    assert study(tmp_path, arms=arms)["answers"][0]["word"] == "hurts"
+
+
+@pytest.mark.medium
+def test_a_placebo_that_does_the_same_leaves_no_effect(tmp_path):
+    arms = (
+        BASELINE,
+        PCGRAD,
+        SimulatedArm(name="p", intervention="placebo:pcgrad", role="placebo", of="pcgrad", effect=-0.03),
+    )
+    found = row(study(tmp_path, arms=arms))
+    assert found["word"] == "no effect found" and "not below its placebo" in found["reasons"][0]
+
+
+@pytest.mark.medium
+def test_arms_of_different_length_are_compared_where_both_have_been(tmp_path):
+    longer = SimulatedArm(name="pcgrad", intervention="pcgrad", steps=1.5)
+    comparison = study(tmp_path, arms=(BASELINE, longer))
+    assert comparison["sizes"][0]["T"] == 300
+
+
+def test_an_arm_of_which_nothing_finished_has_no_difference(tmp_path):
+    faults = {("pcgrad", "0.1M", i): "failed" for i in range(2)}
+    comparison = study(tmp_path, faults=faults)
+    assert row(comparison)["primary"] is None and "no pair of trials finished" in comparison["answers"][0]["sentence"]
+    assert len(comparison["failures"]) == 2
+
+
+@pytest.mark.medium
+def test_a_study_whose_baseline_failed_still_reads(tmp_path):
+    comparison = study(tmp_path, faults={("baseline", "0.1M", i): "failed" for i in range(2)})
+    assert comparison["sizes"][0]["T"] == 300 and row(comparison)["primary"] is None
+    assert [cell["finished"] for cell in comparison["cells"]] == [0, 2]
+
+
+@pytest.mark.medium
+def test_an_arm_with_cosine_is_no_question_of_its_own(tmp_path):
+    arms = (BASELINE, PCGRAD, SimulatedArm(name="c", intervention="cosine", role="control"),
+            SimulatedArm(name="pc", intervention="pcgrad+cosine", role="arm"))  # fmt: skip
+    comparison = study(tmp_path, arms=arms, seeds=2)
+    assert [a["arm"] for a in comparison["answers"]] == ["pcgrad"]
+    assert row(comparison)["beyond_cosine"]["arm"] == "pc" and row(comparison)["beyond_cosine"]["against"] == "c"

@@ -1,0 +1,145 @@
+"""The HTML report: every section in order, nothing from outside, hostile names shown as text."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from analysis.compare import compare_study
+from analysis.measures import Measures
+from analysis.report import blocks, slug, write_report
+from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
+from analysis.studies import load_study
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    '"quoted\' name" onmouseover="x',
+    "=HYPERLINK(0)",
+    "n" * 300,
+    "emoji 😀 $\\frac{x}$ &amp; %s {0} \x1b[31m",
+]
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def measures(tmp_path_factory):
+    faults = {("pcgrad", "0.2M", 1): "diverged"}
+    results = write_study(
+        tmp_path_factory.mktemp("results"), np.random.default_rng(0), arms=ARMS[:4], sizes=("0.1M", "0.2M"), seeds=2,
+        steps=200, faults=faults,
+    )  # fmt: skip
+    return Measures(load_study(results))
+
+
+@pytest.fixture(scope="module")
+def html(measures, tmp_path_factory):
+    return write_report(measures, tmp_path_factory.mktemp("out") / "report.html").read_text(encoding="utf-8")
+
+
+def hostile_study(folder):
+    arms = (
+        BASELINE,
+        *(
+            SimulatedArm(name=n, intervention=n, effect=-0.01 * i, metrics={f"{n}/x": 1.0})
+            for i, n in enumerate(HOSTILE)
+        ),
+    )
+    faults = {(HOSTILE[1], "0.1M", 1): "failed", (HOSTILE[0], "0.1M", 0): "diverged"}
+    return write_study(
+        folder, np.random.default_rng(0), name=HOSTILE[0], arms=arms, sizes=("0.1M",), seeds=2, steps=40, faults=faults
+    )
+
+
+@pytest.mark.medium
+def test_sections_come_in_the_order_of_the_questions(html):
+    headings = re.findall(r'<h2 id="(\w+)">', html)
+    assert headings == [
+        "table", "loss", "cut", "slopes", "differences", "interference", "gradients", "mechanism", "sizes", "cost",
+        "did", "failures", "reproduce",
+    ]  # fmt: skip
+    assert html.index('class="answer"') < html.index('id="table"')
+    assert "Does pcgrad lower the loss" in html and "exploratory" in html
+
+
+@pytest.mark.medium
+def test_the_page_asks_nothing_of_the_network_and_runs_nothing(html):
+    page = Page(html)
+    assert not {"script", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("href", "src", "xlink:href", "action"):
+            assert value.startswith("#") or value == "data:,", (tag, name, value)
+    outside = [u for u in re.findall(r"https?://[^\s\"'<)]+", html) if not u.startswith("http://www.w3.org/")]
+    assert outside == []
+    assert "default-src 'none'" in html and "@import" not in html and len(html) < 8e6
+
+
+@pytest.mark.medium
+def test_panels_are_well_formed_follow_the_theme_and_share_no_id(html):
+    panels = re.findall(r"<svg xmlns.*?</svg>", html, flags=re.DOTALL)
+    assert len(panels) >= 12
+    ids: list[str] = []
+    for panel in panels:
+        root = ElementTree.fromstring(panel)
+        ids += [e.get("id") for e in root.iter() if e.get("id")]
+        used = set(re.findall(r"url\(#([^)]+)\)", panel)) | set(re.findall(r'href="#([^"]+)"', panel))
+        assert used <= {e.get("id") for e in root.iter()}
+        assert "var(--s0" in panel or "var(--s1" in panel
+        assert not re.search(r"#0[123]0[12]0[0-9a-f]", panel), "a stand-in colour was left"
+    assert len(ids) == len(set(ids))
+    assert "prefers-color-scheme: dark" in html
+
+
+@pytest.mark.medium
+def test_the_same_records_give_the_same_page(measures, html, tmp_path):
+    again = write_report(Measures(measures.study), tmp_path / "again.html").read_text(encoding="utf-8")
+    assert again == html
+
+
+@pytest.mark.medium
+def test_hostile_names_are_text(tmp_path):
+    m = Measures(load_study(hostile_study(tmp_path)))
+    page = Page(write_report(m, tmp_path / "out.html").read_text(encoding="utf-8"))
+    assert not {"script", "img"} & set(page.tags)
+    assert not [a for a in page.attributes if a[1].startswith("on")]
+    shown = "".join(page.texts)
+    for name in HOSTILE[:5]:
+        assert name in shown, name
+    assert "emoji 😀 $\\frac{x}$" in shown
+
+
+def test_file_names_are_slugs():
+    assert slug("../../etc/passwd") == "etc-passwd" and slug("<script>") == "script"
+    assert slug("😀") == "study" and len(slug("n" * 300)) == 80 and slug("pcgrad+cosine") == "pcgrad-cosine"
+
+
+@pytest.mark.medium
+def test_a_study_with_nothing_finished_still_gives_a_page(tmp_path):
+    faults = {(a.name, "0.1M", i): "failed" for a in ARMS[:3] for i in range(2)}
+    results = write_study(
+        tmp_path, np.random.default_rng(0), arms=ARMS[:3], sizes=("0.1M",), seeds=2, steps=40, faults=faults
+    )
+    m = Measures(load_study(results))
+    found = blocks(m, compare_study(m))
+    assert [b.anchor for b in found if b.kind == "heading"][-2:] == ["failures", "reproduce"]
+    assert "out of memory" in write_report(m, tmp_path / "r.html").read_text()
