@@ -113,9 +113,12 @@ class InstrumentConfig(Group):
 
     label = "instruments"
     heldout_points: int = option(100, "log-spaced steps at which held-out loss is measured", low=2)
-    probes: bool = option(True, "loss and gradient interference at powers of two and half-way between")
+    probes: bool = option(True, "interference and decomposition at powers of two and half-way between")
     gradient_sequences: int = option(16, "held-out sequences of the gradient interference; 0: none", low=0)
+    gradient_positions: bool = option(False, "gradient interference over positions, of the same sequences")
     token_samples: int = option(0, "sampled tokens of the per-token gradient interference; 0: none", low=0)
+    decomposition: bool = option(True, "error-entropy, self-alignment and confidence of the held-out losses")
+    rank_bins: str = option("rank", "bins of the decomposition: each rank, or powers of two", choices=("rank", "log2"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ Shapes: B sequences, T positions, V vocabulary.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BINS = ("rank", "log2")
@@ -29,14 +30,13 @@ BINS = ("rank", "log2")
 class Decomposition:
     """Adds up tokens by the rank of their target; `record()` gives the terms in nats per token."""
 
-    def __init__(self, vocabulary: int, bins: str = "rank"):
+    def __init__(self, bins: str = "rank"):
         if bins not in BINS:
             raise ValueError(f"bins={bins!r}: allowed are {', '.join(BINS)}")
-        self.bins, self.vocabulary = bins, vocabulary
-        size = vocabulary if bins == "rank" else vocabulary.bit_length() + 1
-        self.counts = torch.zeros(2, size, dtype=torch.float64)  # of even and of odd tokens
-        self.log_probabilities = torch.zeros(2, size, dtype=torch.float64)  # Σ log s_i
-        self.tokens = 0
+        self.bins, self.tokens = bins, 0
+        # By half (even and odd tokens) and bin: the number of tokens, and Σ log s_i.
+        self.counts = torch.zeros(2, 0, dtype=torch.float64)
+        self.log_probabilities = torch.zeros(2, 0, dtype=torch.float64)
 
     def add(self, logits: Tensor, targets: Tensor, losses: Tensor) -> None:
         """Tokens with logits (..., V), targets (...) and losses −log s_i (...) of the same predictions."""
@@ -48,6 +48,10 @@ class Decomposition:
         if self.bins == "log2":
             ranks = torch.frexp((ranks + 1).double())[1].long() - 1  # ⌊log2(rank + 1)⌋, exactly
         log_s = -losses.detach().flatten().double().cpu()
+        missing = int(ranks.max()) + 1 - self.counts.shape[1] if len(ranks) else 0
+        if missing > 0:
+            self.counts = F.pad(self.counts, (0, missing))
+            self.log_probabilities = F.pad(self.log_probabilities, (0, missing))
         half = (torch.arange(len(ranks)) + self.tokens) % 2
         where = half * self.counts.shape[1] + ranks
         self.counts.view(-1).index_add_(0, where, torch.ones_like(log_s))

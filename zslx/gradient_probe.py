@@ -1,23 +1,26 @@
-"""Gradient interference: how far the gradients of sequences, tokens or positions cancel, coordinate by coordinate.
+"""Gradient interference at a probe step: how far the gradients of sequences, positions or tokens cancel.
 
     c_j = |Σ_i g_ij| / Σ_i |g_ij|     mean = 1 − mean_j c_j     ratio = 1 − Σ_j |Σ_i g_ij| / Σ_ij |g_ij|
 
-Coordinates where every gradient is 0 are left out of `mean`; `dead_share` is their share. The chance level is the
-same with numerator Σ_i s_i g_ij, s_i = ±1 drawn from the run's seed and the step (no generator of the training).
-From the Gramian of the sequences: the share of negative cosines, the mean cosine, and the gradient noise scale
-B_simple = tr Σ / |G|² in sequences (McCandlish et al. 2018, 1812.06162, with unbiased estimates of both:
-tr Σ from the sample variance, |G|² from the off-diagonal mean; null where that mean is not above 0).
+`ratio`, `mean` and their chance levels are of the body, the matrices of attention and MLP; `by_group` (attention,
+mlp, norm, embedding, unembedding, other, all) and `by_layer` break them down. A tied matrix is one set of
+coordinates and counts as embedding. Coordinates without any gradient are left out of `mean`; `dead_share` is
+theirs. The chance level is the same with numerator Σ_i s_i g_ij, s_i = ±1 drawn from the run's seed and the step:
+no generator of the training is touched.
 
-Source of c_j: the zero-sum learning paper, Section 4, over tokens; there, coordinates outside the embeddings
-(here: `by_group.body`). Exact over the given sequences. Cost: one pass of the gradient engine.
+grad_sequence   exact over n held-out sequences spread evenly over the domains; from their Gramian the share of
+                negative cosines, the mean cosine, and the noise scale B_simple = tr Σ / |G|² in sequences (McCandlish
+                et al. 2018, 1812.06162; unbiased estimates of both, null where that of |G|² is not above 0)
+grad_position   the one-product proxy over all positions of the same sequences, linear layers only
+grad_token      numerator exact over all held-out tokens, denominator from n sampled ones
+
+Source of c_j: the zero-sum learning paper, Section 4. What is exact, and what a sample costs: zslx/gradients/.
 Checked by tests/oracles/test_instruments.py.
-
-Shapes: K gradients, P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,89 +28,114 @@ from torch import Tensor, nn
 
 from zslx.config import Config
 from zslx.data import Batch
-from zslx.gradients import GroupStats, sequence_stats
-from zslx.losses import token_losses
-from zslx.model_parts import by_group, by_layer
+from zslx.gradients import (
+    GroupStats,
+    PositionInterference,
+    TokenInterference,
+    Totals,
+    parameter_roles,
+    position_interference,
+    sequence_stats,
+    token_interference,
+    totals,
+)
+from zslx.heldout import HeldOut
 from zslx.seeds import generator
 
 
-def gradient_interference(model: nn.Module, batch: Batch, step: int, config: Config) -> dict[str, Any]:
-    """What a probe step records of the gradients of `instruments.gradient_sequences` held-out sequences."""
-    count = min(config.instruments.gradient_sequences, len(batch.tokens))
-    if not count:
-        return {}
-    chosen = spread(batch, count)
-    signs = generator(config.train.seed, "instruments", "chance signs", step)
-    want = ("sum", "abs_sum", "gramian")
-    stats = sequence_stats(model, token_losses, chosen, want=want, chance=signs)
-    return {"grad_sequence": sequence_record(stats)}
+def gradient_interference(model: nn.Module, heldout: HeldOut, step: int, config: Config) -> dict[str, Any]:
+    """What a probe step records of the gradients at the model's weights, by the names above."""
+    chosen, seed = config.instruments, config.train.seed
+    loss_fn = heldout.token_losses
+    record: dict[str, Any] = {}
+    if chosen.gradient_sequences:
+        batch = spread(heldout.batch, chosen.gradient_sequences)
+        signs = generator(seed, "instruments", "sequence signs", step)
+        stats = sequence_stats(model, loss_fn, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
+        record["grad_sequence"] = sequence_record(model, stats)
+        if chosen.gradient_positions:
+            record["grad_position"] = position_record(model, position_interference(model, loss_fn, batch))
+    if chosen.token_samples:
+        found = token_interference(
+            model,
+            loss_fn,
+            heldout.batch,
+            chosen.token_samples,
+            generator=generator(seed, "instruments", "token sample", step),
+            chance=generator(seed, "instruments", "token signs", step),
+            sequences_at_once=heldout.chunk,
+        )
+        record["grad_token"] = token_record(model, found)
+    return record
 
 
 def spread(batch: Batch, count: int) -> Batch:
-    """`count` sequences spread evenly over the batch, and so over its domains."""
-    rows = (2 * torch.arange(count, device=batch.tokens.device) + 1) * len(batch.tokens) // (2 * count)
+    """`count` sequences spread evenly over the batch, and so over its domains (all, where it has fewer)."""
+    total = len(batch.tokens)
+    count = min(count, total)
+    rows = (2 * torch.arange(count, device=batch.tokens.device) + 1) * total // (2 * count)
     return Batch(tokens=batch.tokens[rows], targets=batch.targets[rows], domains=batch.domains[rows])
 
 
-def sequence_record(stats: GroupStats) -> dict[str, Any]:
-    """`ratio mean n chance_ratio chance_mean dead_share negative_cosines mean_cosine noise_scale by_group by_layer`."""
+def sequence_record(model: nn.Module, stats: GroupStats) -> dict[str, Any]:
+    """`ratio mean chance_ratio chance_mean dead_share coordinates n`, breakdowns, and the Gramian's numbers."""
     assert stats.gramian is not None
-    tables = Cancellation.of(stats.sum, stats.abs_sum, stats.chance_sum)
-    return tables.record(stats.num_groups) | agreement(stats.gramian)
+    own, chance = totals(stats.sum, stats.abs_sum), totals(stats.chance_sum, stats.abs_sum)
+
+    def over(names: list[str]) -> dict[str, Any]:
+        by_chance = added(chance, names)
+        return both_forms(added(own, names)) | {"chance_ratio": by_chance.ratio, "chance_mean": by_chance.mean}
+
+    return {"n": stats.num_groups, **breakdown(model, own, over), **agreement(stats.gramian)}
 
 
-class Cancellation:
-    """Numbers over coordinates of each parameter, from which every breakdown is added up.
-
-    sums: name → (7,) float64: Σ_j |Σ_i g|, Σ_ij |g|, Σ_j c_j, live coordinates, coordinates, and with random signs
-    Σ_j |Σ_i s_i g| and Σ_j c_j.
-    """
-
-    def __init__(self, sums: Mapping[str, Tensor], chance: bool):
-        self.sums, self.chance = sums, chance
-
-    @classmethod
-    @torch.no_grad()
-    def of(
-        cls, total: Mapping[str, Tensor], size: Mapping[str, Tensor], chance: Mapping[str, Tensor] | None = None
-    ) -> Cancellation:
-        """From Σ_i g_ij, Σ_i |g_ij| and Σ_i s_i g_ij by parameter name."""
-        names = list(total)
-        rows = [_numbers(total[n].abs(), size[n], chance[n].abs() if chance else None) for n in names]
-        return cls(dict(zip(names, torch.stack(rows).cpu(), strict=True)), bool(chance))
-
-    def record(self, count: int) -> dict[str, Any]:
-        """Over all coordinates, with the count n of gradients, and broken down by part and by layer."""
-        return {
-            **self.over(self.sums),
-            "n": count,
-            "by_group": {key: self.over(names) for key, names in by_group(self.sums).items()},
-            "by_layer": {key: self.over(names) for key, names in by_layer(self.sums).items()},
-        }
-
-    def over(self, names: Iterable[str]) -> dict[str, float]:
-        """ratio, mean, dead_share, coordinates, and the chance levels, over the coordinates of some parameters."""
-        added = torch.stack([self.sums[name] for name in names]).sum(0).tolist()
-        top, bottom, shares, live, coordinates, chance_top, chance_shares = added
-        found = {"ratio": 1 - top / bottom if bottom else 0.0, "mean": 1 - shares / live if live else 0.0}
-        if self.chance:
-            found["chance_ratio"] = 1 - chance_top / bottom if bottom else 0.0
-            found["chance_mean"] = 1 - chance_shares / live if live else 0.0
-        return found | {"dead_share": 1 - live / coordinates, "coordinates": int(coordinates)}
+def position_record(model: nn.Module, found: PositionInterference) -> dict[str, Any]:
+    """`ratio mean dead_share coordinates n` and breakdowns; of a tied matrix, its use as unembedding only."""
+    own = found.by_parameter
+    return {"n": found.count, **breakdown(model, own, lambda names: both_forms(added(own, names)))}
 
 
-def _numbers(top: Tensor, size: Tensor, chance: Tensor | None) -> Tensor:
-    """The seven sums of one parameter."""
-    live = size > 0
-    below = torch.where(live, size, torch.ones_like(size))
+def token_record(model: nn.Module, found: TokenInterference) -> dict[str, Any]:
+    """`ratio ratio_se mean chance_ratio n num_tokens` and breakdowns; mean is null where a sample forbids it."""
 
-    def pair(numerator: Tensor) -> list[Tensor]:
-        return [numerator.sum(dtype=torch.float64), (numerator / below).sum(dtype=torch.float64)]
+    def over(names: list[str]) -> dict[str, Any]:
+        ratio, error = found.ratio_of(names)
+        chance = found.chance_ratio_of(names) if found.chance_abs_of_sum else None
+        return {"ratio": ratio, "ratio_se": error, "mean": found.mean_of(names), "chance_ratio": chance}
 
-    sums, shares = pair(top)
-    extra = pair(chance) if chance is not None else [sums.new_zeros(()), sums.new_zeros(())]
-    whole = sums.new_tensor(size.numel())
-    return torch.stack([sums, size.sum(dtype=torch.float64), shares, live.sum().double(), whole, *extra])
+    return {"n": found.count, "num_tokens": found.num_tokens, **breakdown(model, found.by_parameter, over)}
+
+
+def breakdown(
+    model: nn.Module, names: Iterable[str], over: Callable[[list[str]], dict[str, Any]]
+) -> dict[str, Any]:
+    """`over` the body, and by group of the model and by layer, each over the parameters among `names`."""
+    roles, names = parameter_roles(model), list(names)
+    groups: dict[str, list[str]] = {"all": names}
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        role = roles[name]
+        groups.setdefault(role.group, []).append(name)
+        if role.layer is not None:
+            layers.setdefault(role.layer, []).append(name)
+    return {
+        **over([name for name in names if roles[name].body]),
+        "by_group": {group: over(members) for group, members in groups.items()},
+        "by_layer": {str(layer): over(layers[layer]) for layer in sorted(layers)},
+    }
+
+
+def added(parts: Mapping[str, Totals], names: Iterable[str]) -> Totals:
+    return sum((parts[name] for name in names), start=Totals())
+
+
+def both_forms(whole: Totals) -> dict[str, Any]:
+    return {
+        "ratio": whole.ratio,
+        "mean": whole.mean,
+        "dead_share": whole.dead_share,
+        "coordinates": whole.coordinates,
+    }
 
 
 def agreement(gramian: Tensor) -> dict[str, float | None]:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from zslx.data import Batch
-from zslx.losses import token_losses
+from zslx.decomposition import Decomposition
+from zslx.losses import cross_entropy, token_losses
 
 
-def heldout_steps(steps: int, points: int) -> list[int]:
-    """About `points` log-spaced steps from 0 (before training) to the last, the probe steps among them."""
-    spaced = {int(s) for s in np.round(np.geomspace(1, steps, 4 * points))}
-    # Early on, rounding merges neighbours: thin the rest to what is left of the number asked for.
-    chosen = {0, steps, *probe_steps(steps)}
-    rest = sorted(spaced - chosen)
-    wanted = max(0, points - len(chosen))
-    if rest and wanted:
-        log = np.log(rest)
-        marks = np.linspace(log[0], log[-1], wanted)
-        chosen |= {rest[int(np.abs(log - m).argmin())] for m in marks}
+def heldout_steps(steps: int, points: int, probes: bool = True) -> list[int]:
+    """About `points` log-spaced steps from 0 (before training) to the last.
+
+    Among them the probe steps t, and t − 1: what a probe needs before its update is then a point of the curve and
+    not a pass of its own. The rest halves the widest gap in log t, again and again.
+    """
+    chosen = {0, 1, steps}
+    if probes:
+        chosen |= {s for t in probe_steps(steps) for s in (t - 1, t)}
+    while len(chosen) < points:
+        gaps = [(b / a, a, b) for a, b in pairwise(sorted(chosen - {0})) if b - a > 1]
+        if not gaps:
+            break
+        _, a, b = max(gaps)
+        chosen.add(round(math.sqrt(a * b)))
     return sorted(chosen)
 
 
@@ -45,16 +51,37 @@ class HeldOut:
         self.batch, self.domains, self.chunk, self.dtype = batch, domains, max(1, chunk), dtype
 
     @torch.no_grad()
-    def losses(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Losses (S, T) in nats, with `weights` in place of the model's own where given."""
-        device = self.batch.tokens.device.type
-        cast = torch.autocast(device, dtype=torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
+    def losses(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, Tensor] | None = None,
+        decomposition: Decomposition | None = None,
+    ) -> Tensor:
+        """Losses (S, T) in nats, with `weights` in place of the model's own where given.
+
+        A `decomposition` is given the ranks of the targets in the same pass.
+        """
         if weights is not None:
-            own = model
-            model = _WithWeights(own, dict(weights))
-        with cast:
-            parts = [token_losses(model, part) for part in self.parts()]
-        return torch.cat(parts)
+            model = _WithWeights(model, dict(weights))
+        found = []
+        for part in self.parts():
+            with self.autocast():
+                logits = model(part.tokens)
+                losses = cross_entropy(logits, part.targets)
+            if decomposition is not None:
+                decomposition.add(logits, part.targets, losses)
+            found.append(losses)
+        return torch.cat(found)
+
+    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Losses (B, T) of any batch, in the arithmetic of the training."""
+        with self.autocast():
+            return token_losses(model, batch)
+
+    def autocast(self) -> AbstractContextManager:
+        if self.dtype != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.batch.tokens.device.type, dtype=torch.bfloat16)
 
     def parts(self) -> list[Batch]:
         b = self.batch

@@ -1,14 +1,21 @@
-"""What a run measures on the way: held-out loss, loss interference dt1 and dtt, gradient interference.
+"""What a run measures on the way: held-out loss, and at probe steps interference and decomposition.
+
+    dt1_batch, dt1_heldout   D and M of one step's loss changes, on its own batch and on held-out text
+    dtt                      D and M of the changes from t/2 to t, held-out
+    grad_sequence, grad_position, grad_token   gradient interference at θ_t (zslx/gradient_probe.py)
+    decomposition            error-entropy, self-alignment, confidence at θ_t, held-out (zslx/decomposition.py)
 
 Each in a pass of its own that draws nothing and writes nothing of the training's: with any set of instruments
-the run is bitwise the same. A probe at step t needs the losses before the update, so it has two halves:
+the run is bitwise the same (tests/invariants/test_observers.py). A probe at step t needs the losses before the
+update, so it has two halves:
 
-    before(t)   held-out losses at θ_{t−1}
-    after(t)    held-out losses at θ_t → dt1 on held-out text, dt1 on the step's own batch (its losses at θ_{t−1}
-                came with the step), dtt from t/2 to t, gradient interference at θ_t
+    before(t)   held-out losses at θ_{t−1}; nothing to do where step t−1 was a point of the held-out curve
+    after(t)    one held-out pass at θ_t, one forward of the step's batch (its losses at θ_{t−1} came with the
+                step), one pass of the gradient engine
 
 dt1 here is the run's own, possibly clipped update; the paper takes one extra, unclipped update on fixed unseen
-batches. Cost: a probe is 2 held-out passes, 1 forward of the batch and one pass of the gradient engine.
+batches. Where an arm ships averaged weights, `heldout_loss` and `decomposition` are theirs, everything else is of
+the weights that train. Cost: benchmarks/instruments.py.
 """
 
 from __future__ import annotations
@@ -20,10 +27,10 @@ from torch import Tensor, nn
 
 from zslx.config import Config
 from zslx.data import Batch
+from zslx.decomposition import Decomposition
 from zslx.gradient_probe import gradient_interference
 from zslx.heldout import HeldOut, heldout_steps, probe_steps
 from zslx.interference import interference
-from zslx.losses import token_losses
 
 
 class Instruments:
@@ -31,43 +38,54 @@ class Instruments:
 
     def __init__(self, config: Config, heldout: HeldOut):
         self.config, self.heldout = config, heldout
-        steps = config.train.steps
-        self.heldout_steps = set(heldout_steps(steps, config.instruments.heldout_points))
-        self.probe_steps = set(probe_steps(steps)) if config.instruments.probes else set()
+        steps, chosen = config.train.steps, config.instruments
+        self.heldout_steps = set(heldout_steps(steps, chosen.heldout_points, chosen.probes))
+        self.probe_steps = set(probe_steps(steps)) if chosen.probes else set()
         self.state: dict[str, Any] = {"losses": {}}  # held-out losses by probe step, for dtt
-        self._before: Tensor | None = None
+        # The losses of the last point, only to save a pass: after a resume they are measured again, to the same bits.
+        self._last: tuple[int, Tensor] | None = None
 
     def due(self, step: int) -> bool:
         return step in self.heldout_steps
 
     def before(self, step: int, model: nn.Module) -> None:
         """Held-out losses before the update of a probe step."""
-        if step in self.probe_steps:
-            kept = self.state["losses"].get(str(step - 1))
-            self._before = kept if kept is not None else self.heldout.losses(model)
+        if step in self.probe_steps and (self._last is None or self._last[0] != step - 1):
+            self._last = (step - 1, self.heldout.losses(model))
 
     def after(
         self, step: int, model: nn.Module, batch: Batch | None, batch_losses: Tensor | None, average: Any = None
     ) -> dict[str, Any]:
         """The record of one step: held-out loss, and at probe steps everything else."""
-        losses = self.heldout.losses(model)
-        shipped = losses if average is None else self.heldout.losses(model, average)
+        probe = step in self.probe_steps
+        terms = None
+        if probe and self.config.instruments.decomposition:
+            terms = Decomposition(self.config.instruments.rank_bins)
+        losses = self.heldout.losses(model, decomposition=terms if average is None else None)
+        shipped = losses if average is None else self.heldout.losses(model, average, terms)
         record = self.heldout.record(shipped)
         if average is not None:
             record["heldout_loss_trained"] = float(losses.double().mean())
-        if step not in self.probe_steps:
+        before, self._last = self._last, (step, losses)
+        if not probe:
             return record
-        assert batch is not None and batch_losses is not None and self._before is not None
+        assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
         with torch.no_grad():
-            batch_after = token_losses(model, batch)
+            batch_after = self.heldout.token_losses(model, batch)
         record["dt1_batch"] = interference(batch_after - batch_losses)
-        record["dt1_heldout"] = interference(losses - self._before)
-        self._before = None
+        record["dt1_heldout"] = interference(losses - before[1])
+        record |= self._doubling(step, losses)
+        if terms is not None:
+            record["decomposition"] = terms.record()
+        return record | gradient_interference(model, self.heldout, step, self.config)
+
+    def _doubling(self, step: int, losses: Tensor) -> dict[str, Any]:
+        """dtt from step/2, where that was a probe; the losses are kept for 2·step."""
         kept = self.state["losses"]
+        found = {}
         if step % 2 == 0 and str(step // 2) in kept:
-            record["dtt"] = {"from": step // 2} | interference(losses - kept[str(step // 2)])
+            found["dtt"] = {"from": step // 2} | interference(losses - kept[str(step // 2)])
         kept[str(step)] = losses
         for old in [s for s in kept if 2 * int(s) <= step]:  # a later 2t needs only what lies above
             del kept[old]
-        record |= gradient_interference(model, self.heldout.batch, step, self.config)
-        return record
+        return found

@@ -52,7 +52,7 @@ def draw(seed: int, tokens: int, vocabulary: int, scale: float) -> tuple[torch.T
 def test_identity_and_definitions(seed: int, tokens: int, vocabulary: int, scale: float, bins: str) -> None:
     logits, targets = draw(seed, tokens, vocabulary, scale)
     losses = F.cross_entropy(logits, targets, reduction="none")
-    streamed = Decomposition(vocabulary, bins)
+    streamed = Decomposition(bins)
     for part in range(0, tokens, 7):  # in uneven chunks
         here = slice(part, part + 7)
         streamed.add(logits[here], targets[here], losses[here])
@@ -69,7 +69,7 @@ def test_identity_and_definitions(seed: int, tokens: int, vocabulary: int, scale
 def test_half_is_the_mean_over_odd_and_even_tokens_however_the_chunks_fall() -> None:
     logits, targets = draw(3, 51, 17, 2.0)
     losses = F.cross_entropy(logits, targets, reduction="none")
-    streamed = Decomposition(17)
+    streamed = Decomposition()
     for here in (slice(0, 3), slice(3, 4), slice(4, 51)):
         streamed.add(logits[here], targets[here], losses[here])
     halves = [definition(logits[start::2], targets[start::2]) for start in (0, 1)]
@@ -85,16 +85,16 @@ def test_ranks_count_strictly_larger_ones() -> None:
 
 
 def test_log2_bins_at_their_edges() -> None:
-    found = Decomposition(2048, "log2")
+    found = Decomposition("log2")
     found.add_ranks(torch.tensor([0, 1, 2, 3, 6, 7, 1022, 1023, 2046, 2047]), torch.ones(10))
-    assert found.counts.sum(0).tolist() == [1, 2, 2, 1, 0, 0, 0, 0, 0, 1, 2, 1, 0]
+    assert found.counts.sum(0).tolist() == [1, 2, 2, 1, 0, 0, 0, 0, 0, 1, 2, 1]
 
 
 def test_from_float32_logits_in_chunks_it_is_the_mean_loss() -> None:
     logits, targets = draw(5, 300, 64, 3.0)
     logits, targets = logits.float().view(6, 50, 64), targets.view(6, 50)
     losses = cross_entropy(logits, targets)
-    found = Decomposition(64)
+    found = Decomposition()
     found.add(logits, targets, losses)
     record = found.record()
     assert record["ee"] + record["sa"] - record["conf"] == pytest.approx(float(losses.double().mean()), abs=1e-12)
@@ -103,6 +103,6 @@ def test_from_float32_logits_in_chunks_it_is_the_mean_loss() -> None:
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match="no token was added"):
-        Decomposition(4).record()
+        Decomposition().record()
     with pytest.raises(ValueError, match="bins='deciles': allowed are rank, log2"):
-        Decomposition(4, "deciles")
+        Decomposition("deciles")

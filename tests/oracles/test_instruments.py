@@ -10,10 +10,9 @@ import torch
 from zslx.config import ModelConfig
 from zslx.data import Batch
 from zslx.gradient_probe import agreement, sequence_record, spread
-from zslx.gradients import sequence_stats
+from zslx.gradients import parameter_roles, sequence_stats
 from zslx.losses import token_losses
 from zslx.model import Transformer
-from zslx.model_parts import by_group, by_layer
 
 
 def small(tied: bool = True, sequences: int = 5) -> tuple[Transformer, Batch]:
@@ -52,7 +51,7 @@ def test_every_breakdown_equals_plain_autograd(tied: bool) -> None:
     stats = sequence_stats(
         model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=torch.Generator().manual_seed(3)
     )
-    record = sequence_record(stats)
+    record = sequence_record(model, stats)
     g = gradients(model, batch)
     signs = torch.randint(2, (5,), generator=torch.Generator().manual_seed(3)).double() * 2 - 1
 
@@ -60,13 +59,17 @@ def test_every_breakdown_equals_plain_autograd(tied: bool) -> None:
         for key, value in slow(torch.cat([g[n] for n in names], 1), signs).items():
             assert found[key] == pytest.approx(value, rel=1e-10, abs=1e-12), key
 
-    check(record, list(g))
-    for table, grouping in ((record["by_group"], by_group(g)), (record["by_layer"], by_layer(g))):
-        assert table.keys() == grouping.keys()
-        for key, names in grouping.items():
-            check(table[key], names)
+    roles = parameter_roles(model)
+    check(record, [n for n in g if roles[n].body])
+    groups = {role.group for role in roles.values()}
+    assert groups == {"attention", "mlp", "norm", "embedding"} | (set() if tied else {"unembedding"})
+    assert record["by_group"].keys() == groups | {"all"} and record["by_layer"].keys() == {"0", "1"}
+    check(record["by_group"]["all"], list(g))
+    for group in groups:
+        check(record["by_group"][group], [n for n in g if roles[n].group == group])
+    for layer in (0, 1):
+        check(record["by_layer"][str(layer)], [n for n in g if roles[n].layer == layer])
     assert (record["by_group"]["embedding"]["dead_share"] > 0) is (not tied)
-    assert ("unembedding" in record["by_group"]) is (not tied)
 
 
 def test_agreement_equals_its_definitions() -> None:
