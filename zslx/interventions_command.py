@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 
@@ -16,10 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="the card of one: what it does, settings, cost, source")
     show.add_argument("name")
     show.add_argument("--json", action="store_true", help="print JSON")
+    new = actions.add_parser("new", help="write a plugin that runs at once, with its test")
+    new.add_argument("name", help="lower-case letters, digits and _")
+    new.add_argument("--folder", type=Path, help="where to (default: the first folder of ZSLX_PLUGINS, else plugins)")
+    check = actions.add_parser("check", help="hold one to what every intervention owes, and train it briefly")
+    check.add_argument("name", help="a name, or placebo:NAME")
+    check.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as pcgrad.groups=domain")
+    bench = actions.add_parser("bench", help="what a step costs beside the plain one, and where the time goes")
+    bench.add_argument("name", help="a name, placebo:NAME, or several joined by +")
+    bench.add_argument("--size", default="4M", help="model size (zslx presets lists them; default 4M)")
+    bench.add_argument("--rounds", type=int, default=20, help="steps of each, taken in turns (default 20)")
+    bench.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as data.seq_len=256")
+    bench.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"list": run_list, "show": run_show}[args.action](args)
+    actions = {"list": run_list, "show": run_show, "new": run_new, "check": run_check, "bench": run_bench}
+    return actions[args.action](args)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -68,3 +84,121 @@ def allowed(setting: dict[str, Any]) -> str:
     if "low" in setting or "high" in setting:
         return f"  [{setting.get('low', '')} .. {setting.get('high', '')}]"
     return ""
+
+
+def run_new(args: argparse.Namespace) -> int:
+    import os
+
+    from zslx import scaffold
+    from zslx.registry import plugin_folders
+
+    plugin, test = scaffold.write(args.name, args.folder)
+    found = plugin.parent in plugin_folders()
+    shown = [path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path for path in (plugin, test)]
+    print(f"wrote {shown[0]}   the method, commented: change it\n      {shown[1]}   its test: pytest {shown[1]}\n")
+    if not found:
+        folders = os.pathsep.join(map(str, [*plugin_folders(), plugin.parent]))
+        print(f'It will be found after: export ZSLX_PLUGINS="{folders}"\n')
+    print(f"make sweep INTERVENTION={args.name} PRESET=smoke   tries it at once")
+    print(f"zslx interventions check {args.name}                 holds it to what every intervention owes")
+    return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """A line a check; exit code 1 if one fails."""
+    from zslx.registry import load_intervention
+    from zslx.testing import Subject, examine
+
+    settings = settings_of(args.name, args.set)
+    load_intervention(args.name, **settings)
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        for check, result, why in examine(Subject(args.name, Path(folder), **settings)):
+            seconds, start = time.perf_counter() - start, time.perf_counter()
+            print(f"{result:4}  {check.__name__:18} {seconds:5.1f} s  {why}".rstrip(), flush=True)
+            failed += result == "fail"
+        if not failed:
+            failed += not smoke(args.name, settings, Path(folder))
+    print(f"\n{args.name}: " + ("passes" if not failed else f"fails {failed} check{'s' * (failed > 1)}"))
+    return 1 if failed else 0
+
+
+def settings_of(name: str, text: str) -> dict[str, str]:
+    """`NAME.key=value ...` as {key: value}."""
+    from zslx.config import method_names
+
+    found = {}
+    for item in text.split():
+        key, equals, value = item.partition("=")
+        head, _, setting = key.partition(".")
+        if not equals or not setting or head not in method_names(name):
+            raise ValueError(f"--set {item!r}: allowed are settings of it, such as {method_names(name)[0]}.KEY=VALUE")
+        found[setting] = value
+    return found
+
+
+def smoke(name: str, settings: dict[str, str], folder: Path) -> bool:
+    """Two short trials, baseline and arm; whether both finished."""
+    from zslx.config import override
+    from zslx.presets import preset
+    from zslx.progress import Progress
+    from zslx.records import read_run
+    from zslx.registry import load_intervention
+    from zslx.trainer import train
+
+    chosen = preset("smoke")
+    size, plain = chosen.sizes[0], chosen.for_size(chosen.sizes[0])
+    head = name.rpartition(":")[2]
+    arm = override(plain, [("intervention", name), *((f"{head}.{k}", v) for k, v in settings.items())])
+    if "reference_losses" in load_intervention(name, **settings).needs:
+        arm = override(arm, [("reference", str(folder / "smoke-baseline"))])
+    bar, ends = Progress("smoke study"), []
+    for i, (label, config) in enumerate((("baseline", plain), (name, arm))):
+        out = folder / f"smoke-{'arm' if i else 'baseline'}"
+
+        def progress(step: int, steps: int, loss: float, i: int = i, label: str = label) -> None:
+            bar.at((i + step / steps) / 2, label, f" step {step} of {steps}, loss {loss:.3f}")
+
+        status = train(config, out, progress=progress)["status"]
+        if status != "finished":
+            bar.done(f"{label}: {status}")
+            print(f"fail  smoke study: {label} {status}")
+            return False
+        run = read_run(out)
+        ends.append((run.probes[-1]["heldout_loss"], run.manifest["totals"]["median_step_seconds"]))
+    bar.done("done")
+    (base_loss, base_time), (loss, seconds) = ends
+    print(
+        f"pass  smoke study: {size}, {plain.train.steps} steps, one seed: held-out loss {loss:.4f}, baseline "
+        f"{base_loss:.4f}; {seconds / base_time:.2f} times its step\n"
+        "      (it runs; whether it helps is for make sweep to say)"
+    )
+    return True
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from zslx.registry import resolve
+    from zslx.step_cost import PARTS, measure
+
+    if args.rounds < 2:
+        raise ValueError(f"--rounds {args.rounds}: must be at least 2")
+    resolve(args.name)
+    pairs = [tuple(item.split("=", 1)) for item in args.set.split()]
+    if bad := [pair for pair in pairs if len(pair) != 2]:
+        raise ValueError(f"--set {bad[0][0]!r} is not of the form key=value")
+    cost = measure(args.name, args.size, rounds=args.rounds, settings=pairs)  # type: ignore[arg-type]
+    if args.json:
+        print(json.dumps(dataclasses.asdict(cost) | {"ratio": cost.ratio}, indent=1))
+        return 0
+    low, high = cost.quartiles
+    print(f"{args.name} at {args.size}: {cost.ratio:.2f} times the plain step (quartiles {low:.2f} to {high:.2f})\n")
+    print(f"{'':20} {'plain':>9} {args.name[:16]:>16}")
+    print(f"{'step, ms':20} {cost.plain_seconds * 1e3:9.1f} {cost.seconds * 1e3:16.1f}")
+    for part in PARTS:
+        print(f"{'  ' + part:20} {cost.plain_parts[part] * 1e3:9.1f} {cost.parts[part] * 1e3:16.1f}")
+    print(f"{'peak memory, MB':20} {cost.plain_peak:9.0f} {cost.peak:16.0f}")
+    print("\nlargest operators: " + ", ".join(f"{name} {share:.0%}" for name, share in cost.operators))
+    return 0

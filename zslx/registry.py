@@ -237,6 +237,8 @@ def _import(source: Source) -> ModuleType:
 
 def load_intervention(name: str, **settings: Any) -> Intervention:
     """One intervention, ready to use; `placebo:NAME` gives the placebo of NAME with the same settings."""
+    if "+" in name:
+        raise ValueError(f"{name!r} names several interventions: one is wanted here")
     [(is_placebo, plain)] = split(name)
     cls = load_class(plain)
     if is_placebo:
