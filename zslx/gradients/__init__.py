@@ -1,3 +1,46 @@
-from zslx.gradients.groups import GroupStats, sequence_stats
+"""The gradient engine: exact gradients of sequences, groups and tokens at about the price of one backward.
 
-__all__ = ["GroupStats", "sequence_stats"]
+    stats = sequence_stats(model, loss_fn, batch)          loss_fn(model, batch) -> token losses (B, T)
+    stats.sum, stats.abs_sum, stats.gramian, stats.norms   of g_k = ∇ (Σ_{i∈k} ℓ_i) / N
+    stats.combine(weights)                                 Σ_k w_k g_k into .grad (keep=True), no second backward
+
+    token_interference(model, loss_fn, batch, n)           D of per-token gradients from n sampled tokens
+    position_interference(model, loss_fn, batch)           its one-product proxy
+    first_order(model, loss_fn, batch, update)             C_g, C_ug, C_uG and D(Δℓ̂) for an update
+
+Works for any nn.Module whose sequences lie along the first dimension: contributions.py and tape.py say how.
+Supported: tied and repeated parameters, biases, norms, position tables, frozen and unused parameters, masks,
+bfloat16 autocast, activation checkpointing (use_reentrant=False), compiled models (run eagerly here), gradient
+accumulation (`combine` adds to .grad). Refused: data-parallel wrappers, re-entrant checkpointing.
+"""
+
+from zslx.gradients.first_order import FirstOrder, first_order, token_changes
+from zslx.gradients.groups import GroupStats, sequence_stats, token_group_stats
+from zslx.gradients.interference import (
+    PositionInterference,
+    TokenInterference,
+    Totals,
+    histogram,
+    position_interference,
+    token_interference,
+    totals,
+)
+from zslx.gradients.roles import Role, parameter_roles
+
+__all__ = [
+    "FirstOrder",
+    "GroupStats",
+    "PositionInterference",
+    "Role",
+    "TokenInterference",
+    "Totals",
+    "first_order",
+    "histogram",
+    "parameter_roles",
+    "position_interference",
+    "sequence_stats",
+    "token_changes",
+    "token_group_stats",
+    "token_interference",
+    "totals",
+]

@@ -14,6 +14,7 @@ Shapes: B sequences, T positions, K groups, P parameters.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zslx.gradients.contributions import GroupGradients, Grouping
+from zslx.gradients.contributions import Dense, GroupGradients, Grouping, Product, matrix_shape
 from zslx.gradients.reduction import Reduction
-from zslx.gradients.tape import Tape
+from zslx.gradients.tape import LastLinear, Tape
 
 LossFn = Callable[[nn.Module, Any], Any]
 Selection = Iterable[str] | Callable[[str, Tensor], bool] | None
@@ -121,6 +122,99 @@ def sequence_stats(
     return collect(reduction, chosen, losses, share, tokens, slow=slow)
 
 
+def token_group_stats(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    ids: Tensor,
+    K: int,
+    *,
+    parameters: Selection = None,
+    want: Iterable[str] = DEFAULT_WANT,
+    keep: bool = False,
+    proxy: bool = False,
+    chance: torch.Generator | None = None,
+) -> GroupStats:
+    """Statistics of the gradients of K groups of tokens, ids (B, T) with values below K.
+
+    One forward and one backward a group; with `keep` the K·P numbers stay for `combine`.
+    proxy: the Gramian is that of the unembedding alone (the last linear layer of the forward), which needs no
+    backward through the model; `combine` then runs the one backward, of the losses weighted by w[ids]. Cheap, and
+    not exact: its cosines follow the true ones, without their guarantees. want: norms and gramian only.
+    """
+    chosen = choose(model, parameters)
+    if proxy:
+        return _proxy_stats(model, loss_fn, batch, ids, K, chosen, frozenset(want), chance)
+    losses, mask = split(loss_fn(model, batch))
+    cotangent, tokens = cotangent_of(losses, mask)
+    ids = check_token_ids(ids, K, losses)
+    signs = None if chance is None else random_signs(K, chance, losses)
+    reduction = Reduction(want=frozenset(want), signs=signs, keep=keep)
+    rows: list[tuple[Tensor, ...]] = []
+    for k in range(K):
+        part = cotangent * (ids == k)
+        rows.append(torch.autograd.grad(losses, list(chosen.values()), part, retain_graph=k < K - 1, allow_unused=True))
+    for (name, p), column in zip(chosen.items(), zip(*rows, strict=True), strict=True):
+        if any(g is not None for g in column):
+            filled = [torch.zeros_like(p) if g is None else g for g in column]
+            use = Dense(torch.stack(filled).view(K, *matrix_shape(p)))
+            reduction.receive(GroupGradients(name=name, count=K, parameter=p, uses=[use]))
+    return collect(reduction, chosen, losses, token_shares(losses, cotangent, ids, K), tokens)
+
+
+def _proxy_stats(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    ids: Tensor,
+    K: int,
+    chosen: dict[str, Tensor],
+    want: frozenset[str],
+    chance: torch.Generator | None,
+) -> GroupStats:
+    if unknown := want - {"norms", "gramian"}:
+        raise ValueError(f"want: the proxy has no {', '.join(sorted(unknown))}; allowed are norms, gramian")
+    if chance is not None:
+        raise ValueError("chance: the proxy has no chance level")
+    with LastLinear(model) as last:
+        losses, mask = split(loss_fn(model, batch))
+    cotangent, tokens = cotangent_of(losses, mask)
+    ids = check_token_ids(ids, K, losses)
+    if last.found is None:
+        raise ValueError("proxy: the forward has no linear layer whose weight is a parameter")
+    name, weight, x, out = last.found
+    (delta,) = torch.autograd.grad(losses, out, cotangent, retain_graph=True)
+    count = losses.numel()
+    if delta.numel() != count * delta.shape[-1]:
+        raise ValueError(f"proxy: {name} is not applied once a token, it cannot be the unembedding")
+    grouping = Grouping.make((ids.flatten(), K), count, losses.device)
+    product = Product.make(delta.reshape(count, 1, -1), x.detach().reshape(count, 1, -1), grouping)
+    reduction = Reduction(want=want)
+    reduction.receive(GroupGradients(name=name, count=K, parameter=weight, uses=[product]))
+
+    def combine(weights: Tensor) -> Mapping[str, Tensor]:
+        scaled = cotangent * weights.to(losses.dtype)[ids]
+        gradients = torch.autograd.grad(losses, list(chosen.values()), scaled, allow_unused=True)
+        return {name: g for name, g in zip(chosen, gradients, strict=True) if g is not None}
+
+    shares = token_shares(losses, cotangent, ids, K)
+    return collect(reduction, chosen, losses, shares, tokens, combine=combine)
+
+
+def check_token_ids(ids: Tensor, K: int, losses: Tensor) -> Tensor:
+    if ids.shape != losses.shape or ids.is_floating_point():
+        raise ValueError(f"ids: shape {tuple(ids.shape)}, expected whole numbers {tuple(losses.shape)} (B, T)")
+    if K < 1 or not 0 <= int(ids.min()) <= int(ids.max()) < K:
+        raise ValueError(f"ids: must lie in 0..{K - 1} (K={K})")
+    return ids.to(losses.device)
+
+
+def token_shares(losses: Tensor, cotangent: Tensor, ids: Tensor, K: int) -> Tensor:
+    """(K,) share of each group in the batch loss."""
+    share = (losses.detach() * cotangent).flatten()
+    return share.new_zeros(K).index_add_(0, ids.flatten(), share)
+
+
 def choose(model: nn.Module, parameters: Selection) -> dict[str, Tensor]:
     """The parameters by name, a shared one under its first name."""
     if type(model).__name__ in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
@@ -162,6 +256,19 @@ def tensors(value: Any) -> Iterable[Tensor]:
             yield from tensors(item)
     elif hasattr(value, "__dict__"):
         yield from tensors(vars(value))
+
+
+def take(batch: Any, index: Tensor) -> Any:
+    """The sequences `index` of a batch: of each tensor in it that has a batch dimension."""
+    if isinstance(batch, Tensor):
+        return batch[index.to(batch.device)] if batch.ndim else batch
+    if isinstance(batch, (list, tuple)):
+        return type(batch)([take(item, index) for item in batch])
+    if isinstance(batch, Mapping):
+        return {key: take(value, index) for key, value in batch.items()}
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return dataclasses.replace(batch, **{key: take(value, index) for key, value in vars(batch).items()})
+    return batch
 
 
 def split(result: Any) -> tuple[Tensor, Tensor | None]:

@@ -21,7 +21,7 @@ from zslx.gradients.contributions import GroupGradients
 
 WANTS = ("sum", "abs_sum", "sign_sum", "norms", "gramian", "l1")
 # A block stays in the last cache level of a CPU; on a GPU larger blocks save launches.
-BLOCK_BYTES = {"cpu": 8 << 20, "other": 256 << 20}
+BLOCK_BYTES = {"cpu": 4 << 20, "other": 256 << 20}
 
 
 @dataclass(kw_only=True)
@@ -42,6 +42,7 @@ class Reduction:
     l1: dict[str, Tensor] = field(default_factory=dict)  # (K,)
     kept: dict[str, Tensor | GroupGradients] = field(default_factory=dict)
     kept_bytes: int = 0
+    _room: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := self.want.difference(WANTS):
@@ -58,7 +59,7 @@ class Reduction:
         row_bytes = g.count * g.columns * g.dtype.itemsize
         limit = BLOCK_BYTES["cpu" if g.parameter.device.type == "cpu" else "other"]
         step = g.rows if whole else max(1, min(g.rows, limit // max(row_bytes, 1)))
-        memory = torch.empty(g.count * step * g.columns, dtype=g.dtype, device=g.parameter.device)
+        memory = self._memory(g, g.count * step * g.columns, whole)
         for start in range(0, g.rows, step):
             rows = min(step, g.rows - start)
             block = g.block(start, memory[: g.count * rows * g.columns].view(g.count, rows, g.columns))
@@ -66,6 +67,16 @@ class Reduction:
             if whole:
                 self.kept[g.name] = block
                 self.kept_bytes += block.nbytes
+
+    def _memory(self, g: GroupGradients, numel: int, fresh: bool) -> Tensor:
+        """Room for `numel` numbers; where they are not kept, the same for every parameter (fresh pages are dear)."""
+        device = g.parameter.device
+        if fresh:
+            return torch.empty(numel, dtype=g.dtype, device=device)
+        room = self._room.get((g.dtype, device))
+        if room is None or room.numel() < numel:
+            room = self._room[g.dtype, device] = torch.empty(numel, dtype=g.dtype, device=device)
+        return room
 
     def _keep_whole(self, g: GroupGradients) -> bool:
         """Whether the gradients themselves are kept: the faster way, while the budget lasts."""

@@ -301,9 +301,13 @@ class Tape(TorchFunctionMode):
             with contextlib.ExitStack() as stack:
                 if torch.is_autocast_enabled(losses.device.type):
                     stack.enter_context(torch.autocast(losses.device.type, enabled=False))
-                return torch.autograd.grad(losses, inputs, cotangent, retain_graph=retain, allow_unused=True)
+                # What torch.autograd.grad calls; that function itself would take the tape off while it runs, and
+                # activation checkpointing recomputes the forward meanwhile, which must take the same ways again.
+                return torch.autograd.Variable._execution_engine.run_backward(
+                    (losses,), (cotangent,), retain, False, tuple(inputs), allow_unreachable=True, accumulate_grad=False
+                )
         except RuntimeError as error:
-            if "Checkpointing is not compatible" in str(error):
+            if "use_reentrant=True" in str(error):
                 raise ValueError("activation checkpointing: set use_reentrant=False") from error
             raise
         finally:
@@ -425,8 +429,9 @@ def unseen(backward: Callable) -> Callable:
 
     @functools.wraps(backward)
     def run(ctx: Any, delta: Tensor) -> tuple:
+        saved = ctx.saved_tensors  # may recompute the forward, which must be seen
         with torch._C.DisableTorchFunction():
-            return backward(ctx, delta)
+            return backward(ctx, delta, *saved)
 
     return run
 
@@ -454,8 +459,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, delta: Tensor) -> tuple:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, delta: Tensor, x: Tensor, weight: Tensor) -> tuple:  # type: ignore[override]
         tape: Tape = ctx.tape
         use_w, use_b = ctx.uses
         rows = delta.reshape(tape.sequences, -1, delta.shape[-1])
@@ -489,8 +493,7 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, delta: Tensor) -> tuple:  # type: ignore[override]
-        (index,) = ctx.saved_tensors
+    def backward(ctx: Any, delta: Tensor, index: Tensor) -> tuple:  # type: ignore[override]
         tape: Tape = ctx.tape
         if ctx.padding is not None:
             delta = delta.masked_fill((index == ctx.padding)[..., None], 0)
@@ -548,3 +551,20 @@ def is_transpose(t: Tensor, of: Tensor) -> bool:
         and t.shape == of.shape[::-1]
         and t.stride() == of.stride()[::-1]
     )
+
+
+class LastLinear(TorchFunctionMode):
+    """Remembers the last linear layer of a forward: (name, weight (V, D), input (..., D), output (..., V))."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.names = {id(p): (name, p) for name, p in model.named_parameters()}
+        self.found: tuple[str, Tensor, Tensor, Tensor] | None = None
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in LINEAR:
+            x, weight = bind(("input", "weight"), args, kwargs or {})
+            if id(weight) in self.names and out.requires_grad:
+                self.found = (*self.names[id(weight)], x, out)
+        return out

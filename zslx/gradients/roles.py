@@ -1,0 +1,55 @@
+"""Which part of a transformer a parameter belongs to, for breakdowns: attention, mlp, norm, embedding,
+unembedding or other, and the layer.
+
+Read from module types and the names that public models use. A matrix tied to the embedding counts as
+embedding. `body` are the matrices of attention and MLP: what interference is usually quoted for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+GROUPS = ("attention", "mlp", "norm", "embedding", "unembedding", "other")
+_NORM = re.compile(r"norm|(^|[._])ln(_|\d|$)", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_MLP = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
+_HEAD = re.compile(r"^(unembedding|lm_head|head|embed_out|output|ff_out)$|\.(lm_head|embed_out)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """`group` of GROUPS; `layer` counted from 0, None outside the layers; `body`: a matrix of a layer."""
+
+    group: str
+    layer: int | None
+    body: bool
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """Parameter name to role, for the names of `model.named_parameters()`."""
+    modules = dict(model.named_modules())
+    roles = {}
+    for name, parameter in model.named_parameters():
+        path = name.rpartition(".")[0]
+        module = modules[path]
+        layer = next((int(part) for part in path.split(".") if part.isdigit()), None)
+        group = _group(path.replace("_orig_mod.", ""), module)
+        body = group in ("attention", "mlp") and parameter.ndim >= 2
+        roles[name.replace("_orig_mod.", "")] = Role(group=group, layer=layer, body=body)
+    return roles
+
+
+def _group(path: str, module: nn.Module) -> str:
+    last = path.rpartition(".")[2]
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if _NORM.search(last) or "Norm" in type(module).__name__:
+        return "norm"
+    if _HEAD.search(path):
+        return "unembedding"
+    if _ATTENTION.search(path):
+        return "attention"
+    return "mlp" if _MLP.search(path) else "other"
