@@ -3,8 +3,8 @@
     log(L(t) − a) = log b − c_0 x − Σ_{i=1..m} c_i f_i log(1 + exp((x − log d_i)/f_i)),    x = log t
 
 (Caballero et al., arXiv 2210.14891; one break and a = 0 in the zero-sum learning paper, arXiv 2506.05447). Given
-d, f and a the rest is linear (variable projection), so each of the `GRID` starts gets its best b, c at the price
-of one small linear solve; the best of them are then refined together by Levenberg-Marquardt with exact
+d, f and a the rest is linear (variable projection), so each start of a grid of 70 or more gets its best b, c at the
+price of one small linear solve; the best of them are then refined together by Levenberg-Marquardt with exact
 derivatives, vectorised over starts (and, in the bootstrap, over replicates). Exact: derivatives, least squares.
 Approximate: nothing, except that a minimum between two starts could in principle be missed. Cost: about 10 ms for
 one break on 300 points. Checked against scipy.optimize.curve_fit and a brute grid in tests/oracles/test_fit.py.
@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 
 # Widest break that can be told from a bend of the whole curve, and sharpest that can be told from a kink.
 SMOOTHEST, SHARPEST = 2.0, 0.02
+# Of the starts of the grid: how many take a few steps, and how many of these go on to the end.
+REFINED, FINISHED = 16, 3
 # How far outside the data (in log steps) a break may be placed, so that "outside" can be seen.
 OUTSIDE = float(np.log(10))
 # The irreducible loss stays below this share of the smallest loss.
@@ -212,17 +214,17 @@ def _project(form: Form, d: Array, f: Array, a: float, x: Array, y: Array, weigh
     return np.concatenate(parts, axis=1), np.einsum("sk,sk->s", residual, residual)
 
 
-def solve(form: Form, x: Array, y: Array, weights: Array, *, refined: int = 12) -> Solution:
+def solve(form: Form, x: Array, y: Array, weights: Array) -> Solution:
     """The best fit of `form` to points (x, y), each (K,), by multi-start: see the module's docstring.
 
-    The `refined` best starts are refined, no two of them neighbours in the grid with the same basin if that can
-    be told from their loss alone; raises ValueError when there are fewer points than parameters.
+    The best `REFINED` starts take a few steps, the best `FINISHED` of these go on until they converge. Raises
+    ValueError when there are fewer points than parameters.
     """
     if x.size < form.size:
         raise ValueError(f"{form.size} parameters need at least as many points, there are {x.size}")
     theta, losses = starts(form, x, y, weights)
-    best = np.argsort(losses, kind="stable")[:refined]
-    theta, losses = refine(form, theta[best], x, y, weights)
+    theta, losses = refine(form, theta[_best(losses, REFINED)], x, y, weights, iterations=8)
+    theta, losses = refine(form, theta[_best(losses, FINISHED)], x, y, weights)
     winner = int(np.argmin(losses))
     return Solution(
         form=form,
@@ -230,6 +232,10 @@ def solve(form: Form, x: Array, y: Array, weights: Array, *, refined: int = 12) 
         loss=float(losses[winner]),
         on_bound=on_bound(form, theta[winner], x, y),
     )
+
+
+def _best(losses: Array, count: int) -> NDArray[np.int64]:
+    return np.argsort(losses, kind="stable")[:count]
 
 
 def on_bound(form: Form, theta: Array, x: Array, y: Array) -> tuple[str, ...]:

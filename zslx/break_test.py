@@ -36,6 +36,8 @@ STEADY = 1.5
 # How much worse (in units of noise variance) the tail may be predicted before a break is refused.
 TAIL_SLACK = 4.0
 TAIL_FROM = 0.75
+# Differences of log loss smaller than this are no evidence, however little noise there is (rounding of a file).
+RESOLUTION = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +61,17 @@ def forms(base: Form) -> tuple[Form, ...]:
 
 
 def test_breaks(e: Estimate) -> BreakTest:
-    """Compare 0, 1 and 2 breaks on the points of an estimate."""
+    """Compare 0, 1 and 2 breaks on the bins of an estimate, whatever its smoothing."""
     b = e.bins
     fitted = [f for f in forms(e.plan.form) if b.x.size >= f.size + 3]
     if len(fitted) < 2:
         return BreakTest(
             breaks=0, criterion=(), tail=(), solutions=(), reason=f"{b.x.size} points are too few to tell a break"
         )
-    solutions = tuple(solve(f, e.x, e.y, e.weights) for f in fitted)
+    solutions = tuple(solve(f, b.x, b.y, e.weights) for f in fitted)
     residuals = [b.y - log_loss(s.form, s.theta, b.x) for s in solutions]
     largest = noise.noise(residuals[-1], e.weights, fitted[-1].size)
-    scale = max(largest.long_run, 1e-30)
+    scale = max(largest.long_run, RESOLUTION**2)
     criterion = tuple(
         float(e.weights @ r**2) / scale + s.form.size * float(np.log(largest.effective))
         for r, s in zip(residuals, solutions, strict=True)
@@ -91,7 +93,7 @@ def _tail_errors(e: Estimate, fitted: list[Form], scale: float) -> tuple[float, 
         return ()
     errors = []
     for form in fitted:
-        theta = solve(form, e.x[head], e.y[head], e.weights[head], refined=6).theta
+        theta = solve(form, e.bins.x[head], e.bins.y[head], e.weights[head]).theta
         missed = (e.bins.y - log_loss(form, theta, e.bins.x))[~head]
         errors.append(float(e.weights[~head] @ missed**2) / scale)
     return tuple(errors)

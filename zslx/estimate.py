@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A fit. Points (x, y) = matrix @ bins, each (K,), with weights; the solution; the noise of the bins."""
+    """A fit: points (x, y) = matrix @ bins, each (K,), weights, solution; residuals (K,) and noise of the bins."""
 
     plan: Plan
     solution: Solution
@@ -61,6 +61,7 @@ class Estimate:
     weights: Array
     matrix: Array
     bins: Bins
+    residuals: Array
     noise: noise.Noise
 
     @property
@@ -92,7 +93,7 @@ def plan_for(c: Curve, plan: Plan) -> Plan:
             length = noise.correlation_length(residuals[-(2**15) :])
             plan = replace(plan, least=float(np.clip(2 * length - 1, 1, max(1, c.steps.size / 60))))
             first = estimate(c, plan)
-    return replace(plan, g=noise.misfit(_residuals(plan.form, first.solution, first.bins), first.bins.n))
+    return replace(plan, g=noise.misfit(first.residuals, first.bins.n))
 
 
 def estimate(c: Curve, plan: Plan) -> Estimate:
@@ -117,10 +118,13 @@ def _estimate(c: Curve, y: Array, noisy: Array, plan: Plan, start: Array | None 
         theta, losses = refine(plan.form, start[None], x, smooth, weights)
         bound = on_bound(plan.form, theta[0], x, smooth)
         solution = Solution(form=plan.form, theta=theta[0], loss=float(losses[0]), on_bound=bound)
-    carrier = b if noisy is y else replace(b, y=b.averaged(noisy))
+    # Noise is what is left by a fit to the bins themselves: a trailing window shifts its points, and its fit.
+    unsmoothed = refine(plan.form, solution.theta[None], b.x, b.y, weights)[0][0]
+    carrier = b.y if noisy is y else b.averaged(noisy)
+    residuals = carrier - log_loss(plan.form, unsmoothed, b.x)
     return Estimate(
         plan=plan, solution=solution, x=x, y=smooth, weights=weights, matrix=matrix, bins=b,
-        noise=noise.noise(_residuals(plan.form, solution, carrier), weights, plan.form.size),
+        residuals=residuals, noise=noise.noise(residuals, weights, plan.form.size),
     )  # fmt: skip
 
 
@@ -139,10 +143,6 @@ def _robust(c: Curve, result: Estimate, plan: Plan) -> Estimate:
         if np.abs(result.solution.theta - theta).max() < 1e-6:
             break
     return result
-
-
-def _residuals(form: Form, solution: Solution, b: Bins) -> Array:
-    return b.y - log_loss(form, solution.theta, b.x)
 
 
 def prepared(c: Curve, cut: float, plan: Plan) -> Curve:
@@ -164,7 +164,7 @@ def _paper_estimate(c: Curve, plan: Plan) -> Estimate:
     b = Bins(x=x, y=y, n=ones, first=np.arange(x.size))
     return Estimate(
         plan=plan, solution=solution, x=x, y=y, weights=ones, matrix=np.eye(x.size), bins=b,
-        noise=noise.noise(residual, ones, form.size),
+        residuals=residual, noise=noise.noise(residual, ones, form.size),
     )  # fmt: skip
 
 

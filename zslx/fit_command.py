@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from typing import Any
 
 from zslx.curves import Curve, CurveError, read
-from zslx.deceleration import Fit, fit_curve, tail_slope
+from zslx.deceleration import Fit, fit_curve, local_slope, loss_at, tail_slope
+from zslx.forecast import forecast_curve
+from zslx.slopes import Band
 from zslx.smoothing import SMOOTHINGS
 
 KEYS = (
@@ -105,11 +108,39 @@ def _fit(curve: Curve, args: argparse.Namespace) -> Fit:
 
 def _record(file: str, curve: Curve, result: Fit, args: argparse.Namespace) -> dict[str, Any]:
     record = {"file": file, **{key: value for key, value in result.as_dict().items() if key in KEYS}}
-    try:
-        record["tail_slope"] = list(tail_slope(curve.steps, curve.losses))
-    except ValueError:
-        record["tail_slope"] = None
+    record |= _cut_robust(curve, result.transient)
+    if args.forecast is not None:
+        record["forecast"] = _forecast(curve, result, args)
     return record
+
+
+def _cut_robust(curve: Curve, cut: float) -> dict[str, Any]:
+    """Tail slope, local slope and loss at fixed steps, each null where the curve is too short for it."""
+    fixed = [s for s in (10.0**k for k in range(1, 9)) if cut < s < curve.steps[-1]] + [float(curve.steps[-1])]
+    record: dict[str, Any] = {}
+    for name, measure in (
+        ("tail_slope", lambda: list(tail_slope(curve.steps, curve.losses))),
+        ("local_slope", lambda: _band(local_slope(curve.steps, curve.losses, transient=cut, places=20))),
+        ("loss_at", lambda: _band(loss_at(curve.steps, curve.losses, fixed, transient=cut))),
+    ):
+        try:
+            record[name] = measure()
+        except ValueError:
+            record[name] = None
+    return record
+
+
+def _band(band: Band) -> dict[str, list[float | None]]:
+    return {name: [float(v) if math.isfinite(v) else None for v in column] for name, column in band._asdict().items()}
+
+
+def _forecast(curve: Curve, result: Fit, args: argparse.Namespace) -> dict[str, Any]:
+    """The forecast from the first share of the steps, or why there is none."""
+    options = {"transient": result.transient, "bootstrap": args.bootstrap, "seed": args.seed}
+    try:
+        return forecast_curve(curve, share=args.forecast, **options).as_dict()
+    except ValueError as error:
+        return {"share": args.forecast, "error": str(error)}
 
 
 def _printable(text: str) -> str:
@@ -138,6 +169,7 @@ def _text(record: dict[str, Any]) -> str:
         lines.append(f"  tail    {value:9.5f}  {_range([low, high], '{:.5f}'):<22}slope over the last factor of 4")
     off = "" if record["rsle"] is None else f"; the fit misses the points by {record['rsle']:.2g} in log loss"
     lines.append(f"  L_T     {record['L_T']:9.4f}  {'':<22}smoothed loss at T{off}")
+    lines += _forecast_text(record["forecast"]) if "forecast" in record else []
     rows = [row for row in record["sensitivity"] if row["t_d"] is not None]
     if rows:
         lines.append("  how the one-break fit moves:    cut  smoothing      L_d       t_d       r_d")
@@ -150,6 +182,18 @@ def _text(record: dict[str, Any]) -> str:
     if any(record["ci95"].values()):
         lines.append(f"  intervals 95 %: {record['ci_method']}")
     return "\n".join(lines)
+
+
+def _forecast_text(f: dict[str, Any]) -> list[str]:
+    if "error" in f:
+        return [f"  forecast  none: {f['error']}"]
+    lines = [f"  forecast of L at step {f['at']} from the first {f['seen']} steps:"]
+    for name, key in (("fit", "fit"), ("power law", "power_law")):
+        e = f[key]
+        form = f"{e['breaks']} breaks{' and an irreducible loss' if e['irreducible'] else ''}"
+        missed = "" if e["error"] is None else f"off by {100 * e['error']:+.2f} %"
+        lines.append(f"    {name:<10}{e['L']:9.4f}  {_range(e['interval'], '{:.4f}'):<22}{missed}  ({form})")
+    return lines
 
 
 def _range(interval: list[float] | None, form: str) -> str:

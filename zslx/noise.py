@@ -3,7 +3,7 @@
 Residuals r_k of bins (smoothing.py) of n_k steps each are r_k = √v_k u_k with
 
     v_k ∝ 1/n_k + g            noise of single steps, averaged; and misfit of the form, which no averaging removes
-    u_k = Σ_i φ_i u_{k−i} + ε_k  autoregressive, order by AICc, coefficients by Burg's method
+    u_k = Σ_i φ_i u_{k−i} + ε_k  autoregressive, order 1 or more by AICc, coefficients by Burg's method
 
 g ≥ 0 by maximum likelihood. The long-run variance κ = var(ε)/(1 − Σφ)² says how much less than K independent
 values the residuals carry. New noise: moving blocks of ε, coloured by φ, scaled by √v. Noise that is
@@ -44,6 +44,14 @@ class Noise:
         variance = float(np.mean(self.innovations**2)) / max(_whiteness(self.phi), 1e-12)
         return float(np.clip(u * variance / max(self.long_run, 1e-300), 1.0, u))
 
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of κ: 2/var(log κ̂) of an autoregression with Σφ = s, K/(1 + 2 (1 + s)/(1 − s))."""
+        if not self.phi.size:
+            return float(self.scale.size)
+        s = float(np.clip(self.phi.sum(), 0, 0.999))
+        return self.scale.size / (1 + 2 * (1 + s) / (1 - s))
+
     def draw(self, count: int, generator: np.random.Generator) -> Array:
         """`count` curves of new noise -> (count, K)."""
         size, burn = self.scale.size, 50
@@ -52,7 +60,10 @@ class Noise:
         at = generator.integers(0, self.innovations.size - block + 1, size=(count, blocks))
         index = (at[:, :, None] + np.arange(block)).reshape(count, -1)[:, : size + burn]
         coloured = lfilter([1.0], np.concatenate([[1.0], -self.phi]), self.innovations[index], axis=1)
-        return coloured[:, burn:] * self.scale
+        # The fit took the slowest part of the noise, and blocks of what is left sum to less than noise does.
+        sums = np.lib.stride_tricks.sliding_window_view(self.innovations, block).sum(axis=1)
+        lost = block * float(np.mean(self.innovations**2)) / max(float(np.mean(sums**2)), 1e-300)
+        return coloured[:, burn:] * self.scale * np.sqrt(np.clip(lost, 1, 2))
 
 
 def misfit(residuals: Array, n: Array) -> float:
@@ -107,7 +118,9 @@ def autoregression(u: Array, longest: int) -> tuple[Array, Array]:
         phi = np.concatenate([phi - k * phi[::-1], [k]])
         power = max(power * (1 - k * k), 1e-300)
         cost = u.size * np.log(power) + 2 * p * u.size / max(u.size - p - 1, 1)
-        if cost < best:
+        # Σφ < 0 would say that averaging helps more than with white noise: in a few hundred residuals that is
+        # chance, and costs coverage; so does an order of 0 wherever neighbours are seen to agree.
+        if phi.sum() >= 0 and (cost < best or p == 1):
             best, chosen = cost, phi
         forward, backward = (forward - k * backward)[1:], (backward - k * forward)[:-1]
     innovations = lfilter(np.concatenate([[1.0], -chosen]), [1.0], u)[chosen.size :]

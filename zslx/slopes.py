@@ -12,8 +12,7 @@ power law; where the curve bends inside a window, the slope is the window's mean
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,17 +32,13 @@ PLACES = 60
 POINTS_A_BREAK = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class Band:
-    """A curve with its 95 % band: steps, value, low, high, each (M,). Unpacks in this order."""
+class Band(NamedTuple):
+    """A curve with its 95 % band: steps, value, low, high, each (M,)."""
 
     steps: Array
     value: Array
     low: Array
     high: Array
-
-    def __iter__(self) -> Iterator[Array]:
-        return iter((self.steps, self.value, self.low, self.high))
 
 
 def local_slope(
@@ -108,7 +103,7 @@ def _binned(c: Curve, transient: float, breaks: int) -> tuple[Bins, Array, float
     residuals = b.y - log_loss(form, _trend(form, b), b.x)
     weights = noise.weights(b.n, noise.misfit(residuals, b.n))
     model = noise.noise(residuals, weights, form.size)
-    return b, model.long_run / weights, float(max(model.effective - form.size, 1))
+    return b, model.long_run / weights, float(max(model.freedom - form.size, 1))
 
 
 def _trend(form: Form, b: Bins) -> Array:

@@ -6,25 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import lfilter
 
-from zslx.bnsl import Form, log_loss
 from zslx.break_test import STATUSES
 from zslx.deceleration import MEASURES, fit, local_slope, loss_at, tail_slope
+from zslx.planted import Planted
 
 
-def planted(*, last=2000, t_d=200, f=0.2, c0=0.22, r_d=0.04, sigma=0.01, rho=0.5, seed=0):
-    """A curve of one break with autocorrelated noise of standard deviation sigma."""
-    steps = np.arange(1.0, last + 1)
-    theta = np.array([np.log(20), c0, r_d - c0, np.log(t_d), np.log(f)])
-    rng = np.random.default_rng(seed)
-    noise = lfilter([1.0], [1.0, -rho], rng.normal(0, sigma * np.sqrt(1 - rho**2), last)) if sigma else 0
-    return steps, np.exp(log_loss(Form(breaks=1), theta, np.log(steps)) + noise)
+def planted(*, seed=0, **settings):
+    """Steps and losses of a curve with one planted break (zslx/planted.py)."""
+    return Planted(**settings).draw(np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("f", [0.1, 0.5])
 @pytest.mark.parametrize("smoothing", ["centred", "none"])
-@pytest.mark.parametrize(("last", "t_d"), [(2000, 200), (60_000, 3000)])
+@pytest.mark.parametrize(("last", "t_d"), [(2000, 200), pytest.param(60_000, 3000, marks=pytest.mark.medium)])
 def test_planted_parameters_come_back(f, smoothing, last, t_d):
     steps, losses = planted(last=last, t_d=t_d, f=f, sigma=1e-4)
     result = fit(steps, losses, smoothing=smoothing)
@@ -43,6 +38,7 @@ def test_irreducible_loss_comes_back():
     assert result.status == "no_break" and abs(result.a - 1.5) < 1e-3 and abs(result.c0 - 0.5) < 1e-3
 
 
+@pytest.mark.medium
 def test_robust_fit_shrugs_off_spikes():
     steps, losses = planted(sigma=0.005)
     spiked = losses.copy()
@@ -54,7 +50,7 @@ def test_robust_fit_shrugs_off_spikes():
     assert plain.L_d is None or error < abs(np.log(plain.L_d / clean.L_d))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_power_law_has_no_break(seed):
     steps, losses = planted(c0=0.1, r_d=0.1, sigma=0.02, rho=0.7, seed=seed)
     result = fit(steps, losses)
@@ -129,7 +125,7 @@ def test_profile_interval_of_t_d_agrees_where_noise_is_small():
 
 
 @given(st.integers(1, 60), st.integers(0, 10), st.floats(0.2, 5), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_short_curve_gets_a_status_and_strict_json(size, seed, scale, paper):
     rng = np.random.default_rng(seed)
     steps = np.cumsum(rng.integers(1, 9, size)).astype(float)
@@ -178,10 +174,10 @@ def test_bad_curves_are_refused(steps, losses, message):
 
 def test_slopes_of_a_power_law():
     steps, losses = planted(c0=0.12, r_d=0.12, sigma=0.01, rho=0.5, seed=4)
-    value, low, high = tail_slope(steps, losses)
+    _, low, high = tail_slope(steps, losses)
     assert low < 0.12 < high and high - low < 0.05
     at, slope, low, high = local_slope(steps, losses)
-    assert ((low < 0.12) & (0.12 < high)).mean() > 0.8
+    assert ((low < 0.12) & (high > 0.12)).mean() > 0.8
     assert (np.diff(at) > 0).all() and (slope > low).all() and (slope < high).all()
     band = loss_at(steps, losses, [100, 1000, 9000])
     truth = 20 * band.steps**-0.12
@@ -204,6 +200,7 @@ def test_slopes_of_a_thin_curve():
         tail_slope(steps[:2], losses[:2])
 
 
+@pytest.mark.medium
 def test_paper_protocol_on_an_exact_power_law():
     steps = np.arange(1.0, 20_001)
     result = fit(steps, 9 * steps**-0.1, protocol="paper")

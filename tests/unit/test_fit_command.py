@@ -9,8 +9,9 @@ import pytest
 from zslx import fit_command
 
 KEYS = (
-    "file status b c0 c1 d1 f1 L_d t_d r_d L_T_hat L_T rsle breaks ci95 ci_method sensitivity".split()
-)  # fmt: skip
+    *("file", "status", "b", "c0", "c1", "d1", "f1", "L_d", "t_d", "r_d", "L_T_hat", "L_T", "rsle"),
+    *("breaks", "ci95", "ci_method", "sensitivity"),
+)
 
 
 def zslx_fit(*arguments):
@@ -161,3 +162,25 @@ def test_bad_flags_are_usage_errors(flags, good, capsys):
 def test_conflicting_flags_are_one_line(good, capsys):
     assert zslx_fit(good, "--protocol", "paper", "--robust") == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_forecast_stands_beside_a_power_law(good, capsys):
+    assert zslx_fit(good, "--forecast", 0.5, "--bootstrap", 50, "--json") == 0
+    (record,) = strict(capsys.readouterr().out)
+    f = record["forecast"]
+    assert f["seen"] == 750 and f["at"] == 1500 and abs(f["fit"]["error"]) < 0.05
+    assert f["fit"]["interval"][0] < f["fit"]["L"] < f["fit"]["interval"][1] and "error" in f["power_law"]
+    assert zslx_fit(good, "--forecast", 0.5, "--bootstrap", 50) == 0
+    assert "forecast of L at step 1500 from the first 750 steps" in capsys.readouterr().out
+    assert zslx_fit(good, "--forecast", 0.001, "--bootstrap", 0) == 0
+    assert "a forecast needs 8" in capsys.readouterr().out
+
+
+def test_cut_robust_measures_are_in_the_record(good, capsys):
+    assert zslx_fit(good, "--bootstrap", 0, "--json") == 0
+    (record,) = strict(capsys.readouterr().out)
+    value, low, high = record["tail_slope"]
+    assert low < value < high
+    slope = record["local_slope"]
+    assert len(slope["steps"]) == len(slope["value"]) > 10 and slope["value"][0] > slope["value"][-1]
+    assert record["loss_at"]["steps"][-1] == 1500

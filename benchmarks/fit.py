@@ -1,0 +1,109 @@
+"""What the fit costs, what its intervals cover, and how its forecasts did: `python -m benchmarks.fit WHAT`.
+
+    speed               seconds of a fit and of 1,000 bootstrap fits, beside scipy's curve_fit in a loop
+    coverage [--curves 200] [--only laptop]   share of 95 % intervals that hold the truth, and of statuses
+    forecast FILE...    errors at T of forecasts from the first 3 to 50 % of finished runs
+
+Tables are Markdown on stdout; those of the last measurement are in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import numpy as np
+from scipy.optimize import curve_fit
+
+from zslx.curves import read
+from zslx.deceleration import MEASURES, fit
+from zslx.forecast import forecast_curve
+from zslx.planted import SETTINGS, STRAIGHT, Planted, coverage
+
+
+def speed() -> None:
+    """Medians of three."""
+    print(
+        "| curve | plain fit | fit + 1,000 bootstrap fits | curve_fit in a loop, 1,000 (from 20) |\n|---|---|---|---|"
+    )
+    for name in ("laptop smooth ρ=0.3", "paper smooth ρ=0.3"):
+        planted = SETTINGS[name]
+        steps, losses = planted.draw(np.random.default_rng(0))
+        fit(steps, losses)
+        plain = _median(lambda s=steps, y=losses: fit(s, y))
+        boot = _median(lambda s=steps, y=losses: fit(s, y, bootstrap=1000))
+        loop = _median(lambda p=planted, s=steps, y=losses: _loop(p, s, y, 20)) * 50
+        print(f"| {name}, {len(steps):,} steps | {plain:.2f} s | {boot:.2f} s | {loop:.0f} s |", flush=True)
+
+
+def _loop(planted: Planted, steps: np.ndarray, losses: np.ndarray, count: int) -> None:
+    """The plain way: resample the curve of all steps and call curve_fit from the optimum."""
+    x, y = np.log(steps[steps > 10]), np.log(losses[steps > 10])
+    generator = np.random.default_rng(0)
+
+    def form(x, log_b, c0, c1, log_d, f):
+        return log_b - c0 * x - c1 * f * np.logaddexp(0, (x - log_d) / f)
+
+    start = [*planted.theta[:4], planted.f]
+    fitted = form(x, *start)
+    for _ in range(count):
+        curve_fit(form, x, fitted + generator.permutation(y - fitted), p0=start, method="dogbox")
+
+
+def _median(call) -> float:
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def show_coverage(curves: int, only: str, bootstrap: int) -> None:
+    """One row a setting; progress on stderr."""
+    print(f"| {curves} curves each | break | L_d | t_d | r_d | L̂_T |\n|---|---|---|---|---|---|")
+    for name, planted in {**SETTINGS, **STRAIGHT}.items():
+        if only not in name:
+            continue
+        begin = time.perf_counter()
+        result = coverage(planted, curves, bootstrap=bootstrap if name in SETTINGS else 0)
+        given = result.statuses["break"]
+        cells = " | ".join(f"{100 * result.covered[n]:.1f} %" if given else "–" for n in MEASURES)
+        print(f"| {name} | {given}/{curves} | {cells} |", flush=True)
+        print(f"{name}: {time.perf_counter() - begin:.0f} s, {result}", file=sys.stderr, flush=True)
+
+
+def show_forecasts(files: list[str]) -> None:
+    """Errors in log loss at T, in per cent; the interval's half-width after ±."""
+    print("| run | seen | fit | inside its interval | plain power law |\n|---|---|---|---|---|")
+    for file in files:
+        for share in (0.03, 0.1, 0.2, 0.3, 0.5):
+            f = forecast_curve(read(file), share=share)
+            half = 50 * float(np.log(f.fit.interval[1] / f.fit.interval[0]))
+            print(
+                f"| {file.rsplit('/', 1)[-1]} | {share:.0%} | {100 * (f.fit.error or 0):+.2f} ± {half:.2f} % | "
+                f"{'yes' if f.fit.covered else 'no'} | {100 * (f.power_law.error or 0):+.2f} % |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Parse the command line and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "coverage", "forecast"])
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--curves", type=int, default=200)
+    parser.add_argument("--only", default="", help="settings whose name has this in it")
+    parser.add_argument("--bootstrap", type=int, default=300)
+    args = parser.parse_args()
+    if args.what == "speed":
+        speed()
+    elif args.what == "coverage":
+        show_coverage(args.curves, args.only, args.bootstrap)
+    else:
+        show_forecasts(args.files)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""What 95 % intervals cover, and how often a break is seen where none is: 200 planted curves a setting.
+
+The same as `python -m benchmarks.fit coverage`, whose table stands in benchmarks/README.md.
+"""
+
+import pytest
+
+from zslx.planted import SETTINGS, STRAIGHT, coverage
+
+CURVES = 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_intervals_cover_91_to_98_percent(name):
+    result = coverage(SETTINGS[name], CURVES, bootstrap=300)
+    assert result.statuses["break"] >= 0.9 * CURVES, result
+    for measure, share in result.covered.items():
+        assert 0.91 <= share <= 0.98, (measure, result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_a_power_law_is_rarely_given_a_break(name):
+    result = coverage(STRAIGHT[name], CURVES, bootstrap=0)
+    assert result.statuses["break"] <= 0.02 * CURVES, result
