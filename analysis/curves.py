@@ -15,6 +15,7 @@ from scipy import stats
 
 from analysis.evidence import CONFIDENCE
 from analysis.measures import Measures
+from analysis.step_records import edges
 from analysis.studies import Trial
 from zslx.deceleration import local_slope
 
@@ -132,18 +133,7 @@ def _exactly(points: Points, x: np.ndarray) -> np.ndarray:
 
 
 def metric(measures: Measures, arm: str, size: str, key: str) -> Line | None:
-    """A column of steps.jsonl, averaged over bins of equal width in log t; read from the run records."""
-    edges = np.geomspace(1, measures.horizon[size] * (1 + 1e-9), 49)
-    centres = np.sqrt(edges[:-1] * edges[1:])
-    rows = []
-    for trial in measures.study.of(arm, size):
-        columns = trial.run.steps
-        if key not in columns:
-            continue
-        t, values = columns["tokens"] / measures.unit[size], columns[key]
-        known = np.isfinite(values) & (t <= edges[-1])
-        place = np.clip(np.searchsorted(edges, t[known], side="right") - 1, 0, len(centres) - 1)
-        counts = np.bincount(place, minlength=len(centres))
-        sums = np.bincount(place, weights=values[known], minlength=len(centres))
-        rows.append(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
-    return over_seeds(centres, rows)
+    """What an intervention reported at each step, in bins of equal width in log t."""
+    ends = edges(measures.horizon[size])
+    summaries = (measures.steps(trial) for trial in measures.study.of(arm, size))
+    return over_seeds(np.sqrt(ends[:-1] * ends[1:]), (s.metrics[key] for s in summaries if s and key in s.metrics))

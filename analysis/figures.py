@@ -245,9 +245,9 @@ class Figures:
         keys: dict[str, list[str]] = {}
         for arm in self.index:
             first = next(iter(self.study.of(arm)), None)
-            for key in first.run.steps if first else ():
-                if "/" in key or key == "scale":
-                    keys.setdefault(key, []).append(arm)
+            summary = self.measures.steps(first) if first else None
+            for key in summary.metrics if summary else ():
+                keys.setdefault(key, []).append(arm)
         found = []
         for key, arms in keys.items():
             figure = self.per_size(

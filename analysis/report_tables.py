@@ -234,27 +234,28 @@ def cost(comparison: Mapping[str, Any]) -> list[Block | None]:
 
 def training(measures: Measures) -> Table | None:
     """Clipped and skipped steps, size of the update, by arm: from the step records."""
-    rows = []
+    rows, unread = [], 0
     for arm in measures.study.arms:
-        found: dict[str, list[float]] = {"clipped": [], "skipped": [], "update_norm": [], "grad_norm": []}
-        for trial in measures.study.of(arm.name):
-            columns, steps = trial.run.steps, max(len(trial.run.steps.get("step", ())), 1)
-            for key in ("clipped", "skipped"):
-                found[key].append(float(np.nansum(columns[key])) / steps if key in columns else 0.0)
-            for key in ("update_norm", "grad_norm"):
-                if key in columns:
-                    found[key].append(float(np.nanmedian(columns[key])))
-        if found["clipped"]:
-            shares = [f"{100 * np.mean(found[k]):.1f} %" for k in ("clipped", "skipped")]
-            norms = [f"{np.mean(found[k]):.3g}" if found[k] else MISSING for k in ("grad_norm", "update_norm")]
-            rows.append((arm.name, *shares, *norms))
+        every = [measures.steps(trial) for trial in measures.study.of(arm.name)]
+        found = [summary for summary in every if summary]
+        unread += len(every) - len(found)
+        if found:
+            shares = [np.mean([getattr(s, name) for s in found]) for name in ("clipped", "skipped")]
+            norms = [np.mean([getattr(s, name) for s in found]) for name in ("grad_norm", "update_norm")]
+            rows.append(
+                (
+                    arm.name,
+                    *(f"{100 * share:.1f} %" for share in shares),
+                    *(f"{norm:.3g}" if np.isfinite(norm) else MISSING for norm in norms),
+                )
+            )
     if not rows:
         return None
     return Table(
         columns=("arm", "steps clipped", "steps skipped", "median gradient norm", "median ‖Δθ‖"),
         rows=tuple(rows),
         caption="Averages over all trials of an arm. Arms whose updates differ much in size differ in their effective "
-        "learning rate, too.",
+        "learning rate, too." + (f" The step records of {unread} trials could not be read." if unread else ""),
     )
 
 

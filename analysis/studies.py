@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from zslx.records import Run, read_json, read_run
+from zslx.records import read_json, read_run
 
 IDENTITY = re.compile(r"[0-9a-f]{8,64}")
 # What must agree between trials that are compared: (part of the manifest, key).
@@ -77,12 +77,6 @@ class Trial:
         """(steps, tokens, numbers) of one instrument, empty when the run has not recorded it."""
         rows, numbers = self.values.get(key, (np.empty(0, dtype=np.int64), np.empty(0)))
         return self.probe_steps[rows], self.probe_tokens[rows], numbers
-
-    @cached_property
-    def run(self) -> Run:
-        """The records themselves, for what the probes do not say."""
-        assert self.folder is not None, "a trial without a folder has no records"
-        return read_run(self.folder)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
