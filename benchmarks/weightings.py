@@ -1,6 +1,6 @@
 """Time of the surgery methods' solvers over the number of groups, beside TorchJD's.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.weightings [--groups 4 16 64 256] [--markdown FILE] [--json]
+    python -m benchmarks.weightings [--methods NAME ...] [--groups 4 16 64 256] [--markdown FILE] [--json]
 
 One thread, float64, gradients drawn from a normal distribution (so about half of all pairs conflict), best of
 some calls of `group_weights`. TorchJD where it has the method: the same Gramian, the weighting that the oracle
@@ -72,9 +72,9 @@ def theirs(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
     return getattr(aggregation, cls)(**ARGUMENTS.get(cls, {}))
 
 
-def measure(groups: Sequence[int]) -> list[dict[str, Any]]:
+def measure(names: Sequence[str], groups: Sequence[int]) -> list[dict[str, Any]]:
     rows = []
-    for name in METHODS:
+    for name in names:
         for size in groups:
             gram, losses, other = gramian(size), torch.ones(size), theirs(name)
             ours = best(partial(load_intervention(name).group_weights, gram, losses, None))
@@ -91,7 +91,7 @@ def measure(groups: Sequence[int]) -> list[dict[str, Any]]:
 
 def markdown(rows: list[dict[str, Any]], groups: Sequence[int]) -> str:
     lines = ["| method | " + " | ".join(f"K={size}" for size in groups) + " |", "|---" * (len(groups) + 1) + "|"]
-    for name in METHODS:
+    for name in dict.fromkeys(row["method"] for row in rows):
         cells = []
         for row in (r for r in rows if r["method"] == name):
             other = f" ({row['torchjd']:.3g})" if row["torchjd"] else ""
@@ -103,11 +103,12 @@ def markdown(rows: list[dict[str, Any]], groups: Sequence[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--groups", type=int, nargs="+", default=[4, 16, 64, 256])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--markdown", type=Path, help="write the table there")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = measure(args.groups)
+    rows = measure(args.methods, args.groups)
     print(json.dumps(rows) if args.json else markdown(rows, args.groups))
     if args.markdown:
         versions = f"torch {torch.__version__}, Python {platform.python_version()}, one CPU thread"

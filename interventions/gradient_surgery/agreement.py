@@ -26,6 +26,8 @@ class Agreement(Grouped):
     Acts elementwise. What Adam makes of it: a factor that a coordinate keeps over time cancels in m/√v, and so
     does the global rescaling of `scale=matched`; what acts is that a coordinate's steps of high agreement weigh
     more (p > 0) or less (p < 0) than its other steps. `normalise=tensor` gives each tensor its plain norm.
+    The default p is a first look, not a tuned value: over sequences, at 0.2M, 1,000 steps and one seed, the held-out
+    loss was 0.031 higher than the baseline's at p = 0.5 and 0.001 lower, which is nothing, at p = -0.25.
     """
 
     name = "agreement"
@@ -35,7 +37,7 @@ class Agreement(Grouped):
     placebo = "elementwise"
     neutral = {"power": 0.0}
 
-    power: float = setting(-0.5, "p, the power of the agreement", low=-1.0, high=2.0)
+    power: float = setting(-0.25, "p, the power of the agreement", low=-1.0, high=2.0)
     layers: str = setting(
         "all", "which tensors: all, or the weight matrices between embedding and head", choices=("all", "body")
     )

@@ -30,7 +30,7 @@ class DualProj(Surgery):
 
     name = "dualproj"
     source = "Lopez-Paz & Ranzato 2017, arXiv 1706.08840"
-    cost = "Gramian; solver 1 ms at K=64, 5 ms at K=256"
+    cost = "Gramian; solver 0.2 ms at K=64, 1.3 ms at K=256"
 
     reg_eps: float = setting(1e-4, "ridge on the Gramian of unit trace", low=0.0, high=1.0)
 

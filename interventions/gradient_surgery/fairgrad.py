@@ -27,7 +27,7 @@ class FairGrad(Surgery):
 
     name = "fairgrad"
     source = "Ban & Ji 2024, arXiv 2402.15638"
-    cost = "Gramian; solver 1 ms at K=64, 20 ms at K=256"
+    cost = "Gramian; solver 0.8 ms at K=64, 4 ms at K=256"
 
     alpha: float = setting(1.0, "fairness: 1 proportional, more towards the worst-off", low=0.1, high=20.0)
 

@@ -28,7 +28,7 @@ class IMTLG(Surgery):
 
     name = "imtl_g"
     source = "Liu et al. 2021, Towards Impartial Multi-task Learning (ICLR); general form: arXiv 2406.16232"
-    cost = "Gramian; solver 1 ms at K=64, 20 ms at K=256"
+    cost = "Gramian; solver 0.4 ms at K=64, 8 ms at K=256"
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
         largest = gramian.diagonal().max()

@@ -31,7 +31,7 @@ class PCGrad(Surgery):
 
     name = "pcgrad"
     source = "Yu et al. 2020, arXiv 2001.06782"
-    cost = "Gramian; solver 1 ms at K=64, 18 ms at K=256 on one core"
+    cost = "Gramian; solver 1 ms at K=64, 16 ms at K=256"
 
     order: str = setting("random", "order in which a group's conflicts are removed", choices=("random", "ascending"))
 
