@@ -26,7 +26,7 @@ def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
         "arm": row["arm"],
         "word": row["word"],
         "exploratory": row["exploratory"],
-        "headline": word,
+        "beyond_lr_decay": row["beyond_lr_decay"],
         "sentence": " ".join(parts),
         "smallest_effect": row["smallest_effect"],
         "reasons": row["reasons"],

@@ -22,7 +22,7 @@ from analysis import evidence, scaling
 from analysis.answers import answer
 from analysis.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.measures import TAIL_FACTORS, Measures, parameters
-from analysis.mechanism import INSTRUMENTS, mechanism
+from analysis.mechanism import instruments, mechanism
 from analysis.studies import Arm, Study, Trial, environment, load_study
 
 BOOTSTRAP_SEED = 20250605
@@ -125,7 +125,7 @@ def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
     cell["step_seconds"] = mean_interval([measures.step_seconds(t) for t in trials], log=True)
     cell["instruments"] = {
         key: mean_interval([measures.instrument(t, key) for t in trials])
-        for key in INSTRUMENTS
+        for key in instruments(measures)
         if any(key in t.values for t in trials)
     }
     return cell
@@ -256,7 +256,7 @@ def secondary_contrasts(measures: Measures, arm: str, against: str, primary: np.
         d = paired(measures, arm, against, broken(measures, name))[sizes]
         enough = evidence.usable_sizes(d).all() and 2 * np.isfinite(d).sum() >= np.isfinite(primary[sizes]).sum()
         found[name] = contrast(d) if sizes.any() and enough else None
-    for key in INSTRUMENTS:
+    for key in instruments(measures):
         found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)))
     return found
 

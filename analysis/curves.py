@@ -1,4 +1,4 @@
-"""What the figures draw: curves of an arm over its seeds, each with a 95 % t band over seeds.
+"""What the figures draw: curves of an arm over its seeds, each with a 95 % t band (few seeds: their range).
 
 Trials are brought to common places by linear interpolation in log t (losses: log-log); a place counts where
 two seeds or more have it (with one seed the curve has no band). Differences are paired by seed before
@@ -20,6 +20,7 @@ from analysis.studies import Trial
 from zslx.deceleration import local_slope
 
 PLACES = 96
+BAND_SEEDS = 4  # with fewer, t bands are so wide that nothing else is seen: the range of the seeds instead
 Points = tuple[np.ndarray, np.ndarray]
 
 
@@ -44,7 +45,7 @@ def places(measures: Measures, size: str, start: float = 1.0) -> np.ndarray:
 
 
 def over_seeds(x: np.ndarray, table: Iterable[np.ndarray]) -> Line | None:
-    """Mean and t band of curves (n, M) at common places x (M,); nan where a curve has no value."""
+    """Mean and band of curves (n, M) at common places x (M,); nan where a curve has no value."""
     rows = np.array(list(table), dtype=np.float64).reshape(-1, len(x))
     counts = np.isfinite(rows).sum(axis=0)
     keep = counts >= min(2, len(rows))
@@ -54,6 +55,8 @@ def over_seeds(x: np.ndarray, table: Iterable[np.ndarray]) -> Line | None:
     mean = np.nansum(rows, axis=0) / counts
     if len(rows) < 2:
         return Line(x=x, y=mean)
+    if len(rows) < BAND_SEEDS:
+        return Line(x=x, y=mean, low=np.nanmin(rows, axis=0), high=np.nanmax(rows, axis=0))
     spread = np.sqrt(np.nansum((rows - mean) ** 2, axis=0) / (counts - 1) / counts)
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, counts - 1) * spread
     return Line(x=x, y=mean, low=mean - half, high=mean + half)

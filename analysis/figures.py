@@ -13,10 +13,11 @@ from analysis.blocks import Figure, LegendEntry, Panel
 from analysis.curves import Line
 from analysis.drawing import Marks, Stroke, panel, style
 from analysis.measures import Measures
+from analysis.mechanism import gradient_prefix
 from analysis.numbers import printable
 from analysis.studies import Arm
 
-Draw = Callable[[str, int], Sequence[Stroke]]
+BAND = f"with 95 % bands (below {curves.BAND_SEEDS} seeds: the range of the seeds)"
 
 
 class Figures:
@@ -107,7 +108,7 @@ class Figures:
             panels=tuple(panels),
             legend=self.legend(list(self.index)),
             caption="Held-out loss over steps, both axes logarithmic: a power law is a straight line, deceleration is "
-            "where it bends. Lines: geometric means over seeds with 95 % bands (often thinner than the line). Dotted: "
+            "where it bends. Lines: geometric means over seeds, " + BAND + " (often thinner than the line). Dotted: "
             "the mean of the baseline's fitted curves after the early cut. Open diamonds: (t_d, L_d) of each trial "
             "whose break is identified, on the crossing of the two asymptotes and so below the curve; no diamond, no "
             "identified break.",
@@ -119,7 +120,7 @@ class Figures:
         return self.per_size(
             lambda arm, size: from_step(curves.difference(self.measures, arm, self.base, size), 10),
             "Held-out loss relative to the baseline",
-            "Held-out loss relative to the baseline's at the same step, paired by seed, with a 95 % band (pointwise). "
+            "Held-out loss relative to the baseline's at the same step, paired by seed, " + BAND + ", pointwise. "
             "Below the line: better. The value at the right end is the primary contrast; a line that keeps falling "
             "gains on the baseline, one that turns back was only ahead for a while. From step 10 on.",
             arms=others,
@@ -131,7 +132,7 @@ class Figures:
         return self.per_size(
             lambda arm, size: curves.slope(self.measures, arm, size),
             "Local slope of the loss curve",
-            "Local slope −d log L / d log t in a window of a factor of 2, mean over seeds with a 95 % band. Its "
+            "Local slope −d log L / d log t in a window of a factor of 2, mean over seeds, " + BAND + ". Its "
             "height is the per cent of loss that one per cent more steps buys; the fall from left to right is the "
             "deceleration itself, without any fit. Higher at the right end: less deceleration.",
             y_label="−d log L / d log t",
@@ -144,7 +145,7 @@ class Figures:
         """D and M of one step and from t to 2t."""
         destructive = (
             "1 means that the changes of single tokens' losses cancel in full (zero-sum), 0 that all go one way. "
-            "Means over seeds with 95 % bands."
+            "Means over seeds, " + BAND + "."
         )
         found = [
             self.instrument(
@@ -174,16 +175,17 @@ class Figures:
 
     def gradients(self) -> Figure | None:
         """Gradient interference over sequences with its chance level."""
+        prefix = gradient_prefix(self.measures)
         panels, shown = [], {}
         for size in self.sizes:
             strokes, found = [], {}
             for arm in self.index:
-                line = curves.instrument(self.measures, arm, size, "grad_sequence.ratio")
+                line = curves.instrument(self.measures, arm, size, prefix + "ratio")
                 if line is None:
                     continue
                 found[arm] = shown[arm] = line
                 strokes.append(self.stroke(arm, line))
-                chance = curves.instrument(self.measures, arm, size, "grad_sequence.chance_ratio")
+                chance = curves.instrument(self.measures, arm, size, prefix + "chance_ratio")
                 if chance is not None:
                     strokes.append(Stroke(line=chance, index=self.index[arm], dash="1 2", band=False, width=1.0))
             if found:
@@ -192,10 +194,10 @@ class Figures:
         if not panels:
             return None
         return Figure(
-            title="Gradient interference over sequences",
+            title="Gradient interference over sequences" + (", body matrices" if prefix.endswith("body.") else ""),
             panels=tuple(panels),
             legend=self.legend([a for a in self.index if a in shown]),
-            caption="Gradient interference between sequences, 1 − Σ|Σ g| / ΣΣ|g|, with a 95 % band. Dotted: its chance "
+            caption="Gradient interference between sequences, 1 − Σ|Σ g| / ΣΣ|g|, " + BAND + ". Dotted: its chance "
             "level, the same gradients with random signs. Below chance: the gradients share a direction; at chance: "
             "they cancel as unrelated ones would; above: they oppose one another.",
         )
@@ -253,7 +255,7 @@ class Figures:
             figure = self.per_size(
                 lambda arm, size, key=key: curves.metric(self.measures, arm, size, key),  # type: ignore[misc]
                 key,
-                f"{key} over steps, averaged in bins of equal width in log t, mean over seeds with a 95 % band.",
+                f"{key} over steps, averaged in bins of equal width in log t; mean over seeds, {BAND}.",
                 arms=arms,
                 y_label=printable(key, 32),
             )

@@ -83,7 +83,7 @@ def answers(comparison: Mapping[str, Any]) -> list[Block]:
             Answer(
                 question=f"Does {answer['arm']} lower the loss, and relieve its deceleration, without scale?",
                 sentence=answer["sentence"],
-                word=answer["headline"],
+                word=answer["word"] + (", beyond LR decay" if answer["beyond_lr_decay"] else ""),
                 exploratory=answer["exploratory"],
                 notes=tuple(notes),
             )

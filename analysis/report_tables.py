@@ -23,6 +23,7 @@ MEASURE_NAMES = {
     "dtt.D": "D, t to 2t, held-out",
     "dtt.M": "M, t to 2t, held-out (nats)",
     "grad_sequence.ratio": "gradient interference, sequences",
+    "grad_sequence.by_group.body.ratio": "gradient interference, sequences, body",
 }
 
 
@@ -61,7 +62,7 @@ def sensitivity(measures: Measures, comparison: Mapping[str, Any]) -> Table | No
     if not rows:
         return None
     return Table(
-        columns=("size", "arm", "", *(f"{cut:g} steps cut ({share:g} × {of})" for of, share, cut in cuts)),
+        columns=("size", "arm", "", *(f"cut at {cut:g} ({share:g} × {of})" for of, share, cut in cuts)),
         rows=tuple(rows),
         heads=3,
         caption="The one-break fit with fewer or more early steps left out, identified or not; means over seeds. A "

@@ -282,6 +282,7 @@ class _Trial:
                 "dead_share": 0.001,
                 "negative_cosines": 0.42 * depth,
                 "mean_cosine": 0.2 * (1 - depth),
+                "by_group": {"body": {"ratio": ratio + 0.08, "chance_ratio": 0.84}},
             },
         }
         if step % 2 == 0:
