@@ -47,7 +47,7 @@ class Fit:
     """The result of `fit`. Losses in nats per token, t_d and T in steps, slopes without unit; None: not given.
 
     `theta` and `form` describe the curve that was chosen (no break: a power law); `profile` is the 95 % profile
-    interval of t_d; `second` are all parameters of the two-break fit where two breaks are preferred.
+    interval of t_d; `second` are all parameters of the two-break fit where two breaks are preferred or asked for.
     """
 
     status: str
@@ -254,8 +254,8 @@ class _Work:
         e = estimate(self.kept, plan) if self.kept.steps.size >= 3 else None
         empty: dict[str, Any] = dict.fromkeys(MEASURES)
         return self._fit(
-            e, test, status="no_break", reason=why, breaks=0, sensitivity=[], profile_t_d=None, ci95=dict(empty),
-            ci_method="none", **empty,
+            e, test, status="no_break", reason=why, breaks=0, sensitivity=self.sensitivity(self.plan),
+            profile_t_d=None, ci95=dict(empty), ci_method="none", **empty,
         )  # fmt: skip
 
     def _power_law(self) -> Estimate:
@@ -266,7 +266,8 @@ class _Work:
         curve = _parameters(e) if e else dict.fromkeys(("b", "c0", "c1", "d1", "f1", "a", "rsle", "form", "theta"))
         return Fit(
             L_T=last_loss(self.c, self.plan), T=int(self.c.steps[-1]),
-            criterion=list(test.criterion), second=_second(test), transient=self.cut, smoothing=self.plan.smoothing,
+            criterion=list(test.criterion), second=_second(test, max(test.breaks, values["breaks"])),
+            transient=self.cut, smoothing=self.plan.smoothing,
             protocol="paper" if self.plan.paper else None, **curve, **values,
         )  # fmt: skip
 
@@ -294,9 +295,9 @@ def _parameters(e: Estimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _second(test: BreakTest) -> dict[str, float] | None:
-    """All parameters of the two-break fit where two are preferred."""
-    if test.breaks < 2:
+def _second(test: BreakTest, breaks: int) -> dict[str, float] | None:
+    """All parameters of the two-break fit where two are preferred or asked for."""
+    if breaks < 2 or len(test.solutions) < 3:
         return None
     s = test.solutions[2]
     c, d, f, a = s.form.split(s.theta)

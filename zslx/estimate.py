@@ -83,16 +83,20 @@ def is_smoothed(c: Curve, residuals: Array) -> bool:
 
 
 def plan_for(c: Curve, plan: Plan) -> Plan:
-    """The plan with least and g learned from the (cut) curve c."""
+    """The plan with least and g learned from the (cut) curve c.
+
+    least from what two breaks leave: what is left by one would count a second bend as noise, and long bins would
+    blur the early curve. g from the form of the plan itself, since it is that form's misfit.
+    """
     if plan.paper:
         return plan
-    first = estimate(c, plan)
     if c.steps.size > BINS:
-        residuals = c.log_losses - log_loss(plan.form, first.solution.theta, np.log(c.steps))
+        flexible = replace(plan, form=replace(plan.form, breaks=2, decelerating=False), robust=False)
+        residuals = c.log_losses - log_loss(flexible.form, estimate(c, flexible).solution.theta, np.log(c.steps))
         if not is_smoothed(c, residuals):
             length = noise.correlation_length(residuals[-(2**15) :])
             plan = replace(plan, least=float(np.clip(2 * length - 1, 1, max(1, c.steps.size / 60))))
-            first = estimate(c, plan)
+    first = estimate(c, plan)
     return replace(plan, g=noise.misfit(first.residuals, first.bins.n))
 
 

@@ -7,6 +7,7 @@ so that σ is the standard deviation of the noise of log loss per step.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +76,9 @@ def coverage(p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: i
     statuses = dict.fromkeys(STATUSES, 0)
     hits: dict[str, list[bool]] = {name: [] for name in MEASURES}
     errors: dict[str, list[float]] = {name: [] for name in MEASURES}
+    setting = zlib.crc32(repr(p).encode())  # so that no two settings share their noise
     for number in range(first, first + curves):
-        steps, losses = p.draw(np.random.default_rng([seed, number]))
+        steps, losses = p.draw(np.random.default_rng([seed, setting, number]))
         result = fit(steps, losses, bootstrap=bootstrap, seed=number)
         statuses[result.status] += 1
         if result.status != "break":

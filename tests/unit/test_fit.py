@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zslx.bnsl import Form, log_loss, solve
 from zslx.break_test import STATUSES
 from zslx.deceleration import MEASURES, fit, local_slope, loss_at, tail_slope
 from zslx.planted import Planted
+from zslx.smoothing import bins, windows
 
 
 def planted(*, seed=0, **settings):
@@ -88,6 +90,7 @@ def test_acceleration_is_no_deceleration():
     assert fit(steps, losses).L_d is None
 
 
+@pytest.mark.medium
 def test_paper_protocol_gives_numbers_whatever_the_status():
     steps, losses = planted(last=30_000, t_d=50_000, f=0.5, sigma=1e-4)
     result = fit(steps, losses, protocol="paper")
@@ -205,3 +208,28 @@ def test_paper_protocol_on_an_exact_power_law():
     steps = np.arange(1.0, 20_001)
     result = fit(steps, 9 * steps**-0.1, protocol="paper")
     assert result.status == "no_break" and all(getattr(result, name) is not None for name in MEASURES)
+
+
+def test_two_planted_breaks_are_seen():
+    steps = np.arange(1.0, 20_001)
+    theta = np.array([2.5, 0.05, 0.25, -0.26, np.log(60), np.log(900), np.log(0.15), np.log(0.15)])
+    noise = np.random.default_rng(0).normal(0, 0.003, steps.size)
+    result = fit(steps, np.exp(log_loss(Form(breaks=2), theta, np.log(steps)) + noise), transient=5)
+    assert result.breaks == 2
+    assert abs(result.second["d1"] / 60 - 1) < 0.15 and abs(result.second["d2"] / 900 - 1) < 0.1
+    forced = fit(steps, np.exp(log_loss(Form(breaks=2), theta, np.log(steps)) + noise), transient=5, breaks=2)
+    assert forced.status == "break" and abs(forced.t_d / 900 - 1) < 0.1 and abs(forced.r_d - 0.04) < 0.005
+
+
+@pytest.mark.medium
+def test_correlated_wiggles_are_no_evidence_of_a_break():
+    """Smoothed noise looks like bends; a BIC for independent residuals takes most of it for breaks."""
+    alarms = plain = 0
+    for seed in range(6):
+        steps, losses = planted(c0=0.1, r_d=0.1, sigma=0.02, rho=0.9, seed=seed)
+        alarms += fit(steps, losses).breaks > 0
+        b = bins(steps[10:], np.log(losses)[10:])
+        x, matrix = windows(b, "centred")
+        x2 = [solve(Form(breaks=m), x, matrix @ b.y, np.ones_like(x)).loss for m in (0, 1)]
+        plain += b.x.size * np.log(x2[0] / x2[1]) > 3 * np.log(b.x.size)
+    assert alarms <= 1 and plain >= 4
