@@ -128,6 +128,7 @@ class Intervention:
     needs: ClassVar[frozenset[str]] = frozenset()
     sums: ClassVar[tuple[str, ...]] = ()  # of SUMS, what `combine` reads
     keep_scale: ClassVar[bool] = False  # token weights are not renormalised: their scale is the method
+    proxy: ClassVar[bool] = False  # token groups: the Gramian of the unembedding alone stands for the whole
     scale: ClassVar[str] = "matched"  # rescale the combined gradient to the plain one's norm, or "paper": leave it
     placebo: ClassVar[str | None] = None  # group_weights | elementwise | tokens | samples | schedule: what its
     # placebo permutes; None: no placebo exists, the control is the baseline with an equally tuned rate
@@ -144,6 +145,10 @@ class Intervention:
     def count_groups(self, batch_size: int, num_domains: int) -> int:
         """K of this method's groups when a step has B sequences of D domains."""
         return batch_size
+
+    def groups_tokens(self) -> bool:
+        """Whether `group_ids` gives ids (B, T) of tokens, not (B,) of sequences."""
+        return False
 
     # Data.
     def mixture(self, step: int, state: State) -> Iterable[float] | None:

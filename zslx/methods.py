@@ -76,6 +76,11 @@ class Methods:
         """Whether the step goes through the gradient engine."""
         return bool(self.hooks["group_weights"] or self.hooks["combine"])
 
+    @property
+    def surgeon(self) -> Intervention:
+        """The method that combines the group gradients."""
+        return (self.hooks["group_weights"] or self.hooks["combine"])[0]
+
     def mixture(self, step: int) -> list[float] | None:
         """Shares (D,) of the domains, or None for the data's own."""
         if not self.hooks["mixture"]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zslx.data import Batch
-from zslx.gradients import sequence_stats
+from zslx.gradients import GroupStats, sequence_stats, token_changes, token_group_stats
 from zslx.intervention import CoordinateSums, StepView
 from zslx.losses import cross_entropy, token_losses
 from zslx.methods import Methods
@@ -123,12 +123,11 @@ class GradientPass:
         with self.autocast(batch):
             loss = token_losses(self.model, batch).mean()
         gradient = torch.autograd.grad(loss, list(parameters.values()))
-        from zslx.gradients import first_order
+        moves = dict(zip(parameters, gradient, strict=True))
+        return token_changes(self.model, token_losses, batch, moves)[0]
 
-        update = dict(zip(parameters, gradient, strict=True))
-        return first_order(self.model, token_losses, batch, update, sums=False).token_changes
-
-    def _surgery(self, batch: Batch, step: int) -> StepGradient:
+    def _stats(self, batch: Batch, step: int, want: tuple[str, ...], keep: bool) -> tuple[GroupStats, StepView]:
+        """The engine's statistics of the groups that the method asks for: of sequences, or of tokens."""
         views: list[StepView] = []
 
         def weighted(model: nn.Module, batch: Batch) -> Tensor:
@@ -140,33 +139,41 @@ class GradientPass:
         def groups(_: Tensor) -> tuple[Tensor, int]:
             return self.methods.group_ids(views[0])
 
-        by_group = groups if self.methods.hooks["group_ids"] else None
+        method = self.methods.surgeon
+        if method.groups_tokens():
+            count = method.count_groups(len(batch.tokens), self.num_domains)
+            args = (self.model, weighted, batch, lambda losses: groups(losses)[0], count)
+            stats = token_group_stats(*args, want=want, keep=keep, proxy=method.proxy and want == ("gramian",))
+        else:
+            by_group = groups if self.methods.hooks["group_ids"] else None
+            stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=want, keep=keep)
+        return stats, views[0]
+
+    def _surgery(self, batch: Batch, step: int) -> StepGradient:
         if self.methods.hooks["combine"]:
-            return self._elementwise(weighted, batch, step, views, by_group)
-        surgery = self.methods.hooks["group_weights"][0]
-        stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=("gramian",), keep=True)
+            return self._elementwise(batch, step)
+        stats, view = self._stats(batch, step, ("gramian",), keep=True)
         assert stats.gramian is not None
         if not torch.isfinite(stats.gramian).all():
             raise Diverged(f"a group's gradient is not finite at step {step}")
         weights = self.methods.group_weights(stats.gramian, stats.group_losses, step)
-        outcome = StepGradient(view=views[0], gramian=stats.gramian, group_losses=stats.group_losses)
+        outcome = StepGradient(view=view, gramian=stats.gramian, group_losses=stats.group_losses)
         if weights is None:
             outcome.skipped = True
             return outcome
         factor = 1.0
-        if surgery.scale == "matched":
+        if self.methods.surgeon.scale == "matched":
+            weights = weights / weights.mean()  # some methods sum and some average: that is no part of the factor
             factor = matched_scale(stats.gramian, weights)
         stats.combine(weights * factor)
         outcome.group_weights = weights
         outcome.record = gramian_record(stats.gramian, weights) | {"scale": factor}
         return outcome
 
-    def _elementwise(
-        self, weighted: Callable, batch: Batch, step: int, views: list[StepView], by_group: Callable | None
-    ) -> StepGradient:
+    def _elementwise(self, batch: Batch, step: int) -> StepGradient:
         """Each parameter's gradient from sums over the sequences' gradients (or over groups)."""
-        method = self.methods.hooks["combine"][0]
-        stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=("sum", *method.sums))
+        method = self.methods.surgeon
+        stats, view = self._stats(batch, step, ("sum", *method.sums), keep=False)
         count = len(stats.group_losses)
         plain = combined = 0.0
         for name, parameter in self.model.named_parameters():
@@ -191,7 +198,7 @@ class GradientPass:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
             record["scale"] = factor
-        return StepGradient(view=views[0], record=record, group_losses=stats.group_losses)
+        return StepGradient(view=view, record=record, group_losses=stats.group_losses)
 
 
 def check_loss(loss: float, step: int) -> float:

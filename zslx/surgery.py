@@ -43,6 +43,9 @@ class Grouped(Intervention):
     num_groups: int = setting(
         4, "number of groups K (microbatch, token_class, loss_quantile, token_frequency)", low=1, high=256
     )
+    proxy: bool = setting(  # type: ignore[misc]
+        False, "token groups: conflict from the unembedding's gradients alone, one backward in all"
+    )
     scale: str = setting(  # type: ignore[misc]  # a setting here, a constant in the base class
         "matched",
         "rescale the combined gradient to the plain one's norm, or leave it as published",
@@ -57,6 +60,9 @@ class Grouped(Intervention):
     def count_groups(self, batch_size: int, num_domains: int) -> int:
         """K of the grouping when a step has B sequences of D domains."""
         return {"sequence": batch_size, "domain": num_domains}.get(self.groups, self.num_groups)
+
+    def groups_tokens(self) -> bool:
+        return self.groups in BY_TOKEN
 
     def group_ids(self, view: StepView) -> tuple[Tensor, int]:
         """Group ids, (B,) of the sequences or (B, T) of the tokens, and the number of groups K."""
@@ -73,12 +79,7 @@ class Grouped(Intervention):
                     f" the {sequences} sequences of a step"
                 )
             return torch.arange(sequences, device=device) * self.num_groups // sequences, self.num_groups
-        by_token = {
-            "token_class": token_class,
-            "loss_quantile": loss_quantile,
-            "token_frequency": token_frequency,
-        }[self.groups]
-        return by_token(view, self.num_groups), self.num_groups
+        return BY_TOKEN[self.groups](view, self.num_groups), self.num_groups
 
 
 def token_class(view: StepView, num_groups: int) -> Tensor:
@@ -107,6 +108,9 @@ def token_frequency(view: StepView, num_groups: int) -> Tensor:
     return of_id[view.targets]
 
 
+BY_TOKEN = {"token_class": token_class, "loss_quantile": loss_quantile, "token_frequency": token_frequency}
+
+
 @dataclass(frozen=True)
 class Surgery(Grouped, ABC):
     """A method that is a function from the Gramian of the group gradients to their weights.
@@ -117,9 +121,7 @@ class Surgery(Grouped, ABC):
 
     needs = frozenset({"gramian"})
     placebo = "group_weights"
-    keeps_empty: ClassVar[bool] = (
-        False  # whether `solve` also sees groups that no token of the batch belongs to
-    )
+    keeps_empty: ClassVar[bool] = False  # whether `solve` also sees groups that no token of the batch belongs to
 
     @abstractmethod
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor | None:
@@ -143,9 +145,7 @@ class Surgery(Grouped, ABC):
             weights = torch.ones_like(losses)
         else:
             solved = self.solve(gram[present][:, present], losses[present], state)
-            weights = (
-                None if solved is None else solved.mean().expand(len(gram)).index_copy(0, present, solved)
-            )
+            weights = None if solved is None else solved.mean().expand(len(gram)).index_copy(0, present, solved)
         return None if weights is None else weights.to(gramian.device, gramian.dtype)
 
 

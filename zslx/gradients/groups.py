@@ -126,7 +126,7 @@ def token_group_stats(
     model: nn.Module,
     loss_fn: LossFn,
     batch: Any,
-    ids: Tensor,
+    ids: Tensor | Callable[[Tensor], Tensor],
     K: int,
     *,
     parameters: Selection = None,
@@ -135,7 +135,8 @@ def token_group_stats(
     proxy: bool = False,
     chance: torch.Generator | None = None,
 ) -> GroupStats:
-    """Statistics of the gradients of K groups of tokens, ids (B, T) with values below K.
+    """Statistics of the gradients of K groups of tokens: ids (B, T) with values below K, or a function from the
+    detached losses (B, T) to them, called after the forward.
 
     One forward and one backward a group; with `keep` the K·P numbers stay for `combine`.
     proxy: the Gramian is that of the unembedding alone (the last linear layer of the forward), which needs no
@@ -166,7 +167,7 @@ def _proxy_stats(
     model: nn.Module,
     loss_fn: LossFn,
     batch: Any,
-    ids: Tensor,
+    ids: Tensor | Callable[[Tensor], Tensor],
     K: int,
     chosen: dict[str, Tensor],
     want: frozenset[str],
@@ -201,7 +202,8 @@ def _proxy_stats(
     return collect(reduction, chosen, losses, shares, tokens, combine=combine)
 
 
-def check_token_ids(ids: Tensor, K: int, losses: Tensor) -> Tensor:
+def check_token_ids(ids: Tensor | Callable[[Tensor], Tensor], K: int, losses: Tensor) -> Tensor:
+    ids = ids(losses.detach()) if callable(ids) else ids
     if ids.shape != losses.shape or ids.is_floating_point():
         raise ValueError(f"ids: shape {tuple(ids.shape)}, expected whole numbers {tuple(losses.shape)} (B, T)")
     if K < 1 or not 0 <= int(ids.min()) <= int(ids.max()) < K:
