@@ -20,7 +20,7 @@ Checked by tests/oracles/test_instruments.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,16 +77,29 @@ def spread(batch: Batch, count: int) -> Batch:
     return Batch(tokens=batch.tokens[rows], targets=batch.targets[rows], domains=batch.domains[rows])
 
 
-def sequence_record(model: nn.Module, stats: GroupStats) -> dict[str, Any]:
-    """`ratio mean chance_ratio chance_mean dead_share coordinates n`, breakdowns, and the Gramian's numbers."""
+def sequence_record(
+    model: nn.Module, stats: GroupStats, more_signs: Sequence[Mapping[str, Tensor]] = ()
+) -> dict[str, Any]:
+    """`ratio mean chance_ratio chance_mean dead_share coordinates n`, breakdowns, and the Gramian's numbers.
+
+    The chance level of one draw of signs scatters (by .02 with 16 sequences): it is the mean over that of `stats`
+    and `more_signs`, each Σ_k s_k g_k by parameter name.
+    """
     assert stats.gramian is not None
-    own, chance = totals(stats.sum, stats.abs_sum), totals(stats.chance_sum, stats.abs_sum)
+    own = totals(stats.sum, stats.abs_sum)
+    chances = [totals(drawn, stats.abs_sum) for drawn in (stats.chance_sum, *more_signs)]
 
     def over(names: list[str]) -> dict[str, Any]:
-        by_chance = added(chance, names)
-        return both_forms(added(own, names)) | {"chance_ratio": by_chance.ratio, "chance_mean": by_chance.mean}
+        by_chance = [added(chance, names) for chance in chances]
+        ratio, mean = (sum(getattr(c, form) for c in by_chance) / len(by_chance) for form in ("ratio", "mean"))
+        return both_forms(added(own, names)) | {"chance_ratio": ratio, "chance_mean": mean}
 
-    return {"n": stats.num_groups, **breakdown(model, own, over), **agreement(stats.gramian)}
+    return {
+        "n": stats.num_groups,
+        "chance_draws": len(chances),
+        **breakdown(model, own, over),
+        **agreement(stats.gramian),
+    }
 
 
 def position_record(model: nn.Module, found: PositionInterference) -> dict[str, Any]:

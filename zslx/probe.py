@@ -16,7 +16,7 @@ At the checkpoint of step t, θ the weights there, on the fixed held-out set unl
 
 A record a checkpoint and a setting; one that is there is not measured again, so a killed probe goes on. The run's
 own files are only read. Every draw comes from the run's seed and the step: measured again, the numbers are the same.
-Cost: about 1.5 n/B + 10 training steps a checkpoint. Checked by tests/unit/test_probe.py.
+Cost: about 1.5 n/B + 20 training steps a checkpoint. Checked by tests/unit/test_probe.py.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from zslx.seeds import generator
 from zslx.trainer import Diverged, TrainingRun
 
 FILE = "probe.jsonl"
+CHANCE_DRAWS = 8  # of random signs over sequences
 SEQUENCES = 16  # of the gradient interference, where the run's configuration has none
 STAGES = ("losses", "update", "sequence gradients", "token gradients", "first order")
 
@@ -176,7 +177,12 @@ class RunProbe:
         want = ("sum", "abs_sum", "gramian")
         stats = sequence_stats(run.model, heldout.token_losses, batch, want=want, chance=signs)
         body = [name for name, role in parameter_roles(run.model).items() if role.body and name in stats.sum]
-        sequences = sequence_record(run.model, stats) | {"histogram": histogram(stats.sum, stats.abs_sum, body)}
+        more = [
+            sequence_stats(run.model, heldout.token_losses, batch, want=(), chance=signs).chance_sum
+            for _ in range(CHANCE_DRAWS - 1)
+        ]
+        sequences = sequence_record(run.model, stats, more)
+        sequences["histogram"] = histogram(stats.sum, stats.abs_sum, body)
         positions = position_interference(run.model, heldout.token_losses, batch)
         return {"grad_sequence": sequences, "grad_position": position_record(run.model, positions)}
 

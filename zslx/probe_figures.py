@@ -110,7 +110,6 @@ def plane(figure: Any, series: Sequence[Series]) -> bool:
         sizes = sizes[sizes > 0]
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_xlabel("D, share that cancels")
-        ax.set_yscale("log")
         if len(sizes):
             _contours(ax, sizes.min() / 1.6, sizes.max() * 1.6)
         for i, ((steps, d), m) in enumerate(points):
@@ -127,10 +126,12 @@ def _contours(ax: Any, low: float, high: float) -> None:
     """Lines of equal |ΔL|, a factor of √10 apart, with their values on them."""
     d, m = np.meshgrid(np.linspace(0, 0.995, 200), np.geomspace(low, high, 200))
     change = m * (1 - d)
-    levels = 10.0 ** np.arange(np.floor(np.log10(change.min())), np.ceil(np.log10(change.max())) + 0.1, 0.5)
+    # From D near 1 on, the lines crowd: none below a change of a thirtieth of the smallest M.
+    levels = 10.0 ** np.arange(np.floor(2 * np.log10(low / 30)) / 2, np.log10(high), 0.5)
     lines = ax.contour(d, m, change, levels=levels, colors="#9aa0a8", linewidths=0.6)
     ax.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize=6.5)
     ax.set_xlim(0, 1)
+    _log_y(ax)
     ax.set_ylim(low, high)
 
 
@@ -253,11 +254,21 @@ def _dress(ax: Any, *, log_x: bool = True, log_y: bool = False) -> None:
         ax.xaxis.set_major_formatter(lambda value, _: _short(value))
         ax.xaxis.get_major_locator().set_params(numticks=7)
     if log_y and ax.lines:
-        ax.set_yscale("log")
+        _log_y(ax)
     ax.grid(True, color="#e3e5e8", lw=0.6)
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def _log_y(ax: Any) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _short(value: float) -> str:

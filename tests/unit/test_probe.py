@@ -1,0 +1,202 @@
+"""`zslx probe`: what it measures is what the run recorded, it goes on after a kill, and leaves the run as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zslx.cli import main
+from zslx.config import Config
+from zslx.probe import FILE, ProbeSettings, RunProbe
+from zslx.records import read_lines, write_json
+from zslx.trainer import train
+
+STEPS = 12
+SETTINGS = ProbeSettings(n=8)
+
+
+@pytest.fixture(scope="module")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from zslx.testing.subject import plain
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    values = {"instruments.probes": True, "instruments.heldout_points": 50, "instruments.gradient_sequences": 4}
+    train(plain({"train.steps": STEPS, "train.dtype": "float64"} | values), folder)
+    return folder
+
+
+def quiet(share: float, what: str) -> None:
+    assert 0 <= share <= 1 and what
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of each file of the run itself."""
+    own = [p for p in folder.rglob("*") if p.is_file() and p.name not in (FILE, ".probe.lock", ".lock")]
+    digests = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in own}
+    return {name: digest for name, digest in digests.items() if not name.startswith("figures")}
+
+
+@pytest.fixture(scope="module")
+def measured(run: Path) -> dict[int, dict[str, Any]]:
+    probe = RunProbe(run, SETTINGS)
+    before = contents(run)
+    found = probe.measure(probe.steps(), quiet)
+    assert contents(run) == before
+    return found
+
+
+def test_equals_what_the_run_recorded(run: Path, measured: dict[int, dict[str, Any]]) -> None:
+    own = {line["step"]: line for line in read_lines(run / "probes.jsonl")}
+    assert list(measured) == [1, 2, 4, 8, 12]
+    compared = 0
+    for step, record in measured.items():
+        for key in ("heldout_loss", "heldout_by_domain", "decomposition", "tokens"):
+            assert record[key] == own[step][key], (step, key)
+        if step < 12:  # the run has a probe at 6, but no checkpoint
+            assert record.get("dtt") == own[step].get("dtt")
+        for key in ("dt1_heldout", "dt1_batch"):  # the update after the checkpoint is the run's own next step
+            if key in own.get(step + 1, {}):
+                assert record[key] == own[step + 1][key], (step, key)
+                compared += 1
+        same = ("ratio", "mean", "negative_cosines", "noise_scale")
+        assert all(record["grad_sequence"][k] == own[step]["grad_sequence"][k] for k in same)
+        assert sum(record["grad_sequence"]["histogram"]) <= record["grad_sequence"]["coordinates"]
+    assert compared == 4  # steps 2 and 3
+    steps = {line["step"]: line for line in read_lines(run / "steps.jsonl")}
+    assert measured[2]["update"]["norm"] == pytest.approx(steps[3]["update_norm"], rel=1e-12)
+    assert measured[2]["update"]["lr"] == steps[3]["lr"]
+
+
+def test_identity_of_the_first_order_decomposition(measured: dict[int, dict[str, Any]]) -> None:
+    """D(Δℓ̂) from forward-mode products of tokens equals 1 − C_g C_uG / C_ug from sums over coordinates."""
+    for record in measured.values():
+        first = record["first_order"]
+        assert 1 - first["C_g"] * first["C_uG"] / first["C_ug"] == pytest.approx(first["D"], abs=1e-10)
+        assert first["true_D"] == pytest.approx(record["dt1_heldout"]["D"], abs=1e-9)
+        assert first["true_M"] == pytest.approx(record["dt1_heldout"]["M"], rel=1e-9)
+        assert 0 <= first["error"] < 1
+
+
+def test_all_tokens_make_the_sampled_numbers_exact(run: Path, measured: dict[int, dict[str, Any]]) -> None:
+    probe = RunProbe(run, ProbeSettings(n="all"))
+    exact = probe.measure([4], quiet)[4]
+    sampled = measured[4]
+    assert exact["grad_token"]["n"] == exact["grad_token"]["num_tokens"] == exact["dt1_heldout"]["n"]
+    assert exact["grad_token"]["ratio_se"] == 0 == exact["first_order"]["relative_se"]
+    error = sampled["grad_token"]["ratio_se"]
+    assert error > 0 and abs(exact["grad_token"]["ratio"] - sampled["grad_token"]["ratio"]) < 5 * error
+    assert exact["first_order"]["D"] == sampled["first_order"]["D"]
+    ratios = [r["first_order"]["C_g"] / r["first_order"]["C_ug"] for r in (exact, sampled)]
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-12)
+
+
+def copied(run: Path, to: Path) -> Path:
+    import shutil
+
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns(FILE, "figures"))
+    return to
+
+
+def test_a_killed_probe_goes_on(
+    run: Path, measured: dict[int, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(run, tmp_path / "run")
+    own = RunProbe._at
+
+    def dying(self: RunProbe, step: int, at: Callable[[str], None]) -> dict[str, Any]:
+        if step == 4:
+            raise KeyboardInterrupt
+        return own(self, step, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProbe, "_at", dying)
+        with pytest.raises(KeyboardInterrupt):
+            RunProbe(folder, SETTINGS).measure([1, 2, 4, 8, 12], quiet)
+    with (folder / FILE).open("ab") as file:  # what the kill left of the third record
+        file.write(b'{"step": 4, "probe": "')
+    probe = RunProbe(folder, SETTINGS)
+    assert probe.records().keys() == {1, 2}
+    assert probe.measure([1, 2, 4, 8, 12], quiet) == measured
+    assert (folder / FILE).read_text().count("\n") == 5
+    monkeypatch.setattr(RunProbe, "_at", None)  # nothing is measured twice
+    assert RunProbe(folder, SETTINGS).measure([8, 12], quiet) == {s: measured[s] for s in (8, 12)}
+
+
+def test_other_settings_are_other_records(run: Path, tmp_path: Path) -> None:
+    folder = copied(run, tmp_path / "run")
+    shorter = ProbeSettings(n=4, sequences=2, seq_len=4)
+    found = RunProbe(folder, shorter).measure([2], quiet)[2]
+    assert found["dt1_heldout"]["n"] == 8 and found["grad_token"]["num_tokens"] == 8
+    assert RunProbe(folder, SETTINGS).records() == {}
+    assert RunProbe(folder, shorter).records().keys() == {2}
+
+
+def test_a_step_that_changes_nothing_has_no_update(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    """A rate of 0 moves no weight: no dt1 and no first order, everything else is there."""
+    train(tiny(**{"train.steps": 2, "optim.lr": 0.0}), tmp_path)
+    found = RunProbe(tmp_path, SETTINGS).measure([2], quiet)[2]
+    assert "dt1_heldout" not in found and "first_order" not in found
+    assert found["dtt"]["M"] == 0 and found["grad_token"]["ratio"] > 0
+
+
+@pytest.mark.medium
+def test_command(
+    run: Path, measured: dict[int, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together = tmp_path / "together"
+    assert main(["probe", str(run), "--n", "8", "--json", "--together", str(together)]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert [p["step"] for p in out[0]["probes"]] == list(measured) and out[0]["run"] == str(run)
+    names = {"interference", "plane", "first_order", "gradients", "decomposition", "histogram"}
+    for folder in (run / "figures", together):
+        assert {p.name for p in folder.iterdir()} == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
+        assert all(p.stat().st_size > 1000 for p in folder.iterdir())
+    assert main(["probe", str(run), "--n", "8", "--steps", "2,4", "--no-figures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[2].split()[:2] == ["2", f"{measured[2]['heldout_loss']:.4f}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "3"], "no checkpoint at step 3; there are 1, 2, 4, 8, 12"),
+        (["--steps", "2,x"], "'x' is not a whole number"),
+        (["--n", "0"], "0 is below 1"),
+        (["--n", "many"], "'many' is not a whole number"),
+        (["--sequences", "2", "--seq-len", "100000000"], "fewer than one window"),
+    ],
+)
+def test_what_a_user_can_get_wrong(
+    run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["probe", str(run), *arguments, "--no-figures"])
+    except SystemExit as error:
+        code = int(str(error.code))
+    assert code == 2 and message in capsys.readouterr().err
+
+
+def test_folders_that_hold_no_finished_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", str(tmp_path)]) == 2
+    assert "config.json: no such file" in capsys.readouterr().err
+    folder = copied(run, tmp_path / "run")
+    write_json(folder / "manifest.json", {"status": "running"})
+    assert main(["probe", str(run), str(folder)]) == 2
+    assert "the run is running, not finished" in capsys.readouterr().err
+    write_json(folder / "manifest.json", {"status": "finished", "identity": "x"})
+    (folder / FILE).write_text('{"step": 1}\nnot json\n')
+    assert main(["probe", str(folder), "--no-figures"]) == 2
+    assert f"{FILE}:2:" in capsys.readouterr().err
+
+
+def test_the_probe_leaves_global_generators_alone(run: Path, tmp_path: Path) -> None:
+    folder = copied(run, tmp_path / "run")
+    state = torch.get_rng_state()
+    RunProbe(folder, SETTINGS).measure([1], quiet)
+    assert torch.equal(torch.get_rng_state(), state)
