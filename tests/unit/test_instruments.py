@@ -1,0 +1,74 @@
+"""The held-out passes and the two halves of a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from zslx.config import Config, ModelConfig
+from zslx.data import Batch
+from zslx.decomposition import Decomposition
+from zslx.heldout import HeldOut
+from zslx.losses import token_losses
+from zslx.model import Transformer
+from zslx.records import read_lines
+from zslx.trainer import train
+
+
+def small(seed: int, chunk: int = 2) -> tuple[Transformer, HeldOut]:
+    config = ModelConfig(d_model=8, n_layers=1, n_heads=2, vocab_size=11)
+    model = Transformer(config, torch.Generator().manual_seed(seed)).double()
+    text = torch.randint(0, 11, (5, 7), generator=torch.Generator().manual_seed(9))
+    batch = Batch(tokens=text[:, :-1], targets=text[:, 1:], domains=torch.tensor([0, 0, 0, 2, 2]))
+    return model, HeldOut(batch, ("a", "b", "c"), chunk=chunk, dtype="float64")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 100])
+def test_chunks_change_nothing(chunk: int) -> None:
+    model, held = small(0, chunk)
+    terms = Decomposition()
+    losses = held.losses(model, decomposition=terms)
+    with torch.no_grad():
+        whole = token_losses(model, held.batch)
+    assert torch.allclose(losses, whole, rtol=1e-13, atol=0)
+    assert terms.record()["ce"] == pytest.approx(float(whole.mean()), rel=1e-13)
+    assert not losses.requires_grad
+
+
+def test_other_weights_reach_the_tied_head_too() -> None:
+    (model, held), (other, _) = small(0), small(1)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    losses = held.losses(model, {name: p.detach() for name, p in other.named_parameters()})
+    assert torch.equal(losses, held.losses(other)) and not torch.equal(losses, held.losses(model))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_record_by_domain() -> None:
+    _, held = small(0)
+    losses = torch.arange(30, dtype=torch.float64).view(5, 6)
+    record = held.record(losses)
+    assert record["heldout_loss"] == 14.5
+    assert record["heldout_by_domain"] == {"a": float(losses[:3].mean()), "c": float(losses[3:].mean())}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_step_of_no_size_changes_no_loss(dtype: str, tiny: Callable[..., Config], tmp_path: Path) -> None:
+    """Losses before and after come from the same arithmetic: with a rate of 0 every change is exactly 0."""
+    values = {"optim.lr": 0.0, "train.steps": 4, "train.dtype": dtype, "instruments.probes": True}
+    train(tiny(**values, **{"instruments.heldout_points": 5}), tmp_path)
+    probes = [line for line in read_lines(tmp_path / "probes.jsonl") if "dt1_batch" in line]
+    assert [line["step"] for line in probes] == [1, 2, 3, 4]
+    for line in probes:
+        assert line["dt1_batch"]["M"] == line["dt1_heldout"]["M"] == 0
+        assert "dtt" not in line or line["dtt"]["M"] == 0
+
+
+def test_an_arm_that_averages_records_what_it_ships(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    values = {"intervention": "ema", "train.steps": 4, "instruments.probes": True}
+    train(tiny(**values, **{"instruments.heldout_points": 5}), tmp_path)
+    for line in read_lines(tmp_path / "probes.jsonl")[2:]:  # the average starts as the weights after step 1
+        assert line["heldout_loss"] != line["heldout_loss_trained"]
+        assert line["decomposition"]["ce"] == pytest.approx(line["heldout_loss"], rel=1e-6)
