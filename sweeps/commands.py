@@ -92,15 +92,23 @@ def run(args: argparse.Namespace) -> int:
         print(dry_run(sweep))
         return 0
     check_writable(sweep.ledger.results)
+    try:
+        return carry_out(sweep)
+    except KeyboardInterrupt:
+        return interrupted(sweep)
+    except OSError as error:
+        place = f"RESULTS={sweep.ledger.results}"
+        raise ValueError(f"{place}: {error}; what is finished is kept, and the same command goes on") from error
+
+
+def carry_out(sweep: Sweep) -> int:
+    """Train what is left, say what came of it; returns the exit code."""
     record(sweep, {})
     announce(sweep)
     start = time.monotonic()
     notes: set[str] = set()
-    try:
-        failures = train(sweep, notes) if sweep.pending else {}
-        notes |= log_rest(sweep)
-    except KeyboardInterrupt:
-        return interrupted(sweep)
+    failures = train(sweep, notes) if sweep.pending else {}
+    notes |= log_rest(sweep)
     record(sweep, failures)
     trained = len(sweep.pending) - len(failures)
     print(f"{trained} trained, {len(sweep.done)} finished before, in {time.monotonic() - start:.0f} s")

@@ -105,7 +105,7 @@ def may_pass(error: BaseException) -> bool:
 
     cause: BaseException = error.__cause__ or error  # what a plugin raises comes wrapped
     if isinstance(cause, OSError):
-        return cause.errno not in FULL
+        return not no_space(cause)
     transient = isinstance(cause, MemoryError | torch.OutOfMemoryError)
     return transient or (isinstance(cause, RuntimeError) and "CUDA" in str(cause))
 
@@ -118,8 +118,12 @@ def described(error: Exception) -> dict[str, Any]:
     if cause is not error or not isinstance(error, ValueError | OSError):
         frame = traceback.extract_tb(cause.__traceback__)[-1]
         line += f" ({Path(frame.filename).name}:{frame.lineno})"
-    full = isinstance(cause, OSError) and cause.errno in FULL
-    return {"error": line, "details": "".join(traceback.format_exception(error)), "full": full}
+    return {"error": line, "details": "".join(traceback.format_exception(error)), "full": no_space(cause)}
+
+
+def no_space(error: BaseException) -> bool:
+    """Whether the results folder takes no more data; libraries wrap the system's error in their own."""
+    return (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error)
 
 
 class Watch(tune.Callback):
@@ -127,12 +131,15 @@ class Watch(tune.Callback):
 
     def __init__(self, byjob: Mapping[str, Trial], progress: Progress, failures: dict[str, Failure], notes: set[str]):
         self.byjob, self.progress, self.failures, self.notes = byjob, progress, failures, notes
+        self.full = False
 
     def _trial(self, trial: Any) -> Trial:
         return self.byjob[trial.config["job"]]
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         self.progress.update(self._trial(t) for t in trials if t.status == "RUNNING")
+        if self.full:  # raised here: what on_trial_complete raises Tune takes for the trial's own failure
+            raise NoSpace(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.progress.ledger.results))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         ours, result = self._trial(trial), trial.last_result or {}
@@ -142,7 +149,7 @@ class Watch(tune.Callback):
             self.failures[ours.key] = Failure(result["error"], result.get("details", ""))
         self.progress.finished(ours, failed=ours.key in self.failures)
         if result.get("full"):
-            raise NoSpace(result["error"])
+            self.full = True
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         ours, error = self._trial(trial), trial.get_error()
