@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zslx.records import _sync_folder, dumps, read_json
@@ -73,7 +74,10 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     try:
         tensors: dict[str, torch.Tensor] = {}
         skeleton = pack(state, tensors)
-        save_file(tensors, temporary / "tensors.safetensors")
+        try:
+            save_file(tensors, temporary / "tensors.safetensors")
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"{final}: {error}") from error
         (temporary / "state.json").write_text(json.dumps(skeleton, allow_nan=True))
         files = {name: _digest(temporary / name) for name in ("tensors.safetensors", "state.json")}
         (temporary / "complete.json").write_text(dumps({"step": step, "files": files}))

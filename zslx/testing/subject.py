@@ -171,6 +171,11 @@ def trained(config: Config, folder: Path, stops: Sequence[int] = ()) -> Outcome:
     return Outcome.read(folder)
 
 
+def train_values(values: Mapping[str, Any], folder: str) -> None:
+    """`train` from plain values: what a process of its own can be given."""
+    train(Config.from_dict(values), folder)
+
+
 _seeds = itertools.count(1)
 
 

@@ -1,0 +1,150 @@
+"""Divergence, a full disk, a folder that cannot be written: clear ends, nothing taken for finished."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zslx import checkpoints
+from zslx.records import read_json, read_lines
+from zslx.testing.subject import BLIND, Outcome, plain, text, trained
+from zslx.trainer import TrainingRun, train
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.mark.parametrize("name", ["none", "focal", "pcgrad", "agreement", "poly", "ema"])
+def test_a_loss_that_is_not_finite_stops_before_the_update(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Recorded as diverged, whatever the method; the last good weights are those on disk; it is not trained again."""
+    true = TrainingRun.step
+
+    def poisoned(self: TrainingRun, step: int, clock) -> float:
+        if step == 4:
+            with torch.no_grad():
+                self.model.blocks[0].mlp.up.weight[0, 0] = torch.nan
+        before = self.parameters_copy()
+        try:
+            return true(self, step, clock)
+        finally:
+            if step == 4:  # the update did not happen
+                after = self.parameters_copy()
+                assert all(
+                    torch.equal(
+                        a,
+                        b,
+                    )
+                    or a.isnan().any()
+                    for a, b in zip(after, before, strict=True)
+                )
+
+    monkeypatch.setattr(TrainingRun, "step", poisoned)
+    manifest = train(plain({"intervention": name}), tmp_path)
+    assert manifest["status"] == "diverged" == read_json(tmp_path / "manifest.json")["status"]
+    lines = read_lines(tmp_path / "steps.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[-1]["loss"] is None and lines[-1]["diverged"] == "the loss is nan at step 4"
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2]
+    assert train(plain({"intervention": name}), tmp_path)["status"] == "diverged"
+
+
+def test_a_rate_that_is_too_high_diverges_by_itself(tmp_path: Path):
+    values = {"optim.lr": 100.0, "optim.clip": 0.0, "optim.warmup": 0, "optim.eps": 0.0, "train.steps": 200}
+    values |= {"model.n_layers": 2, "optim.weight_decay": 1e4}
+    manifest = train(plain(values), tmp_path)
+    assert manifest["status"] == "diverged"
+    lines = read_lines(tmp_path / "steps.jsonl")
+    assert lines[-1]["loss"] is None and all(line["loss"] is not None for line in lines[:-1])
+
+
+def run_with_small_files(out: Path, limit: int) -> subprocess.CompletedProcess[str]:
+    """`zslx train` where no file can grow beyond `limit` bytes, as on a disk that is full."""
+    groups = {g: v for g, v in plain({}).to_dict().items() if g in ("model", "data", "optim", "train", "instruments")}
+    settings = [f"{group}.{key}={value}" for group, values in groups.items() for key, value in values.items()]
+
+    def small() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with EFBIG instead
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "zslx", "train", "smoke", *settings, "--out", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=small, timeout=120)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path: Path):
+    config = plain({})
+    whole = trained(config, tmp_path / "whole")
+    size = (whole.folder / "checkpoints" / "000000006" / "tensors.safetensors").stat().st_size
+    done = run_with_small_files(tmp_path / "run", size // 2)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("zslx: error:")]
+    assert len(errors) == 1 and "Traceback" not in done.stderr and "File too large" in errors[0], done.stderr
+    assert read_json(tmp_path / "run" / "manifest.json")["status"] in ("running", "failed")
+    assert not checkpoints.steps(tmp_path / "run" / "checkpoints")
+    assert not list((tmp_path / "run" / "checkpoints").glob(".tmp-*"))
+
+
+def test_a_disk_that_fills_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The checkpoints before it count; with room again the run ends as if nothing had been."""
+    whole = trained(plain({}), tmp_path / "whole")
+    true = os.fsync
+    calls = iter(range(10**9))
+    with monkeypatch.context() as patch:
+
+        def full(handle: int) -> None:
+            if next(calls) > 20:
+                raise OSError(28, "No space left on device")
+            true(handle)
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(plain({}), tmp_path / "run")
+    assert 0 < len(checkpoints.steps(tmp_path / "run" / "checkpoints")) < 4
+    train(plain({}), tmp_path / "run")
+    assert whole.difference(Outcome.read(tmp_path / "run")) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="Permission denied"):
+        train(plain({}), tmp_path / "run")
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(OSError, match="File exists"):
+        train(plain({}), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_plugin_that_fails_leaves_failed_and_can_be_mended(plugins: Path, tmp_path: Path):
+    source = """
+from dataclasses import dataclass
+from zslx.intervention import Intervention
+
+@dataclass(frozen=True)
+class Mine(Intervention):
+    name = "mine"
+
+    def token_weights(self, view, state):
+        if view.step == 3:
+            1 / 0
+        return view.losses
+"""
+    (plugins / "mine.py").write_text(source)
+    out, config = tmp_path / "run", plain({"intervention": "mine"} | BLIND)
+    expected = "intervention 'mine', hook token_weights, step 3: ZeroDivisionError: division by zero"
+    with pytest.raises(ValueError, match=expected):
+        train(config, out)
+    manifest = read_json(out / "manifest.json")
+    assert manifest["status"] == "failed" and expected in manifest["error"]
+    (plugins / "mine.py").write_text(source.replace("1 / 0", "pass"))
+    with pytest.raises(ValueError, match="plugin source"):  # another identity: not a continuation
+        train(config, out)
+    assert str(text()) not in str(manifest)

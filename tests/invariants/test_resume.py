@@ -1,0 +1,235 @@
+"""Same identity, same bits; stopped anywhere and resumed, the run is the same; doing nothing is the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from zslx import checkpoints
+from zslx.intervention import Intervention
+from zslx.methods import Methods
+from zslx.records import read_json, read_run, write_json
+from zslx.testing.subject import WATCHED, Outcome, Stopped, plain, trained
+from zslx.trainer import TrainingRun, train
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+# Everything that draws or remembers at once: dropout of samples, random weights over groups, a moving average.
+BUSY = {"intervention": "infobatch+random+ema", "infobatch.prune": 0.5, "train.steps": 12} | WATCHED
+
+
+def test_same_identity_same_bits(tmp_path: Path):
+    first, second = (trained(plain(BUSY), tmp_path / name) for name in "ab")
+    assert first.difference(second) is None
+    assert read_json(tmp_path / "a/manifest.json")["identity"] == read_json(tmp_path / "b/manifest.json")["identity"]
+
+
+def test_another_seed_is_another_run(tmp_path: Path):
+    first, second = (trained(plain(BUSY | {"train.seed": seed}), tmp_path / str(seed)) for seed in (0, 1))
+    assert first.difference(second) is not None
+
+
+@pytest.fixture(scope="module")
+def whole(cache: Path, tmp_path_factory) -> Outcome:
+    return trained(plain(BUSY), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 3, 9), pytest.param(tuple(range(1, 13)), marks=pytest.mark.medium)])
+def test_stopped_and_resumed(stops: tuple[int, ...], whole: Outcome, tmp_path: Path):
+    assert whole.difference(trained(plain(BUSY), tmp_path, stops)) is None
+
+
+def test_resumed_from_rolling_checkpoints(whole: Outcome, tmp_path: Path):
+    """A checkpoint after every step (`run.resume_seconds=0`) changes nothing but config.json's own line."""
+    resumed = trained(plain(BUSY | {"run.resume_seconds": 0}), tmp_path, (5, 11))
+    assert whole.difference(resumed) == "config.json"
+    assert all(whole.records[name] == resumed.records[name] for name in ("steps.jsonl", "probes.jsonl"))
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2, 4, 8, 10, 11, 12]
+
+
+def test_stopped_before_the_first_checkpoint(whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Step 0's probe is on disk, nothing else: it is measured again, not twice."""
+    true = TrainingRun.step
+    monkeypatch.setattr(TrainingRun, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(plain(BUSY), tmp_path)
+    monkeypatch.setattr(TrainingRun, "step", true)
+    assert whole.difference(trained(plain(BUSY), tmp_path)) is None
+
+
+def test_finished_run_is_not_trained_again(whole: Outcome):
+    before = {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*") if p.name != ".lock"}
+    assert train(plain(BUSY), whole.folder)["status"] == "finished"
+    assert before == {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*") if p.name != ".lock"}
+
+
+def test_truncated_checkpoint_falls_back_to_an_older_one(whole: Outcome, tmp_path: Path):
+    out = tmp_path / "run"
+    trained(plain(BUSY), out)
+    for name, damage in (("tensors.safetensors", _truncate), ("state.json", _flip), ("complete.json", Path.unlink)):
+        _forget_end(out)
+        newest = out / "checkpoints" / f"{checkpoints.steps(out / 'checkpoints')[-1]:09d}"
+        damage(newest / name)
+        train(plain(BUSY), out)
+        assert whole.difference(Outcome.read(out)) is None, name
+
+
+def test_all_checkpoints_damaged_starts_afresh(whole: Outcome, tmp_path: Path):
+    trained(plain(BUSY), tmp_path)
+    _forget_end(tmp_path)
+    for step in checkpoints.steps(tmp_path / "checkpoints"):
+        _truncate(tmp_path / "checkpoints" / f"{step:09d}" / "tensors.safetensors")
+    train(plain(BUSY), tmp_path)
+    assert whole.difference(Outcome.read(tmp_path)) is None
+
+
+def test_records_shorter_than_the_checkpoint(whole: Outcome, tmp_path: Path):
+    """Lines lost with the disk: an older checkpoint that they still reach is taken."""
+    trained(plain(BUSY), tmp_path)
+    _forget_end(tmp_path)
+    lines = (tmp_path / "steps.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "steps.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:7])
+    train(plain(BUSY), tmp_path)
+    assert whole.difference(Outcome.read(tmp_path)) is None
+
+
+def _forget_end(out: Path) -> None:
+    """As if the run had been killed after its last checkpoint."""
+    manifest = read_json(out / "manifest.json")
+    write_json(out / "manifest.json", manifest | {"status": "running"})
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+# ------------------------------------------------------------------------------------ doing nothing
+
+
+@dataclass(frozen=True)
+class Idle(Intervention):
+    """Overrides every hook that can say "as it was", and says so."""
+
+    name = "idle"
+
+    def mixture(self, step, state):
+        return None
+
+    def sequence(self, step, state):
+        return None
+
+    def token_weights(self, view, state):
+        return torch.ones_like(view.losses)
+
+    def schedule(self, step, config):
+        from zslx.optim import schedule_factor
+
+        return schedule_factor(step, config)
+
+    def optimizer(self, parameters, config):
+        from zslx.optim import adamw
+
+        return adamw(parameters, config)
+
+    def average(self, parameters, state):
+        return parameters
+
+    def observe(self, stats, state):
+        state["seen"] = stats.view.step
+
+
+def test_an_intervention_that_does_nothing_is_bitwise_the_baseline(tmp_path: Path):
+    config, folder = plain(WATCHED), tmp_path / "idle"
+    folder.mkdir()
+    write_json(folder / "config.json", config.to_dict())
+    run = TrainingRun(config, folder, [Idle()])
+    run.loop(None)
+    baseline = trained(config, tmp_path / "baseline")
+    state = checkpoints.load(folder / "checkpoints", config.train.steps)
+    assert state["interventions"]["idle"]["seen"] == config.train.steps  # it was asked
+    tensors: dict = {}
+    packed = checkpoints.pack({k: v for k, v in state.items() if k != "interventions"}, tensors)
+    assert packed == {k: v for k, v in baseline.state.items() if k != "interventions"}
+    for path, tensor in tensors.items():
+        assert torch.equal(tensor, baseline.tensors[path]), path
+    assert (folder / "steps.jsonl").read_bytes() == baseline.records["steps.jsonl"]
+
+
+def test_none_calls_no_hook():
+    config = plain({"intervention": "none"})
+    methods = Methods([], config, 2)
+    assert not any(methods.hooks.values()) and not methods.surgery and not methods.needs
+
+
+def test_cosine_is_the_schedule_cosine(tmp_path: Path):
+    """The control equals `optim.schedule=cosine` bitwise, whatever schedule the run names."""
+    longer = {"train.steps": 10, "optim.warmup": 3}
+    control = trained(plain(longer | {"intervention": "cosine", "cosine.final": 0.2}), tmp_path / "control")
+    schedule = trained(plain(longer | {"optim.schedule": "cosine", "optim.final": 0.2}), tmp_path / "schedule")
+    assert control.difference(schedule, weights_only=True) is None
+    assert control.records["steps.jsonl"] == schedule.records["steps.jsonl"]
+    assert control.records["probes.jsonl"] == schedule.records["probes.jsonl"]
+    rates = read_run(control.folder).steps["lr"]
+    assert rates[-1] == pytest.approx(0.2 * config_lr(longer)) and rates[2] == pytest.approx(config_lr(longer))
+
+
+def config_lr(values: dict) -> float:
+    return plain(values).optim.lr
+
+
+def test_ema_without_decay_ships_the_trained_weights(tmp_path: Path):
+    ema = trained(plain({"intervention": "ema", "ema.decay": 0.0}), tmp_path / "ema")
+    baseline = trained(plain({}), tmp_path / "baseline")
+    assert ema.difference(baseline, weights_only=True) is None
+    for mine, plain_line in zip(read_run(ema.folder).probes, read_run(baseline.folder).probes, strict=True):
+        assert mine["heldout_loss"] == plain_line["heldout_loss"] == mine["heldout_loss_trained"]
+
+
+def test_ema_ships_the_average(tmp_path: Path):
+    """Its held-out loss is that of the average (with decay, not of the trained weights); training is untouched."""
+    ema = trained(plain({"intervention": "ema", "ema.decay": 0.9}), tmp_path / "ema")
+    baseline = trained(plain({}), tmp_path / "baseline")
+    assert ema.difference(baseline, weights_only=True) is None
+    last = read_run(ema.folder).probes[-1]
+    assert last["heldout_loss_trained"] == read_run(baseline.folder).probes[-1]["heldout_loss"]
+    assert last["heldout_loss"] != last["heldout_loss_trained"]
+
+
+# ------------------------------------------------------------------------------------ one folder, one run
+
+
+def test_folder_of_another_run_is_refused(tmp_path: Path):
+    trained(plain({}), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(optim\.lr\)"):
+        train(plain({"optim.lr": 1e-3}), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(intervention, settings\)|other settings \(intervention\)"):
+        train(plain({"intervention": "focal"}), tmp_path)
+
+
+def test_only_one_process_trains_a_run(tmp_path: Path):
+    def inside(step: int, steps: int, loss: float) -> None:
+        with pytest.raises(ValueError, match="another process is training"):
+            train(plain({}), tmp_path)
+
+    train(plain({}), tmp_path, progress=inside)
+
+
+def test_settings_of_the_run_do_not_bind_the_resume(tmp_path: Path):
+    """`run.resume_seconds` may change between two starts of one run."""
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(plain({}), tmp_path, progress=stop)
+    assert train(plain({"run.resume_seconds": 0}), tmp_path)["status"] == "finished"
