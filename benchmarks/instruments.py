@@ -19,13 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from zslx.config import Config, parse_overrides
 from zslx.decomposition import Decomposition
 from zslx.gradient_probe import sequence_record, spread
 from zslx.gradients import position_interference, sequence_stats
 from zslx.heldout import heldout_steps, probe_steps
+from zslx.losses import token_losses
 from zslx.presets import preset
 from zslx.seeds import generator
 from zslx.tokens import prepare
@@ -54,11 +53,7 @@ def parts(config: Config, folder: Path) -> dict[str, dict[str, float]]:
 
     def gradients() -> None:
         signs = generator(0, "benchmark")
-        sequence_record(run.model, sequence_stats(run.model, held.token_losses, sequences, want=want, chance=signs))
-
-    def own_batch() -> None:
-        with torch.no_grad():
-            held.token_losses(run.model, batch)
+        sequence_record(run.model, sequence_stats(run.model, token_losses, sequences, want=want, chance=signs))
 
     points = len(heldout_steps(config.train.steps, config.instruments.heldout_points))
     probes = len(probe_steps(config.train.steps))
@@ -66,9 +61,9 @@ def parts(config: Config, folder: Path) -> dict[str, dict[str, float]]:
         "plain step": (step, config.train.steps),
         "held-out loss": (lambda: held.losses(run.model), points),
         "held-out loss with decomposition": (lambda: held.losses(run.model, decomposition=Decomposition()), probes),
-        "dt1 on the step's batch": (own_batch, probes),
+        "dt1 on the step's batch": (lambda: held.training_losses(run.model, batch), probes),
         "gradients of the sequences": (gradients, probes),
-        "gradients of the positions (off)": (lambda: position_interference(run.model, held.token_losses, sequences), 0),
+        "gradients of the positions (off)": (lambda: position_interference(run.model, token_losses, sequences), 0),
     }
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in range(REPEATS + 2):

@@ -40,25 +40,25 @@ from zslx.gradients import (
     totals,
 )
 from zslx.heldout import HeldOut
+from zslx.losses import token_losses
 from zslx.seeds import generator
 
 
 def gradient_interference(model: nn.Module, heldout: HeldOut, step: int, config: Config) -> dict[str, Any]:
     """What a probe step records of the gradients at the model's weights, by the names above."""
     chosen, seed = config.instruments, config.train.seed
-    loss_fn = heldout.token_losses
     record: dict[str, Any] = {}
     if chosen.gradient_sequences:
         batch = spread(heldout.batch, chosen.gradient_sequences)
         signs = generator(seed, "instruments", "sequence signs", step)
-        stats = sequence_stats(model, loss_fn, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
+        stats = sequence_stats(model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
         record["grad_sequence"] = sequence_record(model, stats)
         if chosen.gradient_positions:
-            record["grad_position"] = position_record(model, position_interference(model, loss_fn, batch))
+            record["grad_position"] = position_record(model, position_interference(model, token_losses, batch))
     if chosen.token_samples:
         found = token_interference(
             model,
-            loss_fn,
+            token_losses,
             heldout.batch,
             chosen.token_samples,
             generator=generator(seed, "instruments", "token sample", step),

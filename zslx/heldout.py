@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -45,7 +45,11 @@ def probe_steps(steps: int) -> list[int]:
 
 
 class HeldOut:
-    """Per-token losses of the fixed held-out set, in passes that leave nothing behind."""
+    """Per-token losses of the fixed held-out set, in passes that leave nothing behind.
+
+    Always in the dtype of the parameters, float32 at least: loss changes of a single update are of the size of
+    bfloat16's rounding, which would pass for interference.
+    """
 
     def __init__(self, batch: Batch, domains: tuple[str, ...], *, chunk: int, dtype: str):
         self.batch, self.domains, self.chunk, self.dtype = batch, domains, max(1, chunk), dtype
@@ -65,23 +69,18 @@ class HeldOut:
             model = _WithWeights(model, dict(weights))
         found = []
         for part in self.parts():
-            with self.autocast():
-                logits = model(part.tokens)
-                losses = cross_entropy(logits, part.targets)
+            logits = model(part.tokens)
+            losses = cross_entropy(logits, part.targets)
             if decomposition is not None:
                 decomposition.add(logits, part.targets, losses)
             found.append(losses)
         return torch.cat(found)
 
-    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Losses (B, T) of any batch, in the arithmetic of the training."""
-        with self.autocast():
+    def training_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Losses (B, T) of any batch in the arithmetic of the training, to set beside those of its steps."""
+        cast = torch.autocast(self.batch.tokens.device.type, dtype=torch.bfloat16)
+        with torch.no_grad(), cast if self.dtype == "bfloat16" else nullcontext():
             return token_losses(model, batch)
-
-    def autocast(self) -> AbstractContextManager:
-        if self.dtype != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.batch.tokens.device.type, dtype=torch.bfloat16)
 
     def parts(self) -> list[Batch]:
         b = self.batch

@@ -15,14 +15,14 @@ update, so it has two halves:
 
 dt1 here is the run's own, possibly clipped update; the paper takes one extra, unclipped update on fixed unseen
 batches. Where an arm ships averaged weights, `heldout_loss` and `decomposition` are theirs, everything else is of
-the weights that train. Cost: benchmarks/instruments.py.
+the weights that train. All is computed in the parameters' dtype, float32 at least, but for dt1_batch, whose losses before
+the update are the training's own: under bfloat16 its D includes rounding (`zslx probe` measures it in float32). Cost: benchmarks/instruments.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zslx.config import Config
@@ -70,8 +70,7 @@ class Instruments:
         if not probe:
             return record
         assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
-        with torch.no_grad():
-            batch_after = self.heldout.token_losses(model, batch)
+        batch_after = self.heldout.training_losses(model, batch)
         record["dt1_batch"] = interference(batch_after - batch_losses)
         record["dt1_heldout"] = interference(losses - before[1])
         record |= self._doubling(step, losses)

@@ -15,7 +15,9 @@ At the checkpoint of step t, θ the weights there, on the fixed held-out set unl
                     the first-order changes are from the true ones; `relative_se` is C_g's and C_ug's, from the sample
 
 A record a checkpoint and a setting; one that is there is not measured again, so a killed probe goes on. The run's
-own files are only read. Every draw comes from the run's seed and the step: measured again, the numbers are the same.
+own files are only read. Losses and gradients are computed in float32 at least, also where the run trained in
+bfloat16 (its update is taken as it trained). Every draw comes from the run's seed and the step: measured again,
+the numbers are the same.
 Cost: about 1.5 n/B + 20 training steps a checkpoint. Checked by tests/unit/test_probe.py.
 """
 
@@ -49,6 +51,8 @@ from zslx.gradients import (
 from zslx.heldout import HeldOut
 from zslx.interference import interference
 from zslx.locking import locked
+from zslx.losses import token_losses
+from zslx.model import Transformer
 from zslx.records import dumps, read_json, read_lines
 from zslx.seeds import generator
 from zslx.trainer import Diverged, TrainingRun
@@ -87,6 +91,12 @@ class RunProbe:
         if not self.available:
             raise ValueError(f"{folder}: no checkpoints to measure")
         self.losses: dict[int, Tensor] = {}  # held-out losses by step
+
+    @property
+    def parameters(self) -> int:
+        """Parameters without embedding and unembedding (the vocabulary's size does not matter)."""
+        with torch.device("meta"):
+            return Transformer(dataclasses.replace(self.config.model, vocab_size=1)).num_parameters(embeddings=False)
 
     def steps(self, wanted: list[int] | None = None) -> list[int]:
         """The checkpoints to measure: those asked for, or powers of two and the last."""
@@ -175,21 +185,21 @@ class RunProbe:
         batch = spread(heldout.batch, self.config.instruments.gradient_sequences or SEQUENCES)
         signs = self._draws("sequence signs", step)
         want = ("sum", "abs_sum", "gramian")
-        stats = sequence_stats(run.model, heldout.token_losses, batch, want=want, chance=signs)
+        stats = sequence_stats(run.model, token_losses, batch, want=want, chance=signs)
         body = [name for name, role in parameter_roles(run.model).items() if role.body and name in stats.sum]
         more = [
-            sequence_stats(run.model, heldout.token_losses, batch, want=(), chance=signs).chance_sum
+            sequence_stats(run.model, token_losses, batch, want=(), chance=signs).chance_sum
             for _ in range(CHANCE_DRAWS - 1)
         ]
         sequences = sequence_record(run.model, stats, more)
         sequences["histogram"] = histogram(stats.sum, stats.abs_sum, body)
-        positions = position_interference(run.model, heldout.token_losses, batch)
+        positions = position_interference(run.model, token_losses, batch)
         return {"grad_sequence": sequences, "grad_position": position_record(run.model, positions)}
 
     def _tokens(self, run: TrainingRun, heldout: HeldOut, step: int) -> Any:
         return token_interference(
             run.model,
-            heldout.token_losses,
+            token_losses,
             heldout.batch,
             self.settings.n,
             generator=self._draws("tokens", step),
@@ -202,7 +212,7 @@ class RunProbe:
     ) -> dict[str, Any]:
         found = first_order(
             run.model,
-            heldout.token_losses,
+            token_losses,
             heldout.batch,
             update,
             n=self.settings.n,
@@ -248,10 +258,10 @@ def own_update(
     with torch.no_grad():
         update = {name: p - before[name] for name, p in run.model.named_parameters()}
         moved = any(bool(u.any()) for u in update.values())
-        after, batch_after = heldout.losses(run.model), heldout.token_losses(run.model, batch)
+        after, batch_after = heldout.losses(run.model), token_losses(run.model, batch)
         for name, p in run.model.named_parameters():
             p.copy_(before[name])
-        batch_before = heldout.token_losses(run.model, batch)
+        batch_before = token_losses(run.model, batch)
     run.optimizer.zero_grad(set_to_none=True)
     if not moved:
         return None, {}

@@ -68,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
 def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: Path | None) -> None:
     from zslx.probe_figures import Series, write_figures
 
-    series = [Series.of(p.folder, p.config, list(found.values())) for p, found in zip(probes, results, strict=True)]
+    series = [
+        Series.of(p.folder, p.config, p.parameters, list(found.values()))
+        for p, found in zip(probes, results, strict=True)
+    ]
     for probe, one in zip(probes, series, strict=True):
         folder = write_figures([one], probe.folder / "figures")
         print(f"figures: {_printable(str(folder))}", file=sys.stderr)

@@ -15,6 +15,7 @@ import numpy as np
 
 from zslx.config import Config
 from zslx.presets import LAPTOP_SIZES, PAPER_SIZES
+from zslx.scaling_law import decomposition_trends
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6a10", "#56b4e9", "#50565f")
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "zslx", "font.size": 9, "axes.titlesize": 9}
@@ -26,11 +27,13 @@ class Series:
     """One run's records in the order of their steps."""
 
     label: str
+    parameters: int  # without embedding and unembedding
     records: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, folder: Path, config: Config, records: Sequence[Mapping[str, Any]]) -> Series:
-        return cls(label=run_label(folder, config), records=sorted(records, key=lambda r: r["step"]))
+    def of(cls, folder: Path, config: Config, parameters: int, records: Sequence[Mapping[str, Any]]) -> Series:
+        in_order = sorted(records, key=lambda r: r["step"])
+        return cls(label=run_label(folder, config), parameters=parameters, records=in_order)
 
     def curve(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) where the records have a number at `path`."""
@@ -200,6 +203,37 @@ def decomposition(figure: Any, series: Sequence[Series]) -> bool:
     return True
 
 
+def scaling(figure: Any, series: Sequence[Series]) -> bool:
+    """log|term| of the decomposition at the last common step over log N, from three sizes on."""
+    steps = set.intersection(*({r["step"] for r in one.records} for one in series))
+    sizes = [one.parameters for one in series]
+    if len(set(sizes)) < 3 or not steps:
+        return False
+    last = [next(r for r in one.records if r["step"] == max(steps)) for one in series]
+    terms = [record["decomposition"] for record in last]
+    trends = decomposition_trends(sizes, terms)
+    figure.set_size_inches(5.2, 3.9)
+    ax = figure.subplots()
+    names = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "|confidence|"}
+    for i, (key, name) in enumerate(names.items()):
+        trend = trends[key]
+        ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)
+        if "alpha" not in trend:
+            ax.plot([], [], "o", color=_colour(i), label=f"{name}: {trend['refused'].partition(': ')[2]}")
+            continue
+        x = np.array([min(sizes), max(sizes)])
+        r2 = "" if trend["r2"] is None else f", R² {trend['r2']:.3f}"
+        gap = "" if key == "ce" else f", gap {trend['slope_gap']:.3f}"
+        label = f"{name}: slope {trend['alpha']:+.3f}{r2}{gap}"
+        ax.plot(x, np.exp(trend["c"]) * x ** trend["alpha"], color=_colour(i), lw=1.4, label=label)
+    ax.set_title(f"decomposition at step {max(steps)} over size, n = {terms[0]['n']}", loc="left", fontweight="bold")
+    ax.set_xlabel("parameters without embeddings")
+    ax.set_ylabel("nats per token")
+    _dress(ax, log_x=False, log_y=True)
+    ax.set_xscale("log")
+    return True
+
+
 def histogram(figure: Any, series: Sequence[Series]) -> bool:
     """Distribution over coordinates of c_j = |Σ g| / Σ|g|, sequences, at a few steps of each run."""
     drawn = [one for one in series if any(r.get("grad_sequence", {}).get("histogram") for r in one.records)]
@@ -229,6 +263,7 @@ FIGURES: dict[str, Callable[[Any, Sequence[Series]], bool]] = {
     "first_order": first_order,
     "gradients": gradients,
     "decomposition": decomposition,
+    "scaling": scaling,
     "histogram": histogram,
 }
 
