@@ -15,8 +15,9 @@ update, so it has two halves:
 
 dt1 here is the run's own, possibly clipped update; the paper takes one extra, unclipped update on fixed unseen
 batches. Where an arm ships averaged weights, `heldout_loss` and `decomposition` are theirs, everything else is of
-the weights that train. All is computed in the parameters' dtype, float32 at least, but for dt1_batch, whose losses before
-the update are the training's own: under bfloat16 its D includes rounding (`zslx probe` measures it in float32). Cost: benchmarks/instruments.py.
+the weights that train. All is computed in the parameters' dtype, float32 at least, but for dt1_batch, whose
+losses before the update are the training's own: under bfloat16 its D includes rounding (`zslx probe` measures it
+in float32). Cost: benchmarks/instruments.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ At the checkpoint of step t, θ the weights there, on the fixed held-out set unl
     dt1_heldout, dt1_batch   D and M of the loss changes by one update: the run's own next step t+1 with the optimizer's
                              own state, rate and clipping, on its next batch (dt1_batch: on that batch). The paper
                              takes an unclipped one on fixed unseen batches
-    dtt             D and M of the changes from t/2 to t, where t/2 was measured too
+    dtt             D and M of the changes from t/2 to t, where there is a checkpoint at t/2
     grad_sequence   exact over the `gradient_sequences` of the run's configuration (16 where it has none), with a
                     histogram of c_j over the body's coordinates (100 bins on [0, 1])
     grad_position   the one-product proxy, the same sequences
