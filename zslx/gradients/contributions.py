@@ -17,6 +17,7 @@ Shapes: B sequences, K groups, n token rows, R rows and C columns of the paramet
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,13 +48,18 @@ class Grouping:
         in_order = bool((ids[1:] >= ids[:-1]).all())
         return cls(ids=ids, count=count, order=None if in_order else ids.argsort(stable=True), sizes=sizes)
 
+    @cached_property
+    def singles(self) -> bool:
+        """Whether every group is one sequence."""
+        return self.sizes.count(1) == len(self.sizes)
+
     def sort(self, value: Tensor) -> Tensor:
         """(B, ...) with the sequences of one group beside each other."""
         return value if self.order is None else value.index_select(0, self.order)
 
     def sum(self, value: Tensor) -> Tensor:
         """(B, ...) to (K, ...), summed over the sequences of each group."""
-        if self.sizes == (1,) * len(self.ids):
+        if self.singles:
             return self.sort(value)
         return value.new_zeros(self.count, *value.shape[1:]).index_add_(0, self.ids, value)
 
@@ -86,7 +92,7 @@ class Product:
 
     @property
     def even(self) -> bool:
-        return len(set(self.sizes)) == 1
+        return self.sizes.count(self.sizes[0]) == len(self.sizes)
 
     def write(self, out: Tensor, start: int) -> None:
         """Fill `out` (K, r, C) with rows start..start+r."""
@@ -168,7 +174,7 @@ class Dense:
 Contribution = Product | Rows | Dense
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class GroupGradients:
     """The K group gradients of one parameter: the sum of its uses' contributions, (K, R, C)."""
 
@@ -177,15 +183,11 @@ class GroupGradients:
     parameter: Tensor
     uses: list[Contribution] = field(default_factory=list)
 
-    @property
-    def rows(self) -> int:
-        return matrix_shape(self.parameter)[0]
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        return matrix_shape(self.parameter)
 
-    @property
-    def columns(self) -> int:
-        return matrix_shape(self.parameter)[1]
-
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype the products are computed in (bfloat16 under autocast)."""
         dtypes = [u.left.dtype if isinstance(u, Product) else u.value.dtype for u in self.uses]
@@ -216,7 +218,7 @@ class GroupGradients:
 
     def combine(self, weights: Tensor) -> Tensor:
         """Σ_k w_k g_k, of the parameter's shape and dtype."""
-        out = torch.zeros(self.rows, self.columns, dtype=self.parameter.dtype, device=self.parameter.device)
+        out = torch.zeros(self.shape, dtype=self.parameter.dtype, device=self.parameter.device)
         for use in self.uses:
             use.add_combined(out, weights)
         return out.view(self.parameter.shape)

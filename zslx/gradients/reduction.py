@@ -56,14 +56,16 @@ class Reduction:
             self.kept_bytes += g.nbytes
         accumulator = torch.promote_types(g.parameter.dtype, torch.float32)
         self._allocate(g, accumulator)
-        row_bytes = g.count * g.columns * g.dtype.itemsize
+        height, width = g.shape
         limit = BLOCK_BYTES["cpu" if g.parameter.device.type == "cpu" else "other"]
-        step = g.rows if whole else max(1, min(g.rows, limit // max(row_bytes, 1)))
-        memory = self._memory(g, g.count * step * g.columns, whole)
-        for start in range(0, g.rows, step):
-            rows = min(step, g.rows - start)
-            block = g.block(start, memory[: g.count * rows * g.columns].view(g.count, rows, g.columns))
-            self._reduce(g.name, block.view(g.count, -1), start * g.columns, accumulator, whole)
+        fitting = limit // max(g.count * width * g.dtype.itemsize, 1)
+        fitting -= fitting % 64 if fitting > 64 else 0  # products of odd heights are slower
+        step = height if whole else max(1, min(height, fitting))
+        memory = self._memory(g, g.count * step * width, whole)
+        for start in range(0, height, step):
+            rows = min(step, height - start)
+            block = g.block(start, memory[: g.count * rows * width].view(g.count, rows, width))
+            self._reduce(g.name, block.view(g.count, -1), start * width, accumulator, whole)
             if whole:
                 self.kept[g.name] = block
                 self.kept_bytes += block.nbytes
