@@ -66,14 +66,20 @@ def read(folder: str, every_step: bool) -> dict[str, float]:
     from analysis.measures import Measures
     from analysis.studies import load_study
 
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     measures = Measures(load_study(folder))
     finished = 0
     for trial in measures.study.trials:
         finished += trial.finished and (not every_step or measures.steps(trial) is not None)
     seconds = time.perf_counter() - start
+    spent = time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"trials": finished, "seconds": round(seconds, 1), "peak_GiB": round(peak, 2)}
+    return {
+        "trials": finished,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(spent, 1),
+        "peak_GiB": round(peak, 2),
+    }
 
 
 def in_fresh_process(folder: Path, every_step: bool) -> dict[str, float]:
@@ -99,9 +105,9 @@ def main() -> None:
     if args.json:
         print(json.dumps({"reading": reading, "error_rates": rates}))
         return
-    print("| read | trials | seconds | peak memory (GiB) |\n|---|---|---|---|")
+    print("| read | trials | seconds | CPU seconds | peak memory (GiB) |\n|---|---|---|---|---|")
     for what, row in reading.items():
-        print(f"| {what} | {row['trials']} | {row['seconds']} | {row['peak_GiB']} |")
+        print(f"| {what} | {row['trials']} | {row['seconds']} | {row['cpu_seconds']} | {row['peak_GiB']} |")
     words = ("no effect found", "below baseline, placebo not run", "improves", "mitigates deceleration", "hurts")
     print(f"\n| truth ({args.studies} studies each) | {' | '.join(words)} |\n|---|{'---|' * len(words)}")
     for name, row in rates.items():

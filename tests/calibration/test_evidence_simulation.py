@@ -69,14 +69,20 @@ def test_a_better_slope_without_an_effect_on_it_is_seldom_claimed():
 
 
 def test_whole_studies_from_record_files_say_nothing_without_an_effect(tmp_path):
-    """The pipeline with its fits, not the arrays: 20 studies, none may call a gain, at most 3 speak at all."""
+    """The pipeline with its fits, not the arrays. At true rates of .03 and .005, more than 3 that speak and more
+    than one gain among 20 studies have probabilities below 1 %."""
     arms = (BASELINE, SimulatedArm(name="arm", intervention="arm"),
             SimulatedArm(name="p", intervention="placebo:arm", role="placebo", of="arm"))  # fmt: skip
-    words = Counter(
-        compare(
-            write_study(tmp_path / str(i), np.random.default_rng(i), arms=arms, sizes=("0.1M", "0.2M"), seeds=6,
-                        steps=200, step_lines=False)
-        )["answers"][0]["word"]
-        for i in range(20)
-    )  # fmt: skip
-    assert gains(words) == 0 and 20 - words[NOTHING] <= 3, words
+    words: Counter[str] = Counter()
+    for i in range(20):
+        folder = write_study(
+            tmp_path / str(i),
+            np.random.default_rng(i),
+            arms=arms,
+            sizes=("0.1M",),
+            seeds=6,
+            steps=200,
+            step_lines=False,
+        )
+        words[compare(folder)["answers"][0]["word"]] += 1
+    assert gains(words) <= 1 and 20 - words[NOTHING] <= 3, words
