@@ -119,6 +119,7 @@ class {cls}(Intervention):
     family = "token_weighting"
     source = "tests"
     cost = "none"
+    keep_scale = True
 
     def token_weights(self, view, state):
         {body}
@@ -131,10 +132,10 @@ def plugin(folder, name: str, body: str) -> None:
 
 def test_plugins_that_raise_or_diverge_cost_only_their_own_trials(sweep, plugins):
     """One that always raises is reported at once, not tried again; one that diverges is a result."""
-    plugin(plugins, "raises", "raise KeyError('the plugin is wrong') if view.step == 5 else None")
     plugin(
-        plugins, "explodes", "return view.losses.new_full(view.losses.shape, float('inf') if view.step > 7 else 1.0)"
+        plugins, "raises", "if view.step == 5: raise KeyError('the plugin is wrong')\n        return 1 + view.losses"
     )
+    plugin(plugins, "explodes", "return view.losses.new_full(view.losses.shape, 3e38 if view.step > 7 else 1.0)")
     plugin(plugins, "fine", "return 1 + view.losses")
     asked = "raises,explodes,fine"
     done = sweep(asked, "--seeds", "1", "--steps", "20")
@@ -166,7 +167,7 @@ def test_two_sweeps_at_once_train_each_trial_once(sweep):
     outputs = [process.communicate(timeout=300) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert len(list(sweep.results.glob("trials/*/manifest.json"))) == 2
-    for folder in sweep.results.glob("trials/*/"):
+    for folder in sweep.results.glob("trials/[0-9a-f]*/"):
         timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
         assert sum(line["steps"] for line in timing) == 600, "a second training would have been timed too"
 
