@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zslx import noise
-from zslx.bnsl import Form, Solution, log_loss, solve
+from zslx.bnsl import Form, Solution, log_loss, solve, value_and_jacobian
 from zslx.estimate import Estimate
 
 Array = NDArray[np.float64]
@@ -70,7 +70,8 @@ def test_breaks(e: Estimate) -> BreakTest:
         )
     solutions = tuple(solve(f, b.x, b.y, e.weights) for f in fitted)
     residuals = [b.y - log_loss(s.form, s.theta, b.x) for s in solutions]
-    largest = noise.noise(residuals[-1], e.weights, fitted[-1].size)
+    design = value_and_jacobian(fitted[-1], solutions[-1].theta[None], b.x)[1][0]
+    largest = noise.noise(residuals[-1], e.weights, design)
     scale = max(largest.long_run, RESOLUTION**2)
     criterion = tuple(
         float(e.weights @ r**2) / scale + s.form.size * float(np.log(largest.effective))

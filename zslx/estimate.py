@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from zslx import noise
-from zslx.bnsl import Form, Solution, log_loss, on_bound, refine, solve
+from zslx.bnsl import Form, Solution, log_loss, on_bound, refine, solve, value_and_jacobian
 from zslx.curves import Curve
 from zslx.smoothing import BINS, Bins, bins, paper_points, trailing_mean, windows
 
@@ -62,7 +63,12 @@ class Estimate:
     matrix: Array
     bins: Bins
     residuals: Array
-    noise: noise.Noise
+
+    @cached_property
+    def noise(self) -> noise.Noise:
+        """The noise of the bins."""
+        design = value_and_jacobian(self.plan.form, self.solution.theta[None], self.bins.x)[1][0]
+        return noise.noise(self.residuals, self.weights, design)
 
     @property
     def rsle(self) -> float:
@@ -128,7 +134,7 @@ def _estimate(c: Curve, y: Array, noisy: Array, plan: Plan, start: Array | None 
     residuals = carrier - log_loss(plan.form, unsmoothed, b.x)
     return Estimate(
         plan=plan, solution=solution, x=x, y=smooth, weights=weights, matrix=matrix, bins=b,
-        residuals=residuals, noise=noise.noise(residuals, weights, plan.form.size),
+        residuals=residuals,
     )  # fmt: skip
 
 
@@ -168,7 +174,7 @@ def _paper_estimate(c: Curve, plan: Plan) -> Estimate:
     b = Bins(x=x, y=y, n=ones, first=np.arange(x.size))
     return Estimate(
         plan=plan, solution=solution, x=x, y=y, weights=ones, matrix=np.eye(x.size), bins=b,
-        residuals=residual, noise=noise.noise(residual, ones, form.size),
+        residuals=residual,
     )  # fmt: skip
 
 

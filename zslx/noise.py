@@ -9,9 +9,10 @@ g ≥ 0 by maximum likelihood. The long-run variance κ = var(ε)/(1 − Σφ)²
 values the residuals carry. New noise: moving blocks of ε, coloured by φ, scaled by √v. Noise that is
 autocorrelated over steps is treated consistently: averages of n steps have a variance of s²/n with s² its
 long-run variance, and where bins are shorter than the correlation a smaller variance and a positive correlation
-of neighbours make up for one another. Departure from a plain moving-block bootstrap: the residuals are
-prewhitened, since blocks alone cut off correlation and give intervals that are too short. Approximate:
-stationarity of u in log t. Cost: milliseconds. Checked by coverage in tests/calibration/test_fit_calibration.py.
+of neighbours make up for one another. Departures from a plain moving-block bootstrap: the residuals are
+prewhitened, since blocks alone cut off correlation and give intervals that are too short; and κ is corrected
+for what the fit took, since a smooth curve fits slow noise too. Approximate: stationarity of u in log t. Cost:
+milliseconds. Checked by coverage in tests/calibration/test_fit_calibration.py.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ Array = NDArray[np.float64]
 
 # Longest memory of the autoregression: over bins, and over steps.
 ORDER, STEP_ORDER = 6, 12
+# Draws in which the estimate of κ is checked.
+CHECKS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """scale √v_k (K,), φ (p,), innovations ε (K − p,), long-run variance κ of u."""
+    """scale √v_k (K,), φ (p,), innovations ε (K − p,), long-run variance κ of u and its degrees of freedom."""
 
     scale: Array
     phi: Array
     innovations: Array
     long_run: float
+    freedom: float
 
     @property
     def effective(self) -> float:
@@ -43,14 +47,6 @@ class Noise:
         u = self.scale.size
         variance = float(np.mean(self.innovations**2)) / max(_whiteness(self.phi), 1e-12)
         return float(np.clip(u * variance / max(self.long_run, 1e-300), 1.0, u))
-
-    @property
-    def freedom(self) -> float:
-        """Degrees of freedom of κ: 2/var(log κ̂) of an autoregression with Σφ = s, K/(1 + 2 (1 + s)/(1 − s))."""
-        if not self.phi.size:
-            return float(self.scale.size)
-        s = float(np.clip(self.phi.sum(), 0, 0.999))
-        return self.scale.size / (1 + 2 * (1 + s) / (1 - s))
 
     def draw(self, count: int, generator: np.random.Generator) -> Array:
         """`count` curves of new noise -> (count, K)."""
@@ -84,16 +80,43 @@ def weights(n: Array, g: float) -> Array:
     return w / w.mean()
 
 
-def noise(residuals: Array, weight: Array, fitted: int) -> Noise:
-    """The model of residuals (K,) with weights 1/v (K,), left by a fit of `fitted` parameters."""
-    u = residuals * np.sqrt(weight)
+def noise(residuals: Array, weight: Array, design: Array) -> Noise:
+    """The model of residuals (K,) with weights 1/v (K,), left by a fit with derivatives `design` (P, K).
+
+    κ and its degrees of freedom are corrected for what the fit took out of the residuals: the same noise is drawn
+    `CHECKS` times, the design is projected out of it, and κ is estimated anew; its mean log error is taken off,
+    and 2/variance of the log are the degrees of freedom.
+    """
+    root = np.sqrt(weight)
+    u = residuals * root
     u = u - u.mean()
     phi, innovations = autoregression(u, min(ORDER, u.size // 12))
-    # Degrees of freedom that the fit and the autoregression took.
-    free = max(innovations.size - fitted - phi.size, 1)
-    innovations = (innovations - innovations.mean()) * np.sqrt(innovations.size / free)
+    innovations = innovations - innovations.mean()
     long_run = float(np.mean(innovations**2)) / (1 - phi.sum()) ** 2
-    return Noise(scale=1 / np.sqrt(weight), phi=phi, innovations=innovations, long_run=long_run)
+    bias, variance = _check(phi, np.linalg.qr((design * root).T)[0])
+    # A correction of more than e² in variance says that nothing is known; so do fewer than 2 degrees of freedom.
+    correction = float(np.exp(np.clip(-bias, 0, 2)))
+    return Noise(
+        scale=1 / root,
+        phi=phi,
+        innovations=innovations * np.sqrt(correction),
+        long_run=long_run * correction,
+        freedom=float(np.clip(2 / max(variance, 1e-9), 2, u.size)),
+    )
+
+
+def _check(phi: Array, basis: Array) -> tuple[float, float]:
+    """Mean and variance of log(κ̂/κ) for noise of φ out of which a basis (K, P) is projected."""
+    size, burn = len(basis), 50
+    draws = np.random.default_rng(0).standard_normal((CHECKS, size + burn))
+    u = lfilter([1.0], np.concatenate([[1.0], -phi]), draws, axis=1)[:, burn:]
+    u -= (u @ basis) @ basis.T
+    order = max(phi.size, 1) if size >= 12 else phi.size
+    estimated, power = _burg(u - u.mean(axis=1, keepdims=True), order)[-1]
+    total = np.clip(estimated.sum(axis=1), 0, 0.999)
+    power = np.where(estimated.sum(axis=1) >= 0, power, np.mean(u**2, axis=1))
+    errors = np.log(np.maximum(power, 1e-300) / (1 - total) ** 2 * (1 - phi.sum()) ** 2)
+    return float(errors.mean()), float(errors.var())
 
 
 def correlation_length(residuals: Array) -> float:
@@ -108,23 +131,30 @@ def correlation_length(residuals: Array) -> float:
 
 def autoregression(u: Array, longest: int) -> tuple[Array, Array]:
     """Burg's method with the order of least AICc, at most `longest`: φ (p,) and the innovations (K − p,)."""
-    forward, backward = u[1:].copy(), u[:-1].copy()
-    phi = np.empty(0)
-    power = max(float(np.mean(u**2)), 1e-300)
-    best, chosen = u.size * np.log(power), phi
-    for p in range(1, longest + 1):
-        total = float(forward @ forward + backward @ backward)
-        k = 2 * float(forward @ backward) / total if total > 0 else 0.0
-        phi = np.concatenate([phi - k * phi[::-1], [k]])
-        power = max(power * (1 - k * k), 1e-300)
-        cost = u.size * np.log(power) + 2 * p * u.size / max(u.size - p - 1, 1)
+    chosen, best = np.empty(0), u.size * np.log(max(float(np.mean(u**2)), 1e-300))
+    for p, (phi, power) in enumerate(_burg(u[None], longest)):
+        cost = u.size * float(np.log(power[0])) + 2 * p * u.size / max(u.size - p - 1, 1)
         # Σφ < 0 would say that averaging helps more than with white noise: in a few hundred residuals that is
         # chance, and costs coverage; so does an order of 0 wherever neighbours are seen to agree.
-        if phi.sum() >= 0 and (cost < best or p == 1):
-            best, chosen = cost, phi
-        forward, backward = (forward - k * backward)[1:], (backward - k * forward)[:-1]
+        if phi[0].sum() >= 0 and (cost < best or p == 1):
+            best, chosen = cost, phi[0]
     innovations = lfilter(np.concatenate([[1.0], -chosen]), [1.0], u)[chosen.size :]
     return chosen, innovations
+
+
+def _burg(u: Array, longest: int) -> list[tuple[Array, Array]]:
+    """Autoregressions of order 0..longest of each row of u (S, K): (φ (S, p), innovation variance (S,))."""
+    forward, backward = u[:, 1:], u[:, :-1]
+    phi, power = np.empty((len(u), 0)), np.maximum(np.mean(u**2, axis=1), 1e-300)
+    found = [(phi, power)]
+    for _ in range(longest):
+        total = np.einsum("sk,sk->s", forward, forward) + np.einsum("sk,sk->s", backward, backward)
+        k = 2 * np.einsum("sk,sk->s", forward, backward) / np.maximum(total, 1e-300)
+        phi = np.concatenate([phi - k[:, None] * phi[:, ::-1], k[:, None]], axis=1)
+        power = np.maximum(power * (1 - k * k), 1e-300)
+        found.append((phi, power))
+        forward, backward = (forward - k[:, None] * backward)[:, 1:], (backward - k[:, None] * forward)[:, :-1]
+    return found
 
 
 def _whiteness(phi: Array) -> float:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as t_distribution
 
 from zslx import noise
-from zslx.bnsl import Form, log_loss, solve
+from zslx.bnsl import Form, log_loss, solve, value_and_jacobian
 from zslx.curves import Curve, curve
 from zslx.smoothing import Bins, bins
 
@@ -100,10 +100,11 @@ def _binned(c: Curve, transient: float, breaks: int) -> tuple[Bins, Array, float
     if y.size > b.x.size:
         length = noise.correlation_length(residuals[-(2**15) :])
         b = bins(steps, y, least=float(np.clip(2 * length - 1, 1, max(1, y.size / 60))))
-    residuals = b.y - log_loss(form, _trend(form, b), b.x)
+    value, design = value_and_jacobian(form, _trend(form, b)[None], b.x)
+    residuals = b.y - value[0]
     weights = noise.weights(b.n, noise.misfit(residuals, b.n))
-    model = noise.noise(residuals, weights, form.size)
-    return b, model.long_run / weights, float(max(model.freedom - form.size, 1))
+    model = noise.noise(residuals, weights, design[0])
+    return b, model.long_run / weights, float(max(model.freedom, 2))
 
 
 def _trend(form: Form, b: Bins) -> Array:

@@ -1,8 +1,8 @@
 """From a loss curve to the points of a fit: bins of equal width in log t, and moving averages of log loss.
 
 Bins: the steps are cut into at most about `BINS` cells of equal width in x = log t, but of at least `least`
-steps each; a bin is the mean of log loss and of x over its n steps. Where the steps lie wider apart than a cell a
-bin is a single step, so that a short or already thinned curve is taken as it is. Bins do not overlap: the noise of
+steps each; a bin is the mean of log loss and of x over its n steps. A curve of at most twice as many points (a
+short one, or one that is thinned already) is taken as it is, but for `least`. Bins do not overlap: the noise of
 a run is modelled on them (noise.py), which asks for bins no shorter than the noise is correlated.
 
 Smoothing turns bins into points by a matrix of running means:
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 BINS = 300
+# Up to this many times `BINS` points are taken as they are.
+AS_THEY_ARE = 2
 WINDOW = 1.2
 SMOOTHINGS = ("centred", "paper", "none")
 
@@ -47,7 +49,7 @@ class Bins:
 def bins(steps: Array, log_losses: Array, *, least: float = 1.0, count: int = BINS) -> Bins:
     """Bins of equal width in log t, of at least `least` steps; steps (N,) increasing and above 0, log_losses (N,)."""
     x = np.log(steps)
-    width = max((x[-1] - x[0]) / count, 1e-12)
+    width = max((x[-1] - x[0]) / count, 1e-12) if x.size > AS_THEY_ARE * count else 1e-12
     place = np.cumsum(np.minimum(np.diff(x, prepend=x[0]) / width, 1 / least))
     first = np.flatnonzero(np.diff(np.floor(place + 1e-9), prepend=-1))
     n = np.diff(first, append=x.size).astype(float)

@@ -6,7 +6,7 @@
     profile    of t_d: every d at which the weighted squares exceed the minimum by less than κ F(1, ν)
 
 Intervals are estimate ± q · s, on the scales log L_d, log t_d, r_d, log L̂_T, with q the quantile of Student's t at
-ν, the degrees of freedom of κ less P, and s the spread of the replicates (their 68 % range, so that a few
+ν, the degrees of freedom of κ, and s the spread of the replicates (their 68 % range, so that a few
 replicates that ran away do not count); see benchmarks/README.md for what they cover. Approximate: a run's misfit
 and noise are taken as stationary in log t. Cost: the bootstrap of 1,000 on 300 points 0.3 to 1 s.
 
@@ -84,7 +84,7 @@ def delta_spread(e: Estimate, last_step: float) -> Array:
 
 def quantile(e: Estimate) -> float:
     """Student's t at 97.5 % with the degrees of freedom of the noise."""
-    return float(t_distribution.ppf(0.975, max(e.noise.freedom - e.plan.form.size, FEWEST_FREEDOM)))
+    return float(t_distribution.ppf(0.975, max(e.noise.freedom, FEWEST_FREEDOM)))
 
 
 def intervals(e: Estimate, last_step: float, thetas: Array | None) -> dict[str, list[float] | None]:
@@ -117,7 +117,7 @@ def profile_t_d(e: Estimate, *, points: int = 61) -> list[float] | None:
         rows = np.tile(best, (grid.size, 1))
         rows[:, 3] = grid
         losses = refine(form, rows, b.x, b.y, e.weights, held=(3,), iterations=40, tolerance=1e-8)[1]
-        limit = e.noise.long_run * f_distribution.ppf(0.95, 1, max(e.noise.freedom - form.size, FEWEST_FREEDOM))
+        limit = e.noise.long_run * f_distribution.ppf(0.95, 1, max(e.noise.freedom, FEWEST_FREEDOM))
         excess = losses - refine(form, best[None], b.x, b.y, e.weights)[1][0] - limit
         inside = excess <= 0
         if not inside.any():
