@@ -24,6 +24,7 @@ from analysis.studies import Study, Trial
 from zslx.deceleration import Fit, fit, tail_slope
 
 Cut = tuple[str, float, float]  # an early cut: of what, share of it, steps
+FINAL_SHARE = 1 / 16  # of t: the loss at t is the mean over that much before it
 TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
 
 
@@ -68,17 +69,17 @@ class Measures:
         return t[keep], values[keep]
 
     def log_loss(self, trial: Trial, t: float | None = None) -> float:
-        """log held-out loss at t (T by default); nan outside the curve."""
-        x, y = self.curve(trial)
+        """log held-out loss at t (T by default): the mean over the points in (15/16 t, t], of which a run has
+        eight at its end (zslx.heldout), or between its neighbours where there is none; nan outside the curve."""
         t = self.horizon[trial.size] if t is None else t
+        # The whole curve: a longer run may have no point at T itself.
+        _, tokens, values = trial.series("heldout_loss")
+        x = tokens / self.unit[trial.size]
+        x, y = x[x > 0], np.log(values[x > 0])
         if not len(x) or not x[0] <= t <= x[-1] * (1 + 1e-9):
-            # A longer run's curve may have no point at T itself.
-            _, tokens, values = trial.series("heldout_loss")
-            x, y = tokens / self.unit[trial.size], values
-            x, y = x[x > 0], y[x > 0]
-            if not len(x) or not x[0] <= t <= x[-1] * (1 + 1e-9):
-                return math.nan
-        return float(np.interp(math.log(t), np.log(x), np.log(y)))
+            return math.nan
+        near = (x > t * (1 - FINAL_SHARE)) & (x <= t * (1 + 1e-9))
+        return float(y[near].mean() if near.any() else np.interp(math.log(t), np.log(x), y))
 
     def fit(self, trial: Trial) -> Fit:
         """The BNSL fit of the held-out curve with its sensitivity table."""

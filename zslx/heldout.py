@@ -16,13 +16,20 @@ from zslx.decomposition import Decomposition
 from zslx.losses import cross_entropy, token_losses
 
 
+FINAL_SHARE, FINAL_POINTS = 1 / 16, 8
+
+
 def heldout_steps(steps: int, points: int, probes: bool = True) -> list[int]:
     """About `points` log-spaced steps from 0 (before training) to the last.
 
     Among them the probe steps t, and t − 1: what a probe needs before its update is then a point of the curve and
-    not a pass of its own. The rest halves the widest gap in log t, again and again.
+    not a pass of its own; and FINAL_POINTS over the last FINAL_SHARE of the steps, because at a constant rate the
+    loss of one step's weights fluctuates: what a run has reached at T is their mean. The rest halves the widest
+    gap in log t, again and again.
     """
     chosen = {0, 1, steps}
+    first = steps - steps * FINAL_SHARE
+    chosen |= {round(first + (steps - first) * i / FINAL_POINTS) for i in range(1, FINAL_POINTS + 1)}
     if probes:
         chosen |= {s for t in probe_steps(steps) for s in (t - 1, t)}
     while len(chosen) < points:

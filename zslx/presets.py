@@ -29,6 +29,7 @@ PAPER_SIZES = {
 }
 PAPER_VOCABULARY, LAPTOP_VOCABULARY = 50304, 2048
 PAPER_LR = {"14M": 1.26e-3, "37M": 9.71e-4, "78M": 8.01e-4, "144M": 6.81e-4, "285M": 5.67e-4, "472M": 4.87e-4}
+REFERENCE_WIDTH = 64
 
 
 def model_preset(name: str) -> ModelConfig:
@@ -52,17 +53,18 @@ class Preset:
     arms: tuple[str, ...] = ("none", "{arm}")  # {arm} is the intervention asked for
 
     def for_size(self, size: str) -> Config:
-        """The settings of one trial at a named size."""
+        """The settings of one trial at a named size. The rate falls with width as in the paper, d^-½; that of the
+        preset is for REFERENCE_WIDTH, those of the paper's sizes are its own."""
         config = dataclasses.replace(self.config, model=model_preset(size))
-        if size in PAPER_LR:
-            config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=PAPER_LR[size]))
-        return config
+        rate = PAPER_LR.get(size) or config.optim.lr * (REFERENCE_WIDTH / config.model.d_model) ** 0.5
+        rate = float(f"{rate:.2e}")  # three digits, as anyone would write it
+        return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=rate))
 
 
 _LAPTOP = Config(
-    data=DataConfig(batch_size=16, seq_len=64, heldout_sequences=96),
-    optim=OptimConfig(lr=3e-3, warmup=100),
-    train=TrainConfig(steps=1200),
+    data=DataConfig(batch_size=16, seq_len=64, heldout_sequences=64),
+    optim=OptimConfig(lr=2e-3, warmup=40),
+    train=TrainConfig(steps=1000),
 )
 PRESETS = {
     "smoke": Preset(
@@ -71,7 +73,7 @@ PRESETS = {
         seeds=2,
         config=Config(
             data=DataConfig(batch_size=8, seq_len=32, heldout_sequences=32),
-            optim=OptimConfig(lr=3e-3, warmup=20),
+            optim=OptimConfig(lr=2e-3, warmup=20),
             train=TrainConfig(steps=200),
             instruments=InstrumentConfig(heldout_points=60, gradient_sequences=8),
         ),
