@@ -1,0 +1,47 @@
+"""docs/write-an-intervention.md, executed as written: every block in order, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zslx.places import ROOT
+
+GUIDE = ROOT / "docs" / "write-an-intervention.md"
+BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    """(language, file or nothing, text) of every code block."""
+    return BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
+
+
+def test_every_block_is_one_that_is_run():
+    text = GUIDE.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(blocks()) > 10
+    assert {language for language, _, _ in blocks()} == {"bash", "python"}
+    assert all(path.startswith("plugins/") for language, path, _ in blocks() if language == "python")
+
+
+@pytest.mark.medium
+def test_the_guide_runs_as_written(cache: Path, tmp_path: Path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ZSLX_", "RAY_", "WANDB_", "PYTEST_"))}
+    environment |= {"ZSLX_CACHE": str(cache), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    printed = {}
+    for language, path, code in blocks():
+        if language == "python":
+            (tmp_path / path).write_text(code)
+            continue
+        command = ["bash", "-euo", "pipefail", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+        printed[" ".join(code.split()[1:3])] = done.stdout
+    assert "rarity: passes" in printed["interventions check"]
+    assert "times the plain step" in printed["interventions bench"]
+    assert "rarity" in printed["compare results"]
+    assert list((tmp_path / "results" / "studies").glob("*/study.json"))
