@@ -70,16 +70,22 @@ class Measures:
 
     def log_loss(self, trial: Trial, t: float | None = None) -> float:
         """log held-out loss at t (T by default): the mean over the points in (15/16 t, t], of which a run has
-        eight at its end (zslx.heldout), or between its neighbours where there is none; nan outside the curve."""
+        eight at its end (zslx.heldout), each carried to t along the slope of the last factor of 4; between its
+        neighbours where there is none; nan outside the curve."""
         t = self.horizon[trial.size] if t is None else t
         # The whole curve: a longer run may have no point at T itself.
         _, tokens, values = trial.series("heldout_loss")
         x = tokens / self.unit[trial.size]
-        x, y = x[x > 0], np.log(values[x > 0])
-        if not len(x) or not x[0] <= t <= x[-1] * (1 + 1e-9):
+        x, y = np.log(x[x > 0]), np.log(values[x > 0])
+        at = math.log(t)
+        if not len(x) or not x[0] <= at <= x[-1] + 1e-9:
             return math.nan
-        near = (x > t * (1 - FINAL_SHARE)) & (x <= t * (1 + 1e-9))
-        return float(y[near].mean() if near.any() else np.interp(math.log(t), np.log(x), y))
+        near = (x > at + math.log(1 - FINAL_SHARE)) & (x <= at + 1e-9)
+        recent = (x > at - math.log(4)) & (x <= at + 1e-9)
+        if not near.any() or recent.sum() < 3:
+            return float(np.interp(at, x, y))
+        slope = np.polyfit(x[recent], y[recent], 1)[0]
+        return float(np.mean(y[near] + slope * (at - x[near])))
 
     def fit(self, trial: Trial) -> Fit:
         """The BNSL fit of the held-out curve with its sensitivity table."""
