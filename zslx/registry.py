@@ -198,7 +198,7 @@ def _place(name: str, found: Mapping[str, list[Source]]) -> Source:
     if len(places) > 1:
         raise ValueError(f"intervention {name!r} is defined twice: {' and '.join(str(s.path) for s in places)}")
     status = str(literals(places[0].class_node).get("status", "available"))
-    if status.startswith("absent"):
+    if status.startswith(("absent", "available as")):
         raise ValueError(f"intervention {name!r} is {status}")
     return places[0]
 
@@ -263,6 +263,8 @@ def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Inte
             if place in claimed:
                 raise ValueError(f"{claimed[place]} and {method.name} both claim the place {place!r} of {spec!r}")
             claimed[place] = method.name
+        if any(m.name == method.name for m in methods):
+            raise ValueError(f"{method.name} stands twice in {spec!r}")
         methods.append(method)
     return [m for m in methods if m.name != "none"]
 

@@ -1,0 +1,144 @@
+"""The command line: one line for a user's error, quick help, no half-written output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zslx import cli
+from zslx.cli import COMMANDS, main
+from zslx.places import ROOT
+
+
+@pytest.fixture
+def command(cache: Path, plugins: Path, capsys):
+    """Runs a command in an empty working directory: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_needs_no_torch_and_names_every_command():
+    code = "import sys, zslx.cli; zslx.cli.main([]); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version(command):
+    import zslx
+
+    assert command("--version") == (0, f"{zslx.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "smoke"], "say where the run goes: --out DIR"),
+        (["train", "smok", "--out", "x"], "unknown preset 'smok'; did you mean smoke"),
+        (["train", "smoke", "optim.lrr=1", "--out", "x"], "unknown key 'optim.lrr'"),
+        (["train", "smoke", "intervention=pcgrd", "--out", "x"], "did you mean 'pcgrad'"),
+        (["train", "smoke", "intervention=focal", "focal.gamma=9", "--out", "x"], "focal.gamma=9.0: must be"),
+        (["train", "smoke", "data.path=/nowhere", "--out", "x"], "/nowhere"),
+        (["interventions", "show", "pcgrd"], "did you mean 'pcgrad'"),
+        (["interventions", "new", "Bad-Name"], "'Bad-Name' is no name for an intervention"),
+        (["interventions", "new", "class"], "'class' is no name"),
+        (["interventions", "new", "test_x"], "'test_x' is no name"),
+        (["interventions", "new", "../evil"], "is no name"),
+        (["interventions", "new", "pcgrad"], "intervention 'pcgrad' exists"),
+        (["interventions", "check", "pcgrd"], "did you mean 'pcgrad'"),
+        (["interventions", "check", "focal", "--set", "gamma=1"], "--set 'gamma=1'"),
+        (["interventions", "check", "focal+mile"], "names several interventions"),
+        (["interventions", "bench", "focal", "--size", "3M"], "model=3M"),
+        (["interventions", "bench", "focal", "--rounds", "1"], "--rounds 1: must be at least 2"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(arguments: list[str], message: str, command):
+    code, out, err = command(*arguments)
+    assert code == 2 and not out
+    assert err.startswith("zslx: error: ") and message in err and err.count("\n") == 1
+
+
+def test_an_unknown_command_is_refused(command):
+    code, _, err = command("swep")
+    assert code == 2 and "swep" in err
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "report", ("not_installed_anywhere", "x"))
+    monkeypatch.setattr("zslx.places.ours", lambda package: package)
+    assert main(["report"]) == 2
+    assert "this command needs the package 'not_installed_anywhere'" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def broken(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("zslx.presets_command.run", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["presets"])
+
+
+def test_a_closed_pipe_is_silent():
+    shell = f"{sys.executable} -m zslx interventions list --json | head -c 10"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_list_json(command):
+    code, out, _ = command("interventions", "list", "--json")
+    cards = json.loads(out)
+    assert code == 0 and {"none", "pcgrad", "cosine", "ema", "random", "placebo"} <= {c["name"] for c in cards}
+    assert all({"name", "family", "source", "settings", "cost", "status"} <= c.keys() for c in cards)
+
+
+def test_new_writes_what_runs_and_overwrites_nothing(command, plugins: Path, tmp_path: Path):
+    code, out, _ = command("interventions", "new", "my_idea")
+    assert code == 0 and "plugins/my_idea.py" in out and "make sweep INTERVENTION=my_idea" in out
+    from zslx.registry import load_intervention
+
+    assert type(load_intervention("my_idea")).__name__ == "MyIdea"
+    before = {p: p.read_text() for p in plugins.glob("*.py")}
+    assert {p.name for p in before} == {"my_idea.py", "test_my_idea.py"}
+    for text in before.values():
+        compile(text, "x", "exec")
+        assert "@" not in text.replace("@dataclass", "").replace("@pytest", "")
+    code, _, err = command("interventions", "new", "my_idea")
+    assert code == 2 and "exists" in err
+    (plugins / "test_other.py").write_text("mine")
+    code, _, err = command("interventions", "new", "other")
+    assert code == 2 and "test_other.py exists" in err and not (plugins / "other.py").exists()
+    code, out, _ = command("interventions", "new", "elsewhere", "--folder", str(tmp_path / "methods"))
+    assert code == 0 and "export ZSLX_PLUGINS=" in out and (tmp_path / "methods" / "elsewhere.py").exists()
+
+
+@pytest.mark.medium
+def test_check_reports_a_line_a_check(command, plugins: Path):
+    command("interventions", "new", "my_idea")
+    code, out, _ = command("interventions", "check", "my_idea", "--set", "my_idea.power=0.25")
+    assert code == 0 and out.rstrip().endswith("my_idea: passes")
+    assert "pass  resumes" in out and "skip  survives_gramians" in out and "pass  smoke study" in out
+    file = plugins / "my_idea.py"
+    file.write_text(file.read_text().replace("** self.power", "** (self.power + 0.1)"))
+    code, out, _ = command("interventions", "check", "my_idea")
+    assert code == 1 and "fail  neutral" in out and out.rstrip().endswith("my_idea: fails 1 check")
+
+
+@pytest.mark.medium
+def test_bench_says_where_the_time_goes(command):
+    code, out, _ = command("interventions", "bench", "placebo:pcgrad", "--size", "0.1M", "--rounds", "3", "--json")
+    cost = json.loads(out)
+    assert code == 0 and cost["ratio"] > 0.5 and cost["peak"] > 50
+    assert cost["parts"]["method"] > 0 == cost["plain_parts"]["method"]
+    assert sum(cost["parts"].values()) > 0 and cost["operators"]

@@ -1,0 +1,106 @@
+"""Settings: overrides are read as their types, unknown keys and bad values refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zslx.config import GROUPS, Config, known_keys, parse_overrides
+from zslx.presets import LAPTOP_SIZES, PAPER_SIZES, PRESETS, preset
+
+
+def test_overrides():
+    items = ["optim.lr=1e-3", "train.steps=2e3", "model.tied=false", "data.path=a=b", "run.resume_seconds=0"]
+    config = parse_overrides(Config(), items)
+    assert config.optim.lr == 1e-3 and config.train.steps == 2000 and config.model.tied is False
+    assert config.data.path == "a=b" and config.run.resume_seconds == 0.0
+    assert Config() == parse_overrides(Config(), [])
+
+
+def test_keys_that_must_fit_each_other_come_in_any_order():
+    for items in (["model.d_model=50", "model.n_heads=5"], ["model.n_heads=5", "model.d_model=50"]):
+        assert parse_overrides(Config(), items).model.d_model == 50
+
+
+def test_settings_of_methods_come_in_any_order():
+    for items in (["pcgrad.groups=domain", "intervention=pcgrad+focal"], ["intervention=placebo:pcgrad"]):
+        config = parse_overrides(Config(), [*items, "pcgrad.num_groups=8"])
+        assert config.settings["pcgrad"]["num_groups"] == "8"
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("optim.lr", "is not of the form key=value"),
+        ("=3", "is not of the form key=value"),
+        ("optim.lrr=1", r"unknown key 'optim\.lrr'; did you mean optim\.lr"),
+        ("lr=1", "unknown key 'lr'"),
+        ("pcgrad.groups=domain", r"unknown key 'pcgrad\.groups'"),
+        ("optim.lr=fast", r"optim\.lr='fast': must be a finite number"),
+        ("optim.lr=nan", r"optim\.lr='nan': must be a finite number"),
+        ("optim.lr=inf", r"optim\.lr='inf': must be a finite number"),
+        ("optim.lr=-1", r"optim\.lr=-1\.0: must be a number from 0\.0 to 100\.0"),
+        ("train.steps=0", r"train\.steps=0: must be a number at least 1"),
+        ("train.steps=1.5", r"train\.steps='1\.5': must be a whole number"),
+        ("train.steps=", r"train\.steps='': must be a whole number"),
+        ("train.seed=1e400", r"train\.seed='1e400': must be a whole number"),
+        ("model.tied=perhaps", r"model\.tied='perhaps': must be true or false"),
+        ("train.dtype=float16", r"train\.dtype='float16': allowed are float32, bfloat16, float64"),
+        ("model=3M", "unknown key 'model=3M'"),
+        ("model.tied.deep=1", r"unknown key 'model\.tied\.deep'"),
+    ],
+)
+def test_bad_overrides(item: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        parse_overrides(Config(), [item])
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_taken_or_refused(item: str):
+    try:
+        config = parse_overrides(Config(), [item])
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert "=" in item and isinstance(config, Config)
+
+
+@given(st.sampled_from([k for k in known_keys() if "." in k]), st.text(max_size=12))
+def test_any_value_is_taken_or_refused_by_its_key(key: str, value: str):
+    try:
+        parse_overrides(Config(), [f"{key}={value}"])
+    except ValueError as error:
+        assert key in str(error) or key.partition(".")[0] in str(error)
+
+
+def test_a_configuration_survives_json():
+    config = parse_overrides(
+        Config(), ["intervention=pcgrad", "pcgrad.groups=domain", "model=0.4M", "optim.lr=1e-3", "reference=runs/a"]
+    )
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
+    with pytest.raises(ValueError, match="unknown key"):
+        Config.from_dict(config.to_dict() | {"surprise": 1})
+    with pytest.raises(ValueError, match=r"optim\.lr='x'"):
+        Config.from_dict(config.to_dict() | {"optim": {"lr": "x"}})
+
+
+def test_every_key_has_a_meaning_and_a_valid_default():
+    for group in GROUPS.values():
+        for f in dataclasses.fields(group):
+            assert f.metadata["help"], f"{group.label}.{f.name}"
+        group()
+
+
+def test_presets_give_configurations_at_every_size():
+    for name in PRESETS:
+        for size in {**LAPTOP_SIZES, **PAPER_SIZES}:
+            config = preset(name).for_size(size)
+            assert (config.model.d_model, config.model.n_layers, config.model.n_heads) == (
+                LAPTOP_SIZES | PAPER_SIZES
+            )[size]
+    with pytest.raises(ValueError, match="unknown preset 'smok'; did you mean smoke"):
+        preset("smok")
