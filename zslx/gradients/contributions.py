@@ -66,21 +66,26 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Product:
-    """M_k = left_kᵀ right_k over the token rows of group k. left (n, R), right (n, C), rows sorted by group."""
+    """M_k = left_kᵀ right_k over the token rows of group k, rows sorted by group.
+
+    left (K, n, R), right (K, n, C); or (rows, R), (rows, C) where the groups have different `sizes` (K,) in rows.
+    """
 
     left: Tensor
     right: Tensor
-    sizes: tuple[int, ...]  # token rows in each group
+    sizes: tuple[int, ...] | None = None
 
     @classmethod
     def make(cls, left: Tensor, right: Tensor, grouping: Grouping) -> Product:
         """From factors (B, N, R) and (B, N, C) of the sequences."""
-        positions = left.shape[1]
-        return cls(
-            grouping.sort(left).reshape(-1, left.shape[-1]),
-            grouping.sort(right).reshape(-1, right.shape[-1]),
-            tuple(size * positions for size in grouping.sizes),
-        )
+        left, right = grouping.sort(left), grouping.sort(right)
+        if grouping.singles:
+            return cls(left, right)
+        if grouping.sizes.count(grouping.sizes[0]) == grouping.count:
+            left, right = (t.reshape(grouping.count, -1, t.shape[-1]) for t in (left, right))
+            return cls(left, right)
+        sizes = tuple(size * left.shape[1] for size in grouping.sizes)
+        return cls(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]), sizes)
 
     @property
     def transposed(self) -> Product:
@@ -90,16 +95,13 @@ class Product:
     def nbytes(self) -> int:
         return self.left.nbytes + self.right.nbytes
 
-    @property
-    def even(self) -> bool:
-        return self.sizes.count(self.sizes[0]) == len(self.sizes)
-
     def write(self, out: Tensor, start: int) -> None:
         """Fill `out` (K, r, C) with rows start..start+r."""
-        left = self.left[:, start : start + out.shape[1]]
-        if self.even:
-            count = len(self.sizes)
-            torch.bmm(left.unflatten(0, (count, -1)).mT, self.right.unflatten(0, (count, -1)), out=out)
+        left, rows = self.left, out.shape[1]
+        if rows < left.shape[-1]:
+            left = left.narrow(-1, start, rows)
+        if self.sizes is None:
+            torch.bmm(left.mT, self.right, out=out)
             return
         for k, (a, b) in enumerate(zip(left.split(self.sizes), self.right.split(self.sizes), strict=True)):
             torch.mm(a.T, b, out=out[k])
@@ -111,11 +113,14 @@ class Product:
 
     def add_combined(self, out: Tensor, weights: Tensor) -> None:
         """out (R, C) += Σ_k w_k M_k: the plain product with one factor scaled, no group's matrix made."""
-        sizes = torch.tensor(self.sizes, device=weights.device)
-        per_row = weights.to(self.left.dtype).repeat_interleave(sizes)[:, None]
-        narrow_left = self.left.shape[1] <= self.right.shape[1]
-        left = self.left * per_row if narrow_left else self.left
-        right = self.right if narrow_left else self.right * per_row
+        weights = weights.to(self.left.dtype)
+        if self.sizes is None:
+            scale = weights[:, None, None]
+        else:
+            scale = weights.repeat_interleave(torch.tensor(self.sizes, device=weights.device))[:, None]
+        narrow_left = self.left.shape[-1] <= self.right.shape[-1]
+        left = (self.left * scale if narrow_left else self.left).flatten(0, -2)
+        right = (self.right if narrow_left else self.right * scale).flatten(0, -2)
         if out.dtype == left.dtype:
             out.addmm_(left.T, right)
         else:

@@ -389,8 +389,8 @@ def position_totals(products: list[Product]) -> Totals:
     whole: Tensor | None = None
     size: Tensor | None = None
     for product in products:
-        total = product.left.T @ product.right
-        absolute = product.left.abs().T @ product.right.abs()
+        left, right = product.left.flatten(0, -2), product.right.flatten(0, -2)
+        total, absolute = left.T @ right, left.abs().T @ right.abs()
         whole = total if whole is None else whole + total
         size = absolute if size is None else size + absolute
     assert whole is not None and size is not None

@@ -106,7 +106,8 @@ class Reduction:
         wide = block.to(accumulator)
 
         def place(store: dict[str, Tensor]) -> Tensor:
-            return store[name].view(-1)[here]
+            flat = store[name].view(-1)
+            return flat if len(flat) == block.shape[1] else flat[here]
 
         if "gramian" in self.want:
             self.gramians[name].addmm_(wide, wide.T)
