@@ -112,15 +112,16 @@ def plane(figure: Any, series: Sequence[Series]) -> bool:
         sizes = np.concatenate([m for _, m in points]) if points else np.empty(0)
         sizes = sizes[sizes > 0]
         ax.set_title(title, loc="left", fontweight="bold")
-        ax.set_xlabel("D, share that cancels")
         if len(sizes):
             _contours(ax, sizes.min() / 1.6, sizes.max() * 1.6)
-        for i, ((steps, d), m) in enumerate(points):
+        for i, ((_, d), m) in enumerate(points):
             ax.plot(d, m, color=_colour(i), lw=1.1, alpha=0.7)
             ax.scatter(d, m, s=10 + 4 * np.arange(len(d)), color=_colour(i), label=_once(ax, i, series), zorder=3)
-            for k in sorted({0, len(d) // 2, len(d) - 1}) if len(d) else []:
-                where = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 7, "color": _colour(i)}
-                ax.annotate(_short(steps[k]), (d[k], m[k]), **where)
+            if len(d):
+                ax.scatter(d[-1], m[-1], s=14 + 4 * len(d), facecolor=_colour(i), edgecolor="black", lw=1.2, zorder=4)
+        steps = series[0].curve(kind, "D")[0]
+        if len(steps):
+            ax.set_xlabel(f"D, share that cancels (step {_short(steps[0])} small, {_short(steps[-1])} ringed)")
     axes[0].set_ylabel("M, mean |Δℓ| (nats)")
     return True
 
@@ -212,26 +213,30 @@ def scaling(figure: Any, series: Sequence[Series]) -> bool:
     last = [next(r for r in one.records if r["step"] == max(steps)) for one in series]
     terms = [record["decomposition"] for record in last]
     trends = decomposition_trends(sizes, terms)
-    figure.set_size_inches(5.2, 3.9)
-    ax = figure.subplots()
+    figure.set_size_inches(11.2, 2.9)
     names = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "|confidence|"}
-    for i, (key, name) in enumerate(names.items()):
+    for i, (ax, (key, name)) in enumerate(zip(figure.subplots(1, 4), names.items(), strict=True)):
         trend = trends[key]
         ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)
-        if "alpha" not in trend:
-            ax.plot([], [], "o", color=_colour(i), label=f"{name}: {trend['refused'].partition(': ')[2]}")
-            continue
-        x = np.array([min(sizes), max(sizes)])
-        r2 = "" if trend["r2"] is None else f", R² {trend['r2']:.3f}"
-        gap = "" if key == "ce" else f", gap {trend['slope_gap']:.3f}"
-        label = f"{name}: slope {trend['alpha']:+.3f}{r2}{gap}"
-        ax.plot(x, np.exp(trend["c"]) * x ** trend["alpha"], color=_colour(i), lw=1.4, label=label)
-    ax.set_title(f"decomposition at step {max(steps)} over size, n = {terms[0]['n']}", loc="left", fontweight="bold")
-    ax.set_xlabel("parameters without embeddings")
-    ax.set_ylabel("nats per token")
-    _dress(ax, log_x=False, log_y=True)
-    ax.set_xscale("log")
+        ax.set_title(f"{name}\n{_slope(trend)}", loc="left")
+        if "alpha" in trend:
+            x = np.array([min(sizes), max(sizes)])
+            ax.plot(x, np.exp(trend["c"]) * x ** trend["alpha"], color=_colour(i), lw=1.4)
+        ax.set_xlabel("parameters without embeddings")
+        _dress(ax, log_x=False)
+        ax.set_xscale("log")
+        ax.set_xticks(sorted(set(sizes)), [f"{size / 1e6:.2g}M" for size in sorted(set(sizes))], minor=False)
+        ax.set_xticks([], minor=True)
+    figure.axes[0].set_ylabel(f"nats per token, step {max(steps)}, n = {terms[0]['n']}")
     return True
+
+
+def _slope(trend: Mapping[str, Any]) -> str:
+    """`slope −0.049, R² 0.990, gap 0.006`, or why there is none."""
+    if "alpha" not in trend:
+        return str(trend["refused"]).partition(": ")[2]
+    r2 = "" if trend["r2"] is None else f", R² {trend['r2']:.3f}"
+    return f"slope {trend['alpha']:+.3f}{r2}" + (f", gap {trend['slope_gap']:.3f}" if trend["slope_gap"] else "")
 
 
 def histogram(figure: Any, series: Sequence[Series]) -> bool:
@@ -318,5 +323,6 @@ def _legend(figure: Any) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries and not any(ax.get_legend() for ax in figure.axes):
-        columns = max(1, min(len(entries), int(figure.get_figwidth() // 2.4)))
+        rows = -(-len(entries) // max(1, int(figure.get_figwidth() // 2.4)))
+        columns = -(-len(entries) // rows)
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)
