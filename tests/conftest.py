@@ -13,7 +13,8 @@ import pytest
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Iterator[Path]:
     """The text cache (ZSLX_CACHE) for as long as the tests run; no plugin folder of the user's."""
-    folder = tmp_path_factory.mktemp("text-cache")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "text-cache"  # one for all workers
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("ZSLX_")]:
             patch.delenv(name)

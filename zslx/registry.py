@@ -255,7 +255,7 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
 
 def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Intervention]:
     """Every intervention of a spec (none of them for `none`), no two claiming the same exclusive place."""
-    methods = []
+    methods: list[Intervention] = []
     claimed: dict[str, str] = {}
     for is_placebo, name in split(spec):
         method = load_intervention((PLACEBO if is_placebo else "") + name, **settings.get(name, {}))
