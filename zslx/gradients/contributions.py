@@ -16,8 +16,8 @@ Shapes: B sequences, K groups, n token rows, R rows and C columns of the paramet
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,13 +31,15 @@ class Grouping:
     count: int
     order: Tensor | None  # sequences sorted by group; None: they already are
     sizes: tuple[int, ...]  # sequences in each group
+    singles: bool  # whether every group is one sequence
+    even: bool  # whether every group has as many sequences
 
     @classmethod
     def make(cls, groups: tuple[Tensor, int] | None, sequences: int, device: torch.device) -> Grouping:
         """From (ids (B,), K), or each sequence a group of its own."""
         if groups is None:
             ids = torch.arange(sequences, device=device)
-            return cls(ids=ids, count=sequences, order=None, sizes=(1,) * sequences)
+            return cls(ids=ids, count=sequences, order=None, sizes=(1,) * sequences, singles=True, even=True)
         ids, count = groups
         if ids.ndim != 1 or len(ids) != sequences or ids.is_floating_point():
             raise ValueError(f"groups: ids of shape {tuple(ids.shape)}, expected {sequences} whole numbers (B,)")
@@ -46,12 +48,14 @@ class Grouping:
         ids = ids.to(device)
         sizes = tuple(torch.bincount(ids, minlength=count).tolist())
         in_order = bool((ids[1:] >= ids[:-1]).all())
-        return cls(ids=ids, count=count, order=None if in_order else ids.argsort(stable=True), sizes=sizes)
-
-    @cached_property
-    def singles(self) -> bool:
-        """Whether every group is one sequence."""
-        return self.sizes.count(1) == len(self.sizes)
+        return cls(
+            ids=ids,
+            count=count,
+            order=None if in_order else ids.argsort(stable=True),
+            sizes=sizes,
+            singles=set(sizes) == {1},
+            even=len(set(sizes)) == 1,
+        )
 
     def sort(self, value: Tensor) -> Tensor:
         """(B, ...) with the sequences of one group beside each other."""
@@ -64,7 +68,7 @@ class Grouping:
         return value.new_zeros(self.count, *value.shape[1:]).index_add_(0, self.ids, value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Product:
     """M_k = left_kᵀ right_k over the token rows of group k, rows sorted by group.
 
@@ -81,7 +85,7 @@ class Product:
         left, right = grouping.sort(left), grouping.sort(right)
         if grouping.singles:
             return cls(left, right)
-        if grouping.sizes.count(grouping.sizes[0]) == grouping.count:
+        if grouping.even:
             left, right = (t.reshape(grouping.count, -1, t.shape[-1]) for t in (left, right))
             return cls(left, right)
         sizes = tuple(size * left.shape[1] for size in grouping.sizes)
@@ -127,7 +131,7 @@ class Product:
             out += left.T @ right
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Rows:
     """M_k[index] += value: index and group (n,), value (n, C)."""
 
@@ -159,7 +163,7 @@ class Rows:
         out.index_add_(0, self.index, value.to(out.dtype))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Dense:
     """M_k itself, (K, R, C)."""
 
@@ -179,7 +183,7 @@ class Dense:
 Contribution = Product | Rows | Dense
 
 
-@dataclass(kw_only=True)
+@dataclass(eq=False)
 class GroupGradients:
     """The K group gradients of one parameter: the sum of its uses' contributions, (K, R, C)."""
 
@@ -187,31 +191,24 @@ class GroupGradients:
     count: int
     parameter: Tensor
     uses: list[Contribution] = field(default_factory=list)
+    shape: tuple[int, int] = field(init=False)  # (R, C)
 
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        return matrix_shape(self.parameter)
+    def __post_init__(self) -> None:
+        self.shape = matrix_shape(self.parameter)
 
-    @cached_property
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype the products are computed in (bfloat16 under autocast)."""
-        dtypes = [u.left.dtype if isinstance(u, Product) else u.value.dtype for u in self.uses]
-        result = dtypes[0]
-        for dtype in dtypes[1:]:
-            result = torch.promote_types(result, dtype)
-        return result
+        dtypes = {u.left.dtype if isinstance(u, Product) else u.value.dtype for u in self.uses}
+        return functools.reduce(torch.promote_types, dtypes)
 
     @property
     def nbytes(self) -> int:
         return sum(use.nbytes for use in self.uses)
 
-    @property
-    def dense_nbytes(self) -> int:
-        return self.count * self.parameter.numel() * self.dtype.itemsize
-
     def block(self, start: int, out: Tensor) -> Tensor:
         """Rows start..start+r of every group's gradient, written to `out` (K, r, C)."""
-        first, *others = sorted(self.uses, key=lambda use: not isinstance(use, Product))
+        first, *others = self.uses
         if isinstance(first, Product) and first.left.dtype == out.dtype:
             first.write(out, start)
         else:

@@ -159,7 +159,7 @@ def token_group_stats(
         if any(g is not None for g in column):
             filled = [torch.zeros_like(p) if g is None else g for g in column]
             use = Dense(torch.stack(filled).view(K, *matrix_shape(p)))
-            reduction.receive(GroupGradients(name=name, count=K, parameter=p, uses=[use]))
+            reduction.receive(GroupGradients(name, K, p, [use]))
     return collect(reduction, chosen, losses, token_shares(losses, cotangent, ids, K), tokens)
 
 
@@ -191,7 +191,7 @@ def _proxy_stats(
     grouping = Grouping.make((ids.flatten(), K), count, losses.device)
     product = Product.make(delta.reshape(count, 1, -1), x.detach().reshape(count, 1, -1), grouping)
     reduction = Reduction(want=want)
-    reduction.receive(GroupGradients(name=name, count=K, parameter=weight, uses=[product]))
+    reduction.receive(GroupGradients(name, K, weight, [product]))
 
     def combine(weights: Tensor) -> Mapping[str, Tensor]:
         scaled = cotangent * weights.to(losses.dtype)[ids]

@@ -42,91 +42,109 @@ class Reduction:
     l1: dict[str, Tensor] = field(default_factory=dict)  # (K,)
     kept: dict[str, Tensor | GroupGradients] = field(default_factory=dict)
     kept_bytes: int = 0
-    _room: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+    _rooms: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := self.want.difference(WANTS):
             raise ValueError(f"want: {', '.join(sorted(unknown))} unknown; allowed are {', '.join(WANTS)}")
+        stores = {"sum": self.sum, "abs_sum": self.abs_sum, "sign_sum": self.sign_sum}
+        self._coordinate_stores = [(name, store) for name, store in stores.items() if name in self.want]
+        if self.signs is not None:
+            self._coordinate_stores.append(("chance", self.chance_sum))
 
     def receive(self, g: GroupGradients) -> None:
         """Take what is wanted from one parameter's group gradients."""
-        whole = self.keep and self._keep_whole(g)
+        (height, width), dtype, device = g.shape, g.dtype, g.parameter.device
+        dense_bytes = g.count * height * width * dtype.itemsize
+        whole = self.keep and self._keep_whole(g, dense_bytes)
         if self.keep and not whole:
             self.kept[g.name] = g
             self.kept_bytes += g.nbytes
+        step = height if whole else block_rows(dense_bytes, height, device)
+        room = self._room(g.count * step * width, dtype, device, whole)
         accumulator = torch.promote_types(g.parameter.dtype, torch.float32)
-        self._allocate(g, accumulator)
-        height, width = g.shape
-        limit = BLOCK_BYTES["cpu" if g.parameter.device.type == "cpu" else "other"]
-        fitting = limit // max(g.count * width * g.dtype.itemsize, 1)
-        fitting -= fitting % 64 if fitting > 64 else 0  # products of odd heights are slower
-        step = height if whole else max(1, min(height, fitting))
-        memory = self._memory(g, g.count * step * width, whole)
+        into = self._allocate(g, accumulator)
         for start in range(0, height, step):
             rows = min(step, height - start)
-            block = g.block(start, memory[: g.count * rows * width].view(g.count, rows, width))
-            self._reduce(g.name, block.view(g.count, -1), start * width, accumulator, whole)
-            if whole:
-                self.kept[g.name] = block
-                self.kept_bytes += block.nbytes
+            block = g.block(start, room[: g.count * rows * width].view(g.count, rows, width))
+            here = None if rows == height else slice(start * width, (start + rows) * width)
+            self._reduce(g.name, block.view(g.count, -1), into, here, accumulator, whole)
+        if whole:
+            self.kept[g.name] = block
+            self.kept_bytes += dense_bytes
 
-    def _memory(self, g: GroupGradients, numel: int, fresh: bool) -> Tensor:
-        """Room for `numel` numbers; where they are not kept, the same for every parameter (fresh pages are dear)."""
-        device = g.parameter.device
+    def _keep_whole(self, g: GroupGradients, dense_bytes: int) -> bool:
+        """Whether the gradients themselves are kept: the faster way, while the budget lasts."""
+        if self.memory_budget is None or dense_bytes <= g.nbytes:
+            return True
+        return self.kept_bytes + dense_bytes <= self.memory_budget
+
+    def _room(self, numel: int, dtype: torch.dtype, device: torch.device, fresh: bool) -> Tensor:
+        """Memory for `numel` numbers; what is not kept uses the same for every parameter (fresh pages are dear)."""
         if fresh:
-            return torch.empty(numel, dtype=g.dtype, device=device)
-        room = self._room.get((g.dtype, device))
+            return torch.empty(numel, dtype=dtype, device=device)
+        room = self._rooms.get((dtype, device))
         if room is None or room.numel() < numel:
-            room = self._room[g.dtype, device] = torch.empty(numel, dtype=g.dtype, device=device)
+            room = self._rooms[dtype, device] = torch.empty(numel, dtype=dtype, device=device)
         return room
 
-    def _keep_whole(self, g: GroupGradients) -> bool:
-        """Whether the gradients themselves are kept: the faster way, while the budget lasts."""
-        if self.memory_budget is None or g.dense_nbytes <= g.nbytes:
-            return True
-        return self.kept_bytes + g.dense_nbytes <= self.memory_budget
-
-    def _allocate(self, g: GroupGradients, accumulator: torch.dtype) -> None:
-        p, device = g.parameter, g.parameter.device
-        for name, store in (("sum", self.sum), ("abs_sum", self.abs_sum), ("sign_sum", self.sign_sum)):
-            if name in self.want:
-                store[g.name] = torch.empty(p.shape, dtype=p.dtype, device=device)
-        if self.signs is not None:
-            self.chance_sum[g.name] = torch.empty(p.shape, dtype=p.dtype, device=device)
+    def _allocate(self, g: GroupGradients, accumulator: torch.dtype) -> dict[str, Tensor]:
+        """Results for one parameter, by what is wanted, flat."""
+        p = g.parameter
+        into = {}
+        for name, store in self._coordinate_stores:
+            store[g.name] = result = torch.empty(p.shape, dtype=p.dtype, device=p.device)
+            into[name] = result.view(-1)
         if "gramian" in self.want:
-            self.gramians[g.name] = torch.zeros(g.count, g.count, dtype=accumulator, device=device)
+            self.gramians[g.name] = torch.zeros(g.count, g.count, dtype=accumulator, device=p.device)
         elif "norms" in self.want:
-            self.squares[g.name] = torch.zeros(g.count, dtype=accumulator, device=device)
+            self.squares[g.name] = torch.zeros(g.count, dtype=accumulator, device=p.device)
         if "l1" in self.want:
-            self.l1[g.name] = torch.zeros(g.count, dtype=accumulator, device=device)
+            self.l1[g.name] = torch.zeros(g.count, dtype=accumulator, device=p.device)
+        return into
 
-    def _reduce(self, name: str, block: Tensor, first: int, accumulator: torch.dtype, kept: bool) -> None:
-        """One block (K, n) of coordinates first..first+n."""
-        here = slice(first, first + block.shape[1])
+    def _reduce(
+        self,
+        name: str,
+        block: Tensor,
+        into: dict[str, Tensor],
+        here: slice | None,
+        accumulator: torch.dtype,
+        kept: bool,
+    ) -> None:
+        """One block (K, n) of coordinates `here` (all: None)."""
         wide = block.to(accumulator)
-
-        def place(store: dict[str, Tensor]) -> Tensor:
-            flat = store[name].view(-1)
-            return flat if len(flat) == block.shape[1] else flat[here]
-
+        if here is not None:
+            into = {what: result[here] for what, result in into.items()}
         if "gramian" in self.want:
             self.gramians[name].addmm_(wide, wide.T)
         elif "norms" in self.want:
             self.squares[name] += torch.linalg.vector_norm(wide, dim=1).square_()
         if self.signs is not None:
-            place(self.chance_sum).copy_(self.signs.to(accumulator) @ wide)
-        if "sum" in self.want:
-            put_sum(place(self.sum), block)
-        if "sign_sum" in self.want:
-            put_sum(place(self.sign_sum), block.sign())
-        if not self.want & {"abs_sum", "l1"}:
+            into["chance"].copy_(self.signs.to(accumulator) @ wide)
+        if "sum" in into:
+            put_sum(into["sum"], block)
+        if "sign_sum" in into:
+            put_sum(into["sign_sum"], block.sign())
+        if "abs_sum" not in into and "l1" not in self.want:
             return
         size = block.abs() if kept else block.abs_()
-        if "abs_sum" in self.want:
-            put_sum(place(self.abs_sum), size)
-        if "l1" in self.want:
-            u = None if self.l1_weights is None else self.l1_weights[name].reshape(-1)[here].to(accumulator)
-            self.l1[name] += size.sum(1, dtype=accumulator) if u is None else size.to(accumulator) @ u
+        if "abs_sum" in into:
+            put_sum(into["abs_sum"], size)
+        if "l1" in self.want and self.l1_weights is None:
+            self.l1[name] += size.sum(1, dtype=accumulator)
+        elif "l1" in self.want and self.l1_weights is not None:
+            u = self.l1_weights[name].reshape(-1)[here or slice(None)]
+            self.l1[name] += size.to(accumulator) @ u.to(accumulator)
+
+
+def block_rows(dense_bytes: int, height: int, device: torch.device) -> int:
+    """How many rows of a parameter of `height` rows are done at a time."""
+    limit = BLOCK_BYTES["cpu" if device.type == "cpu" else "other"]
+    if dense_bytes <= limit:
+        return height
+    fitting = height * limit // dense_bytes
+    return fitting - fitting % 64 if fitting > 64 else max(fitting, 1)  # odd heights are slower
 
 
 def put_sum(out: Tensor, block: Tensor) -> None:

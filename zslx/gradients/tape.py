@@ -318,14 +318,15 @@ class Tape(TorchFunctionMode):
         self.phase = "idle"
         if not losses.requires_grad:
             raise ValueError("the losses depend on no parameter that requires a gradient")
-        # Not with a non-finite loss, whose gradients say nothing about the layout.
-        if len(losses) > 1 and bool(losses.isfinite().all()):
-            known = _checked.setdefault(self.model, {})
-            uses = tuple((use.what, use.source.kind, use.source.names) for use in self.uses)
-            signature = (frozenset(self.parameters), uses)
-            if signature not in known:
-                known[signature] = self._check(losses)
-            self.slow |= known[signature]
+        if len(losses) == 1:
+            return
+        known = _checked.setdefault(self.model, {})
+        uses = tuple((use.what, use.source.kind, use.source.names) for use in self.uses)
+        signature = (frozenset(self.parameters), uses)
+        # The gradients of a loss that is not finite say nothing about the layout.
+        if signature not in known and bool(losses.isfinite().all()):
+            known[signature] = self._check(losses)
+        self.slow |= known.get(signature, frozenset())
 
     def _check(self, losses: Tensor) -> frozenset[str]:
         self.probe = int(losses.detach().abs().flatten(1).sum(1).argmax())  # one whose losses are not masked
@@ -350,7 +351,7 @@ class Tape(TorchFunctionMode):
             if any(g is not None for g in rows):
                 dense = [torch.zeros_like(p) if g is None else g.to_dense() for g in rows]
                 use = Dense(torch.stack(dense).view(len(dense), *matrix_shape(p)))
-                self.receive(GroupGradients(name=name, count=len(dense), parameter=p, uses=[use]))
+                self.receive(GroupGradients(name, len(dense), p, [use]))
 
     def _hand_over(self, name: str) -> None:
         self.receive(self.arrived.pop(name))
@@ -359,7 +360,7 @@ class Tape(TorchFunctionMode):
         if name in self.slow or name not in self.parameters:
             return
         if name not in self.arrived:
-            self.arrived[name] = GroupGradients(name=name, count=self.grouping.count, parameter=self.parameters[name])
+            self.arrived[name] = GroupGradients(name, self.grouping.count, self.parameters[name])
         self.arrived[name].uses.append(contribution)
         self.awaited[name] -= 1
         if not self.awaited[name]:
