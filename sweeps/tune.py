@@ -133,6 +133,10 @@ class Watch(tune.Callback):
         self.byjob, self.progress, self.failures, self.notes = byjob, progress, failures, notes
         self.full = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks to be able to restore them; this one belongs to the running sweep alone."""
+        return {}
+
     def _trial(self, trial: Any) -> Trial:
         return self.byjob[trial.config["job"]]
 

@@ -80,7 +80,9 @@ class Sweeps:
         self.results = folder / "results"
         self.zslx = [sys.executable, "-m", "zslx"]
 
-    def start(self, intervention: str = "none", *options: str, extra: str = "") -> subprocess.Popen[str]:
+    def start(
+        self, intervention: str = "none", *options: str, extra: str = "", stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         words = ["sweep", intervention, "--preset", "smoke", "--results", "results", "--set", f"{self.tiny} {extra}"]
         words += ["--sizes", "0.1M"] * ("--sizes" not in options)
         return subprocess.Popen(
@@ -88,7 +90,7 @@ class Sweeps:
             env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,  # a process group of its own, so that a test can signal it as a terminal does
         )

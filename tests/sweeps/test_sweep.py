@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import struct
 import time
@@ -39,6 +41,21 @@ def test_second_sweep_trains_nothing_and_starts_no_ray(shared):
     assert "Ray" not in done.stderr
     assert time.monotonic() - start < 30
     assert shared.records() == before
+
+
+def test_on_a_terminal_progress_is_redrawn(sweep):
+    """Standard error is a terminal, as when a person runs it."""
+    ours, theirs = os.openpty()
+    process = sweep.start("none", "--seeds", "1", "--steps", "200", stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal as an error
+        while part := os.read(ours, 65536):
+            seen += part
+    out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0, seen.decode(errors="replace")
+    assert "1 trained" in out and b"of 1 trials done" in seen and b"baseline/0.1M/0" in seen and b"/200" in seen
 
 
 def test_another_sweep_takes_the_baselines_over(shared):
