@@ -15,7 +15,6 @@ from zslx.data import Batch
 from zslx.decomposition import Decomposition
 from zslx.losses import cross_entropy, token_losses
 
-
 FINAL_SHARE, FINAL_POINTS = 1 / 16, 8
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from zslx import checkpoints
 from zslx.config import Config
-from zslx.heldout import heldout_steps, probe_steps
+from zslx.heldout import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps
 from zslx.instruments import Instruments
 from zslx.interference import interference
 from zslx.records import read_lines
@@ -151,5 +151,8 @@ def test_heldout_points(steps: int, points: int) -> None:
     for t in probe_steps(steps):
         assert {t, t - 1} <= set(chosen)
         assert 2 * t in probe_steps(steps) or 2 * t > steps or t == steps
-    assert len(chosen) == max(min(points, steps + 1), len(heldout_steps(steps, 2)))
-    assert len(heldout_steps(steps, points, probes=False)) == max(min(points, steps + 1), len({0, 1, steps}))
+    last = [s for s in chosen if s > steps - steps * FINAL_SHARE]
+    assert len(last) >= min(FINAL_POINTS, steps * FINAL_SHARE // 1)
+    for probes in (True, False):
+        least = len(heldout_steps(steps, 2, probes))
+        assert len(heldout_steps(steps, points, probes)) == max(min(points, steps + 1), least)
