@@ -28,7 +28,9 @@ BLOCKS, STEPS = 15, 20
 
 def measure(size: str) -> dict[str, float]:
     """Tokens per second of both, and the ratio."""
-    config = parse_overrides(preset("laptop").for_size(size), ["instruments.probes=false", "instruments.heldout_points=2"])
+    config = parse_overrides(
+        preset("laptop").for_size(size), ["instruments.probes=false", "instruments.heldout_points=2"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         platform, bare = TrainingRun(config, Path(folder)), Bare(config, Path(folder))
         clock = Clock(platform.records)
