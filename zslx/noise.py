@@ -56,10 +56,10 @@ class Noise:
         at = generator.integers(0, self.innovations.size - block + 1, size=(count, blocks))
         index = (at[:, :, None] + np.arange(block)).reshape(count, -1)[:, : size + burn]
         coloured = lfilter([1.0], np.concatenate([[1.0], -self.phi]), self.innovations[index], axis=1)
-        # The fit took the slowest part of the noise, and blocks of what is left sum to less than noise does.
+        # Blocks are scaled so that their long-run variance is κ's: that of their sums is a noisier estimate of it.
         sums = np.lib.stride_tricks.sliding_window_view(self.innovations, block).sum(axis=1)
-        lost = block * float(np.mean(self.innovations**2)) / max(float(np.mean(sums**2)), 1e-300)
-        return coloured[:, burn:] * self.scale * np.sqrt(np.clip(lost, 1, 2))
+        scale = block * float(np.mean(self.innovations**2)) / max(float(np.mean(sums**2)), 1e-300)
+        return coloured[:, burn:] * self.scale * np.sqrt(np.clip(scale, 0.5, 2))
 
 
 def misfit(residuals: Array, n: Array) -> float:
@@ -69,7 +69,8 @@ def misfit(residuals: Array, n: Array) -> float:
     for g in np.concatenate([[0.0], np.geomspace(base.min() / 30, base.max() * 30, 40)]):
         v = base + g
         cost = float(np.sum(np.log(v)) + n.size * np.log(np.mean(residuals**2 / v) + 1e-300))
-        if cost < best - 1e-9:
+        # g = 0 unless a likelihood-ratio test at 5 % says otherwise: chance alone would be half of all curves.
+        if cost < (best if g_best else best - 3.84):
             best, g_best = cost, float(g)
     return g_best
 
@@ -95,7 +96,7 @@ def noise(residuals: Array, weight: Array, design: Array) -> Noise:
     long_run = float(np.mean(innovations**2)) / (1 - phi.sum()) ** 2
     bias, variance = _check(phi, np.linalg.qr((design * root).T)[0])
     # A correction of more than e² in variance says that nothing is known; so do fewer than 2 degrees of freedom.
-    correction = float(np.exp(np.clip(-bias, 0, 2)))
+    correction = float(np.exp(np.clip(-bias, -1, 2)))
     return Noise(
         scale=1 / root,
         phi=phi,
