@@ -95,7 +95,9 @@ class Subject:
     """An intervention by name (or `placebo:NAME`), with settings, and the folder in which it may train."""
 
     def __init__(self, name: str, folder: Path, **settings: Any):
-        self.name, self.folder, self.settings = name, Path(folder), settings
+        loaded = registry.load_intervention(name, **settings)  # reads texts as the settings' types
+        self.name, self.folder = name, Path(folder)
+        self.settings = {key: getattr(loaded, key) for key in settings}
         self._runs = itertools.count()
 
     @property
