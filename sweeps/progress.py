@@ -24,16 +24,24 @@ REDRAW_SECONDS = 1.0
 
 @dataclass
 class Pace:
-    """Steps of one running trial over time."""
+    """Steps of one running trial: the last one seen, and where and when the present count of time began."""
 
     step: int
-    since: float
     first: int
-    seen: float
+    since: float
 
-    def rate(self) -> float | None:
-        """Seconds a step, once a few steps have been seen."""
-        return (self.since - self.seen) / (self.step - self.first) if self.step > self.first else None
+    def seen(self, step: int, now: float) -> float | None:
+        """Seconds a step over the steps since `first`; None while there are none.
+
+        The count begins anew whenever the step has grown fourfold: early steps are slow, since probes and
+        checkpoints are dense there.
+        """
+        if step <= self.step:
+            return None
+        self.step, rate = step, (now - self.since) / (step - self.first)
+        if step >= 4 * max(1, self.first):
+            self.first, self.since = step, now
+        return rate
 
 
 class Progress:
@@ -44,6 +52,7 @@ class Progress:
         self.pending = {trial.key: trial for trial in pending}
         self.total, self.failed = total, 0
         self.rates: dict[tuple[str, str], float] = {}
+        self.settled: set[tuple[str, str]] = set()  # where a whole trial has been timed
         self.paces: dict[str, Pace] = {}
         self.terminal = sys.stderr.isatty()
         self.live: contextlib.AbstractContextManager | None = None
@@ -72,6 +81,7 @@ class Progress:
             totals = read_json(self.ledger.folder(trial.key) / "manifest.json").get("totals", {})
             if totals.get("steps") and totals.get("seconds"):
                 self.rates[trial.arm, trial.size] = totals["seconds"] / totals["steps"]
+                self.settled.add((trial.arm, trial.size))
 
     def update(self, running: Iterable[Trial]) -> None:
         """Redraw if it is time."""
@@ -86,11 +96,9 @@ class Progress:
         """(step, loss) of a running trial, as its records have it."""
         line = last_line(self.ledger.folder(trial.key) / "steps.jsonl")
         step, loss = int(line.get("step", 0)), line.get("loss")
-        pace = self.paces.setdefault(trial.key, Pace(step, now, step, now))
-        if step > pace.step:
-            pace.step, pace.since = step, now
-            if (rate := pace.rate()) is not None and (trial.arm, trial.size) not in self.rates:
-                self.rates[trial.arm, trial.size] = rate
+        rate = self.paces.setdefault(trial.key, Pace(step, step, now)).seen(step, now)
+        if rate is not None and (trial.arm, trial.size) not in self.settled:
+            self.rates[trial.arm, trial.size] = rate
         return step, loss
 
     def left(self) -> float:

@@ -82,6 +82,11 @@ def test_time_left_follows_the_trials_own_rates(study, tmp_path, monkeypatch, ca
             progress.update([first])
     assert progress.left() == pytest.approx((len(study.trials) * 300 - 20 * 3) / 2)
     said = capsys.readouterr().err.splitlines()
+    for step, after in ((40, 20.0), (60, 20.0), (80, 20.0)):  # it becomes faster: a second a step
+        now[0] += after
+        lines.write_text(json.dumps({"step": step, "loss": 4.5}) + "\n")
+        progress.update([first])
+    assert progress.rates[first.arm, first.size] == 1.0
     assert len(said) == 2 and "baseline/0.1M/0 step 20 of 100, loss 4.500" in said[1]
     finish(tmp_path / "trials" / "x", dataclasses.replace(first.config), 500.0)
     (tmp_path / "trials" / "x" / "manifest.json").rename(lines.parent / "manifest.json")
