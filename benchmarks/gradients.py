@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import zslx
+from zslx.allocator import keep_freed_memory
 from zslx.gradients import position_interference, sequence_stats, token_interference
 from zslx.model import ModelConfig, Transformer
 
@@ -260,6 +261,7 @@ def main() -> None:
         return
     start = time.perf_counter()
     torch.set_num_threads(2)
+    keep_freed_memory()  # as training does: a plain step is a quarter faster with it
     found = measure_4M() | measure_04M() | {"token_speedup": token_speedup()}
     if torch.cuda.is_available():
         found |= measure_gpu()

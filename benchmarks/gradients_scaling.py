@@ -20,6 +20,7 @@ import time
 import torch
 
 from benchmarks.gradients import Workload, peak_bytes
+from zslx.allocator import keep_freed_memory
 from zslx.gradients import sequence_stats
 
 BASE = {"B": 16, "T": 128, "width": 192, "vocabulary": 2048}
@@ -29,6 +30,7 @@ TURNS = 7
 
 def measure_scaling() -> None:
     torch.set_num_threads(2)
+    keep_freed_memory()
     print(
         "| B | T | width | vocabulary | plain ms | interference | Gramian + combine | predicted Gramian "
         "| plain MiB | all kept | predicted kept MiB | kept MiB | low memory |"

@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks import gradients as benchmark
 from zslx.data import Batch
 from zslx.gradients import parameter_roles, sequence_stats, token_interference
-from zslx.gradients.groups import batch_size, take
+from zslx.gradients.batches import batch_size, take
 from zslx.losses import token_losses
 from zslx.model import ModelConfig, Transformer
 

@@ -8,24 +8,19 @@
     position_interference(model, loss_fn, batch)           its one-product proxy
     first_order(model, loss_fn, batch, update)             C_g, C_ug, C_uG and D(Δℓ̂) for an update
 
-Works for any nn.Module whose sequences lie along the first dimension: contributions.py and tape.py say how.
+Works for any nn.Module whose sequences lie along the first dimension: uses.py, tape.py and contributions.py say how.
 Supported: tied and repeated parameters, biases, norms, position tables, frozen and unused parameters, masks,
 bfloat16 autocast, activation checkpointing (use_reentrant=False), compiled models (run eagerly here), gradient
 accumulation (`combine` adds to .grad). Refused: data-parallel wrappers, re-entrant checkpointing.
 """
 
 from zslx.gradients.first_order import FirstOrder, first_order, token_changes
-from zslx.gradients.groups import GroupStats, sequence_stats, token_group_stats
-from zslx.gradients.interference import (
-    PositionInterference,
-    TokenInterference,
-    Totals,
-    histogram,
-    position_interference,
-    token_interference,
-    totals,
-)
+from zslx.gradients.groups import GroupStats, sequence_stats
+from zslx.gradients.interference import Totals, histogram, totals
+from zslx.gradients.positions import PositionInterference, position_interference
 from zslx.gradients.roles import Role, parameter_roles
+from zslx.gradients.token_groups import token_group_stats
+from zslx.gradients.tokens import TokenInterference, token_interference
 
 __all__ = [
     "FirstOrder",

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zslx.gradients.groups import LossFn, choose, split
-from zslx.gradients.interference import TokenPass
+from zslx.gradients.batches import LossFn, choose, split
+from zslx.gradients.token_pass import TokenPass
 
 
 @dataclass(frozen=True, kw_only=True)

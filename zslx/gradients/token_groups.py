@@ -1,0 +1,141 @@
+"""Group gradients of K groups of tokens: a backward a group, or the proxy's one.
+
+A group of tokens crosses sequences, and what a token does to the gradient depends on later tokens' attention to
+it, so its gradient takes a backward of its own on the common graph: (1 + 2 K) / 3 of a plain pass, K·P numbers.
+(One backward vectorised over the K cotangents took 1.9 times as long at K = 4, d = 96.)
+
+The proxy: the Gramian of the unembedding alone. Its K gradients are products of the logits' gradient with the
+last activations, rows sorted by group, so no backward through the model is needed; the weights found go into the
+token losses of the one backward. Measured on the 0.4M model, K = 4 groups by loss quantile and by target id, at
+steps 20, 100 and 300: correlation of its cosines with the exact ones .997 .977 .902 and .979 .956 .898, signs agree
+in 100, 100, 83 % and in 100 %. Exact but for the proxy's Gramian. Checked by tests/oracles/test_gradients.py.
+
+Shapes: B sequences, T positions, K groups, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from zslx.gradients.batches import LossFn, Selection, choose, cotangent_of, random_signs, split
+from zslx.gradients.contributions import Dense, GroupGradients, Grouping, Product, matrix_shape
+from zslx.gradients.groups import DEFAULT_WANT, GroupStats, collect
+from zslx.gradients.reduction import Reduction
+from zslx.gradients.uses import LINEAR, bind
+
+
+def token_group_stats(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    ids: Tensor | Callable[[Tensor], Tensor],
+    K: int,
+    *,
+    parameters: Selection = None,
+    want: Iterable[str] = DEFAULT_WANT,
+    keep: bool = False,
+    proxy: bool = False,
+    chance: torch.Generator | None = None,
+) -> GroupStats:
+    """Statistics of the gradients of K groups of tokens: ids (B, T) with values below K, or a function from the
+    detached losses (B, T) to them, called after the forward.
+
+    One forward and one backward a group; with `keep` the K·P numbers stay for `combine`.
+    proxy: the Gramian is that of the unembedding alone (the last linear layer of the forward), which needs no
+    backward through the model; `combine` then runs the one backward, of the losses weighted by w[ids]. Cheap, and
+    not exact: its cosines follow the true ones, without their guarantees. want: norms and gramian only.
+    """
+    chosen = choose(model, parameters)
+    if proxy:
+        return _proxy_stats(model, loss_fn, batch, ids, K, chosen, frozenset(want), chance)
+    losses, mask = split(loss_fn(model, batch))
+    cotangent, tokens = cotangent_of(losses, mask)
+    ids = check_token_ids(ids, K, losses)
+    signs = None if chance is None else random_signs(K, chance, losses)
+    reduction = Reduction(want=frozenset(want), signs=signs, keep=keep)
+    rows: list[tuple[Tensor, ...]] = []
+    for k in range(K):
+        part = cotangent * (ids == k)
+        rows.append(torch.autograd.grad(losses, list(chosen.values()), part, retain_graph=k < K - 1, allow_unused=True))
+    for (name, p), column in zip(chosen.items(), zip(*rows, strict=True), strict=True):
+        if any(g is not None for g in column):
+            filled = [torch.zeros_like(p) if g is None else g for g in column]
+            use = Dense(torch.stack(filled).view(K, *matrix_shape(p)))
+            reduction.receive(GroupGradients(name, K, p, [use]))
+    return collect(reduction, chosen, losses, token_shares(losses, cotangent, ids, K), tokens)
+
+
+def _proxy_stats(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    ids: Tensor | Callable[[Tensor], Tensor],
+    K: int,
+    chosen: dict[str, Tensor],
+    want: frozenset[str],
+    chance: torch.Generator | None,
+) -> GroupStats:
+    if unknown := want - {"norms", "gramian"}:
+        raise ValueError(f"want: the proxy has no {', '.join(sorted(unknown))}; allowed are norms, gramian")
+    if chance is not None:
+        raise ValueError("chance: the proxy has no chance level")
+    with LastLinear(model) as last:
+        losses, mask = split(loss_fn(model, batch))
+    cotangent, tokens = cotangent_of(losses, mask)
+    ids = check_token_ids(ids, K, losses)
+    if last.found is None:
+        raise ValueError("proxy: the forward has no linear layer whose weight is a parameter")
+    name, weight, x, out = last.found
+    (delta,) = torch.autograd.grad(losses, out, cotangent, retain_graph=True)
+    count = losses.numel()
+    if delta.numel() != count * delta.shape[-1]:
+        raise ValueError(f"proxy: {name} is not applied once a token, it cannot be the unembedding")
+    grouping = Grouping.make((ids.flatten(), K), count, losses.device)
+    product = Product.make(delta.reshape(count, 1, -1), x.detach().reshape(count, 1, -1), grouping)
+    reduction = Reduction(want=want)
+    reduction.receive(GroupGradients(name, K, weight, [product]))
+
+    def combine(weights: Tensor) -> Mapping[str, Tensor]:
+        scaled = cotangent * weights.to(losses.dtype)[ids]
+        gradients = torch.autograd.grad(losses, list(chosen.values()), scaled, allow_unused=True)
+        return {name: g for name, g in zip(chosen, gradients, strict=True) if g is not None}
+
+    shares = token_shares(losses, cotangent, ids, K)
+    return collect(reduction, chosen, losses, shares, tokens, combine=combine)
+
+
+def check_token_ids(ids: Tensor | Callable[[Tensor], Tensor], K: int, losses: Tensor) -> Tensor:
+    ids = ids(losses.detach()) if callable(ids) else ids
+    if ids.shape != losses.shape or ids.is_floating_point():
+        raise ValueError(f"ids: shape {tuple(ids.shape)}, expected whole numbers {tuple(losses.shape)} (B, T)")
+    if K < 1 or not 0 <= int(ids.min()) <= int(ids.max()) < K:
+        raise ValueError(f"ids: must lie in 0..{K - 1} (K={K})")
+    return ids.to(losses.device)
+
+
+def token_shares(losses: Tensor, cotangent: Tensor, ids: Tensor, K: int) -> Tensor:
+    """(K,) share of each group in the batch loss."""
+    share = (losses.detach() * cotangent).flatten()
+    return share.new_zeros(K).index_add_(0, ids.flatten(), share)
+
+
+class LastLinear(TorchFunctionMode):
+    """Remembers the last linear layer of a forward: (name, weight (V, D), input (..., D), output (..., V))."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.names = {id(p): (name, p) for name, p in model.named_parameters()}
+        self.found: tuple[str, Tensor, Tensor, Tensor] | None = None
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in LINEAR:
+            x, weight = bind(("input", "weight"), args, kwargs or {})
+            if id(weight) in self.names and out.requires_grad:
+                self.found = (*self.names[id(weight)], x, out)
+        return out
