@@ -112,7 +112,7 @@ class InstrumentConfig(Group):
     """What is measured on the way; never changes training, and is no part of a trial's identity."""
 
     label = "instruments"
-    heldout_points: int = option(100, "log-spaced steps at which held-out loss is measured", low=2)
+    heldout_points: int = option(90, "log-spaced steps at which held-out loss is measured", low=2)
     probes: bool = option(True, "interference and decomposition at powers of two and half-way between")
     gradient_sequences: int = option(16, "held-out sequences of the gradient interference; 0: none", low=0)
     gradient_positions: bool = option(False, "gradient interference over positions, of the same sequences")

