@@ -53,16 +53,16 @@ class Preset:
     arms: tuple[str, ...] = ("none", "{arm}")  # {arm} is the intervention asked for
 
     def for_size(self, size: str) -> Config:
-        """The settings of one trial at a named size. The rate falls with width as in the paper, d^-½; that of the
-        preset is for REFERENCE_WIDTH, those of the paper's sizes are its own."""
+        """The settings of one trial at a named size. The preset's rate is for REFERENCE_WIDTH and falls as 1/width,
+        which puts the early trough of D at the same step at every size; the paper's sizes have its own."""
         config = dataclasses.replace(self.config, model=model_preset(size))
-        rate = PAPER_LR.get(size) or config.optim.lr * (REFERENCE_WIDTH / config.model.d_model) ** 0.5
+        rate = PAPER_LR.get(size) or config.optim.lr * REFERENCE_WIDTH / config.model.d_model
         rate = float(f"{rate:.2e}")  # three digits, as anyone would write it
         return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=rate))
 
 
 _LAPTOP = Config(
-    data=DataConfig(batch_size=16, seq_len=64, heldout_sequences=64),
+    data=DataConfig(batch_size=16, seq_len=64, heldout_sequences=56),
     optim=OptimConfig(lr=2e-3, warmup=40),
     train=TrainConfig(steps=1000),
 )
