@@ -71,6 +71,8 @@ def measure(spec: str, size: str, *, rounds: int = 20, settings: list[tuple[str,
         times = [[run.step() for run in runs] for _ in range(rounds)]
         parts = [run.parts() for run in runs]
         operators = runs[1].operators()
+        for run in runs:
+            run.run.records.close()
     quartiles = statistics.quantiles([arm / base for base, arm in times], n=4)
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     return StepCost(
