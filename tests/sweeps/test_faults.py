@@ -179,6 +179,7 @@ def test_results_that_cannot_be_written_are_refused_before_training(sweep):
     assert "RESULTS=results cannot be written" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_is_finished(sweep, tmp_path):
     """A results folder on a file system of four megabytes that fills up."""
     sweep.results.mkdir()
