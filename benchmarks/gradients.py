@@ -45,6 +45,7 @@ GOALS = {
     "pcgrad_gpu": 1.35,
 }
 PROBE = (64, 1024)  # sequences, positions of the per-token probe
+LOW_MEMORY = 64 << 20  # bytes for group gradients kept whole; 0 is slower and no smaller at its peak
 TARGET_ERROR = 0.002  # absolute standard error of D_grad_token
 
 
@@ -222,7 +223,7 @@ def measure_4M() -> dict[str, float]:
         "interference_chance_4M": lambda: work.interference(signs),
         "pcgrad_4M": work.pcgrad,
         "position_4M": work.position,
-        "lowmem_pcgrad_4M": lambda: work.pcgrad(0),
+        "lowmem_pcgrad_4M": lambda: work.pcgrad(LOW_MEMORY),
     }
     found = ratios(work.plain, candidates, 11)
     say("4M, a loop of backwards; TorchJD on an untied copy")
@@ -230,7 +231,7 @@ def measure_4M() -> dict[str, float]:
     found |= ratios(work.plain, {"loop_4M": work.loop, "torchjd_4M": untied.torchjd()}, 3)
     say("4M, memory")
     plain = peak_bytes(work, work.plain)
-    found["memory_4M"] = peak_bytes(work, lambda: work.pcgrad(0)) / plain
+    found["memory_4M"] = peak_bytes(work, lambda: work.pcgrad(LOW_MEMORY)) / plain
     say(f"  plain {plain / 2**20:.0f} MiB, keeping all gradients {peak_bytes(work, work.pcgrad) / plain:.2f} of it")
     return found
 

@@ -21,8 +21,6 @@ from zslx.gradients.interference import Totals, totals_of
 from zslx.gradients.roles import parameter_roles
 from zslx.gradients.tape import Tape
 
-ROWS = 320  # of a matrix, done at a time
-
 
 @dataclass(frozen=True, kw_only=True)
 class PositionInterference:
@@ -73,14 +71,13 @@ def position_interference(
 
 
 def position_totals(products: list[Product]) -> Totals:
-    """Of one matrix, over the token rows of all its uses; a block of rows at a time, while it is in the cache."""
-    factors = [(p.left.flatten(0, -2), p.right.flatten(0, -2)) for p in products]
-    sizes = [right.abs() for _, right in factors]
-    found = Totals()
-    for start in range(0, factors[0][0].shape[1], ROWS):
-        lefts = [left[:, start : start + ROWS] for left, _ in factors]
-        total = sum(left.T @ right for left, (_, right) in zip(lefts, factors, strict=True))
-        size = sum(left.abs().T @ right for left, right in zip(lefts, sizes, strict=True))
-        assert isinstance(total, Tensor) and isinstance(size, Tensor)
-        found += totals_of(total, size)
-    return found
+    """Of one matrix, over the token rows of all its uses."""
+    whole: Tensor | None = None
+    size: Tensor | None = None
+    for product in products:
+        left, right = product.left.flatten(0, -2), product.right.flatten(0, -2)
+        total, absolute = left.T @ right, left.abs().T @ right.abs()
+        whole = total if whole is None else whole + total
+        size = absolute if size is None else size + absolute
+    assert whole is not None and size is not None
+    return totals_of(whole, size)

@@ -59,10 +59,11 @@ class Source:
 
 @dataclass(eq=False)
 class Use:
-    """One place where a source meets the batch. `failed`: found to mix sequences."""
+    """One place where a source meets the batch, as rows of shape `layout`. `failed`: found to mix sequences."""
 
     source: Source
     what: str
+    layout: tuple[int, ...]
     failed: bool = False
 
 
@@ -121,10 +122,11 @@ class Uses(TorchFunctionMode):
         """Whether x may hold a row, or several, of every sequence. The first pass checks the claim."""
         return isinstance(x, Tensor) and x.ndim >= 1 and x.shape[0] > 0 and x.shape[0] % self.sequences == 0
 
-    def _register(self, source: Source, what: str) -> Use | None:
+    def _register(self, source: Source, what: str, x: Tensor) -> Use | None:
+        """Note that `source` meets x, whose first dimension holds the sequences or, flattened, their rows."""
         if self.phase != "forward":  # activation checkpointing recomputes: the use is on the tape already
             return None
-        use = Use(source, what)
+        use = Use(source, what, () if x.shape[0] == self.sequences else tuple(x.shape[:-1]))
         self.uses.append(use)
         return use
 
@@ -154,8 +156,8 @@ class Uses(TorchFunctionMode):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         elif weight.dtype != x.dtype:
             return NotImplemented
-        use_w = self._register(w, "linear") if w else None
-        use_b = self._register(b, "bias") if b else None
+        use_w = self._register(w, "linear", x) if w else None
+        use_b = self._register(b, "bias", x) if b else None
         # A parameter outside the chosen subset needs no gradient at all.
         weight, bias = (
             t.detach() if s is None and t is not None and t.is_leaf else t for t, s in ((weight, w), (bias, b))
@@ -172,7 +174,7 @@ class Uses(TorchFunctionMode):
             padding += weight.shape[0]
         leading = index.shape[0] if index.ndim >= 2 else 0
         if leading == self.sequences:
-            return Embedding.apply(index, weight, padding, self, self._register(source, "embedding"))
+            return Embedding.apply(index, weight, padding, self, self._register(source, "embedding", index))
         if padding is not None or not (index.ndim == 1 or leading == 1):
             return NotImplemented
         # One table for all sequences (positions): per sequence where it meets the batch.
@@ -215,7 +217,7 @@ class Uses(TorchFunctionMode):
         expanded = []
         for a in args:
             if z := self.source(a):
-                a = Expand.apply(a, like.ndim, self, self._register(z, "broadcast"))
+                a = Expand.apply(a, like.ndim, self, self._register(z, "broadcast", like))
             expanded.append(a)
         return func(*expanded, **kwargs)
 
