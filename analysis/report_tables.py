@@ -234,15 +234,17 @@ def cost(comparison: Mapping[str, Any]) -> list[Block | None]:
 
 
 def training(measures: Measures) -> Table | None:
-    """Clipped and skipped steps, size of the update, by arm: from the step records."""
+    """Clipped and skipped steps, size of the update, by arm: from the step and probe records."""
     rows, unread = [], 0
     for arm in measures.study.arms:
-        every = [measures.steps(trial) for trial in measures.study.of(arm.name)]
+        trials = measures.study.of(arm.name)
+        every = [measures.steps(trial) for trial in trials]
         found = [summary for summary in every if summary]
         unread += len(every) - len(found)
         if found:
             shares = [np.mean([getattr(s, name) for s in found]) for name in ("clipped", "skipped")]
-            norms = [np.mean([getattr(s, name) for s in found]) for name in ("grad_norm", "update_norm")]
+            updates = [np.median(t.values["update_norm"][1]) for t in trials if "update_norm" in t.values]
+            norms = [np.mean([s.grad_norm for s in found]), np.mean(updates) if updates else np.nan]
             rows.append(
                 (
                     arm.name,
@@ -255,7 +257,7 @@ def training(measures: Measures) -> Table | None:
     return Table(
         columns=("arm", "steps clipped", "steps skipped", "median gradient norm", "median ‖Δθ‖"),
         rows=tuple(rows),
-        caption="Averages over all trials of an arm. Arms whose updates differ much in size differ in their effective "
+        caption="Averages over all trials of an arm; ‖Δθ‖ over the probe steps. Arms whose updates differ much in size differ in their effective "
         "learning rate, too." + (f" The step records of {unread} trials could not be read." if unread else ""),
     )
 

@@ -256,7 +256,6 @@ class _Trial:
                 "lr": 0.003 * min(1.0, step / 100),
                 "grad_norm": norm,
                 "clipped": norm > 1,
-                "update_norm": 0.01 * norm,
             }
             records.append_step(line | dict(self.arm.metrics))
 
@@ -271,6 +270,7 @@ class _Trial:
         depth = 1 / (1 + (self.break_step / step) ** 0.5)
         ratio = 0.55 + 0.2 * depth + 0.5 * self.arm.interference * depth + float(generator.normal(0, 0.005))
         found: dict[str, Any] = {
+            "update_norm": 0.01 * float(np.exp(generator.normal(-1, 0.3))),
             "dt1_batch": dm(0.9, 0.9),
             "dt1_heldout": dm(1.0, 0.8),
             "grad_sequence": {

@@ -17,12 +17,11 @@ BINS = 48
 
 @dataclass(frozen=True, kw_only=True)
 class StepSummary:
-    """Shares of clipped and skipped steps, medians of norms (nan where not recorded), metrics as (BINS,) means."""
+    """Shares of clipped and skipped steps, the median norm of the gradient (nan where not recorded), metrics as (BINS,) means."""
 
     clipped: float
     skipped: float
     grad_norm: float
-    update_norm: float
     metrics: dict[str, np.ndarray]
 
 
@@ -47,7 +46,6 @@ def summarise(path: Path, unit: float, horizon: float) -> StepSummary:
         clipped=total("clipped"),
         skipped=total("skipped"),
         grad_norm=median("grad_norm"),
-        update_norm=median("update_norm"),
         metrics={k: binned(t, v, horizon) for k, v in columns.items() if "/" in k or k == "scale"},
     )
 

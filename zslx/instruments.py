@@ -1,5 +1,6 @@
 """What a run measures on the way: held-out loss, and at probe steps interference and decomposition.
 
+    update_norm              ‖Δθ‖ of one step
     dt1_batch, dt1_heldout   D and M of one step's loss changes, on its own batch and on held-out text
     dtt                      D and M of the changes from t/2 to t, held-out
     grad_sequence, grad_position, grad_token   gradient interference at θ_t (zslx/gradient_probe.py)
@@ -9,7 +10,7 @@ Each in a pass of its own that draws nothing and writes nothing of the training'
 the run is bitwise the same (tests/invariants/test_observers.py). A probe at step t needs the losses before the
 update, so it has two halves:
 
-    before(t)   held-out losses at θ_{t−1}; nothing to do where step t−1 was a point of the held-out curve
+    before(t)   a copy of θ_{t−1} and its held-out losses; those are there where t−1 was a point of the held-out curve
     after(t)    one held-out pass at θ_t, one forward of the step's batch (its losses at θ_{t−1} came with the
                 step), one pass of the gradient engine
 
@@ -22,8 +23,10 @@ in float32). Cost: benchmarks/instruments.py.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zslx.config import Config
@@ -45,13 +48,17 @@ class Instruments:
         self.state: dict[str, Any] = {"losses": {}}  # held-out losses by probe step, for dtt
         # The losses of the last point, only to save a pass: after a resume they are measured again, to the same bits.
         self._last: tuple[int, Tensor] | None = None
+        self._weights: list[Tensor] = []
 
     def due(self, step: int) -> bool:
         return step in self.heldout_steps
 
     def before(self, step: int, model: nn.Module) -> None:
-        """Held-out losses before the update of a probe step."""
-        if step in self.probe_steps and (self._last is None or self._last[0] != step - 1):
+        """Weights and held-out losses before the update of a probe step."""
+        if step not in self.probe_steps:
+            return
+        self._weights = [p.detach().clone() for p in model.parameters()]
+        if self._last is None or self._last[0] != step - 1:
             self._last = (step - 1, self.heldout.losses(model))
 
     def after(
@@ -72,6 +79,8 @@ class Instruments:
             return record
         assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
         batch_after = self.heldout.training_losses(model, batch)
+        weights, self._weights = self._weights, []
+        record["update_norm"] = distance(weights, list(model.parameters()))
         record["dt1_batch"] = interference(batch_after - batch_losses)
         record["dt1_heldout"] = interference(losses - before[1])
         record |= self._doubling(step, losses)
@@ -89,3 +98,9 @@ class Instruments:
         for old in [s for s in kept if 2 * int(s) <= step]:  # a later 2t needs only what lies above
             del kept[old]
         return found
+
+
+@torch.no_grad()
+def distance(before: list[Tensor], after: list[Tensor]) -> float:
+    """‖after − before‖ over all parameters, accumulated in float64."""
+    return math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(after, before, strict=True)))

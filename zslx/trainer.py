@@ -168,12 +168,9 @@ class TrainingRun:
             loss = check_loss(float(gradient.view.losses.mean()), step)
             self.tokens += batch.tokens.numel()
             record = {"step": step, "tokens": self.tokens, "loss": loss}
-            before = self.parameters_copy() if due else None
             record |= self.update(step, gradient)
             self.learn(gradient, batch)
             record |= gradient.record | self.methods.metrics(step)
-            if before is not None:
-                record["update_norm"] = self.update_norm(before)
         self.records.append_step(record)
         if due:
             with clock.instruments():
@@ -217,15 +214,6 @@ class TrainingRun:
                 parameters=dict(self.model.named_parameters()),
             )
         )
-
-    def parameters_copy(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.model.parameters()]
-
-    @torch.no_grad()
-    def update_norm(self, before: list[Tensor]) -> float:
-        """‖Δθ‖ of the step."""
-        squares = (float((p - b).double().square().sum()) for p, b in zip(self.model.parameters(), before, strict=True))
-        return math.sqrt(sum(squares))
 
     def probe(self, step: int, batch: Batch | None, batch_losses: Tensor | None) -> None:
         """Measure and record."""

@@ -29,20 +29,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(name: str, tmp_path: 
         if step == 4:
             with torch.no_grad():
                 self.model.blocks[0].mlp.up.weight[0, 0] = torch.nan
-        before = self.parameters_copy()
+        before = [p.detach().clone() for p in self.model.parameters()]
         try:
             return true(self, step, clock)
         finally:
             if step == 4:  # the update did not happen
-                after = self.parameters_copy()
-                assert all(
-                    torch.equal(
-                        a,
-                        b,
-                    )
-                    or a.isnan().any()
-                    for a, b in zip(after, before, strict=True)
-                )
+                pairs = zip(self.model.parameters(), before, strict=True)
+                assert all(torch.equal(a, b) or a.isnan().any() for a, b in pairs)
 
     monkeypatch.setattr(TrainingRun, "step", poisoned)
     manifest = train(plain({"intervention": name}), tmp_path)
