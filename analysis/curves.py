@@ -129,6 +129,22 @@ def instrument(measures: Measures, arm: str, size: str, key: str) -> Line | None
     return over_seeds(x, (_exactly(s, x) for s in series))
 
 
+def plane(measures: Measures, arm: str, size: str, kind: str) -> Line | None:
+    """(D, M) of an instrument over training, each the mean over seeds at the probe steps that all share."""
+    found = [instrument(measures, arm, size, f"{kind}.{key}") for key in "DM"]
+    if found[0] is None or found[1] is None:
+        return None
+    return Line(x=found[0].y, y=found[1].y)
+
+
+def equal_change(change: float, low: float, high: float) -> Line | None:
+    """Where M (1 − D) = `change`, for M between `low` and `high`; D from 0 to below 1."""
+    m = np.geomspace(max(low, change), high, 100) if change < high else np.empty(0)
+    d = 1 - change / m
+    keep = d < 0.997
+    return Line(x=d[keep], y=m[keep]) if keep.sum() > 1 else None
+
+
 def _exactly(points: Points, x: np.ndarray) -> np.ndarray:
     found = np.full(len(x), np.nan)
     found[np.searchsorted(x, points[0])] = points[1]

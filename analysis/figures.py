@@ -13,7 +13,6 @@ from analysis.blocks import Figure, LegendEntry, Panel
 from analysis.curves import Line
 from analysis.drawing import Marks, Stroke, panel, style
 from analysis.measures import Measures
-from analysis.mechanism import gradient_prefix
 from analysis.numbers import printable
 from analysis.studies import Arm
 
@@ -140,67 +139,6 @@ class Figures:
 
     def instrument(self, key: str, what: str, caption: str, **axes: Any) -> Figure | None:
         return self.per_size(lambda arm, size: curves.instrument(self.measures, arm, size, key), what, caption, **axes)
-
-    def interference(self) -> list[Figure]:
-        """D and M of one step and from t to 2t."""
-        destructive = (
-            "1 means that the changes of single tokens' losses cancel in full (zero-sum), 0 that all go one way. "
-            "Means over seeds, " + BAND + "."
-        )
-        found = [
-            self.instrument(
-                "dt1_heldout.D",
-                "D of one step on held-out text",
-                "D(Δℓ) of the run's own update at step t, on held-out text: " + destructive,
-                y_label="D, one step",
-                y_range=(0.0, 1.02),
-            ),
-            self.instrument(
-                "dt1_heldout.M",
-                "M of one step on held-out text",
-                "M(Δℓ): how far single tokens' losses move in one step, up or down. The mean loss moves by M (1 − D).",
-                y_label="M, one step (nats)",
-                log_y=True,
-            ),
-            self.instrument(
-                "dtt.D",
-                "D from t to 2t on held-out text",
-                "D(Δℓ) between step t and 2t, drawn at 2t: the form in which the paper finds that scale lowers D late "
-                "in training. " + destructive,
-                y_label="D, from t/2 to t",
-                y_range=(0.0, 1.02),
-            ),
-        ]
-        return [f for f in found if f is not None]
-
-    def gradients(self) -> Figure | None:
-        """Gradient interference over sequences with its chance level."""
-        prefix = gradient_prefix(self.measures)
-        panels, shown = [], {}
-        for size in self.sizes:
-            strokes, found = [], {}
-            for arm in self.index:
-                line = curves.instrument(self.measures, arm, size, prefix + "ratio")
-                if line is None:
-                    continue
-                found[arm] = shown[arm] = line
-                strokes.append(self.stroke(arm, line))
-                chance = curves.instrument(self.measures, arm, size, prefix + "chance_ratio")
-                if chance is not None:
-                    strokes.append(Stroke(line=chance, index=self.index[arm], dash="1 2", band=False, width=1.0))
-            if found:
-                alternative = f"Gradient interference over sequences, size {size}: {in_words(found)}"
-                panels.append(self.panel(size, strokes, alternative, y_label="interference (ratio)"))
-        if not panels:
-            return None
-        return Figure(
-            title="Gradient interference over sequences" + (", body matrices" if prefix.endswith("body.") else ""),
-            panels=tuple(panels),
-            legend=self.legend([a for a in self.index if a in shown]),
-            caption="Gradient interference between sequences, 1 − Σ|Σ g| / ΣΣ|g|, " + BAND + ". Dotted: its chance "
-            "level, the same gradients with random signs. Below chance: the gradients share a direction; at chance: "
-            "they cancel as unrelated ones would; above: they oppose one another.",
-        )
 
     def forest(self, contrasts: Sequence[Mapping[str, Any]]) -> Figure | None:
         """Paired differences to baseline by arm and size, and over all sizes."""

@@ -2,9 +2,10 @@
 
 The question and the answer; headline table; loss curves with fits, breaks and their status; how the break hangs on
 the early cut; slopes that need no break; paired differences and what they rest on; D and M; gradient interference
-against chance; mechanism; trends over sizes and the scale-equivalent gain; cost; what the intervention did;
-failures; how to reproduce it, and the rule. Everything comes from the records: `comparison` (analysis/compare.py)
-and the curves of its trials. A section without data is left out. analysis/page.py renders the blocks.
+against chance; decomposition of the loss; mechanism; trends over sizes and the scale-equivalent gain; cost; what the
+intervention did; failures; how to reproduce it, and the rule. Everything comes from the records: `comparison`
+(analysis/compare.py) and the curves of its trials. A section without data is left out. analysis/page.py renders the
+blocks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis import instrument_blocks as instruments
 from analysis import report_tables as tables
 from analysis.blocks import Answer, Block, Heading, Table, Text
 from analysis.compare import compare_study
@@ -49,8 +51,9 @@ def blocks(measures: Measures, comparison: Mapping[str, Any]) -> list[Block]:
         ("How the break hangs on the early cut", "cut", [tables.sensitivity(measures, c)]),
         ("Slopes that need no break", "slopes", [figures.slopes(), tables.tail_slopes(c)]),
         ("Paired differences", "differences", [figures.forest(c["contrasts"]), *tables.contrast_tables(c)]),
-        ("Loss interference", "interference", [*figures.interference()]),
-        ("Gradient interference", "gradients", [figures.gradients()]),
+        ("Loss interference", "interference", [*instruments.interference(figures), instruments.plane(figures)]),
+        ("Gradient interference", "gradients", [instruments.gradients(figures)]),
+        ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),
         ("Better loss through less interference?", "mechanism", [tables.mechanism(c)]),
         ("Over model sizes", "sizes", [tables.gains(c), tables.trends(c)]),
         ("Cost", "cost", [*tables.cost(c)]),

@@ -257,8 +257,9 @@ def training(measures: Measures) -> Table | None:
     return Table(
         columns=("arm", "steps clipped", "steps skipped", "median gradient norm", "median ‖Δθ‖"),
         rows=tuple(rows),
-        caption="Averages over all trials of an arm; ‖Δθ‖ over the probe steps. Arms whose updates differ much in size differ in their effective "
-        "learning rate, too." + (f" The step records of {unread} trials could not be read." if unread else ""),
+        caption="Averages over all trials of an arm; ‖Δθ‖ over the probe steps. Arms whose updates differ much in "
+        "size differ in their effective learning rate, too."
+        + (f" The step records of {unread} trials could not be read." if unread else ""),
     )
 
 

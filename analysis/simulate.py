@@ -285,6 +285,8 @@ class _Trial:
                 "by_group": {"body": {"ratio": ratio + 0.08, "chance_ratio": 0.84}},
             },
         }
+        ce = float(loss[step - 1])
+        found["decomposition"] = {"ce": ce, "ee": 0.7 * ce, "sa": 0.1 * ce, "conf": -0.2 * ce, "n": 6144}
         if step % 2 == 0:
             found["dtt"] = {"from": step // 2} | dm(0.85, 1.5)
         return found

@@ -17,7 +17,7 @@ BINS = 48
 
 @dataclass(frozen=True, kw_only=True)
 class StepSummary:
-    """Shares of clipped and skipped steps, the median norm of the gradient (nan where not recorded), metrics as (BINS,) means."""
+    """Shares of clipped and skipped steps, the median gradient norm (nan where not recorded), metrics as (BINS,)."""
 
     clipped: float
     skipped: float

@@ -58,6 +58,31 @@ def test_roles_by_the_names_of_other_models():
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("model.decoder.layers.0.fc1", "mlp"),
+        ("model.transformer.blocks.1.att_proj", "attention"),
+        ("model.transformer.blocks.1.ff_proj", "mlp"),
+        ("model.transformer.blocks.1.ff_out", "mlp"),
+        ("model.transformer.ff_out", "unembedding"),
+        ("transformer.h.0.attn.c_proj", "attention"),
+        ("gpt_neox.layers.0.mlp.dense_h_to_4h", "mlp"),
+        ("embed_out", "unembedding"),
+    ],
+)
+def test_roles_by_path(name, group):
+    """Names of OPT, OLMo, GPT-2 and Pythia."""
+    model = nn.Module()
+    *path, last = name.split(".")
+    inner = model
+    for part in path:
+        inner.add_module(part, nn.Module())
+        inner = inner.get_submodule(part)
+    inner.add_module(last, nn.Linear(2, 2))
+    assert parameter_roles(model)[f"{name}.weight"].group == group
+
+
 def test_batches_of_every_kind():
     batch = draw(4, 5)
     assert batch_size(batch) == batch_size({"x": batch.tokens}) == batch_size((batch.tokens, 3)) == 4
@@ -113,8 +138,12 @@ def test_the_benchmark_compares_equal_jobs():
     work.loop()
     for p, g in zip(work.model.parameters(), ours, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
-    found = benchmark.ratios(work.plain, {"loop": work.loop}, 3)
-    assert found["loop"] > 1
+
+
+def test_the_benchmark_divides_by_the_plain_passes_on_both_sides(monkeypatch):
+    jobs = {"plain": iter([1.0, 1.0, 3.0, 1.0]), "a": iter([2.0, 4.0, 8.0])}
+    monkeypatch.setattr(benchmark, "seconds", lambda run: next(jobs[run()]))
+    assert benchmark.ratios(lambda: "plain", {"a": lambda: "a"}, 3) == {"a": 2.0}  # of 2, 2 and 4
 
 
 @pytest.mark.medium

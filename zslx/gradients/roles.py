@@ -14,9 +14,9 @@ from torch import nn
 
 GROUPS = ("attention", "mlp", "norm", "embedding", "unembedding", "other")
 _NORM = re.compile(r"norm|(^|[._])ln(_|\d|$)", re.IGNORECASE)
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-_MLP = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
-_HEAD = re.compile(r"^(unembedding|lm_head|head|embed_out|output|ff_out)$|\.(lm_head|embed_out)$")
+_ATTENTION = re.compile(r"attn|attention|(^|[._])att_proj", re.IGNORECASE)
+_MLP = re.compile(r"mlp|ffn|feed_?forward|(^|\.)(fc[12]|fc_in|fc_out|ff_proj|ff_out)$", re.IGNORECASE)
+_HEAD = re.compile(r"^(unembedding|lm_head|head|embed_out|output|ff_out)$|\.(lm_head|embed_out|transformer\.ff_out)$")
 
 
 @dataclass(frozen=True, kw_only=True)
