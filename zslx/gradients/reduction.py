@@ -120,12 +120,13 @@ class Reduction:
             self.gramians[name].addmm_(wide, wide.T)
         elif "norms" in self.want:
             self.squares[name] += torch.linalg.vector_norm(wide, dim=1).square_()
-        if self.signs is not None:
-            into["chance"].copy_(self.signs.to(accumulator) @ wide)
         if "sum" in into:
             put_sum(into["sum"], block)
         if "sign_sum" in into:
             put_sum(into["sign_sum"], block.sign())
+        if self.signs is not None:  # in place where the block is not kept: its absolute values stay as they are
+            signs = self.signs.to(block.dtype)[:, None]
+            put_sum(into["chance"], block * signs if kept else block.mul_(signs))
         if "abs_sum" not in into and "l1" not in self.want:
             return
         size = block.abs() if kept else block.abs_()
