@@ -14,7 +14,7 @@ from analysis.drawing import Marks, Stroke
 from analysis.figures import BAND, Figures, in_words, ordered
 from analysis.measures import Measures, parameters
 from analysis.mechanism import gradient_prefix
-from analysis.numbers import MISSING
+from analysis.numbers import MISSING, minus
 from zslx.scaling_law import scaling_trend
 
 TERMS = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "confidence"}
@@ -132,8 +132,8 @@ def term_trends(measures: Measures, sizes: Sequence[str]) -> Table | None:
         for key, values in late.items():
             slope, own = trends.get("ce", {}).get("alpha"), trends.get(key, {})
             numbers = (own.get("alpha"), own.get("r2"), own["alpha"] - slope if own and slope is not None else None)
-            texts = (MISSING if number is None else f"{number:.3f}" for number in numbers)
-            rows.append((arm.name, TERMS[key], *(f"{v:.3f}" if np.isfinite(v) else MISSING for v in values), *texts))
+            texts = (MISSING if number is None else minus(f"{number:.3f}") for number in numbers)
+            rows.append((arm.name, TERMS[key], *(minus(f"{v:.3f}") if np.isfinite(v) else MISSING for v in values), *texts))
     if not rows:
         return None
     return Table(

@@ -237,7 +237,7 @@ def training(measures: Measures) -> Table | None:
     """Clipped and skipped steps, size of the update, by arm: from the step and probe records."""
     rows, unread = [], 0
     for arm in measures.study.arms:
-        trials = measures.study.of(arm.name)
+        trials = list(measures.study.of(arm.name))
         every = [measures.steps(trial) for trial in trials]
         found = [summary for summary in every if summary]
         unread += len(every) - len(found)

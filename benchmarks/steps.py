@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    names = args.methods or [n for n in discover() if load_class(n).family in FAMILIES]
+    names = args.methods or [n for n, found in discover().items() if load_class(n, found).family in FAMILIES]
     rows = measure(names)
     print(json.dumps(rows) if args.json else markdown(rows))
     if args.markdown:

@@ -36,11 +36,13 @@ class FAMO(Grouped):
 
     name = "famo"
     source = "Liu et al. 2023, arXiv 2306.03792"
-    cost = "a second forward pass, 1.33, and the group gradients"
+    cost = "a second forward pass, 1.33, and the group gradients (token groups: of the unembedding alone)"
     needs = frozenset({"post_losses"})
     placebo = "group_weights"
 
     groups: str = setting("token_class", "which tokens form a group", choices=GROUPINGS)
+    # The weights come from losses; gradients only give the norm for scale=matched.
+    proxy: bool = setting(True, "token groups: that norm from the unembedding's gradients alone, one backward in all")
     rate: float = setting(0.025, "learning rate of the logits", low=1e-4, high=1.0, log=True)
     weight_decay: float = setting(1e-3, "decay of the logits", low=0.0, high=1.0)
 

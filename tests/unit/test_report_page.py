@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from analysis.compare import compare_study
+from analysis.instrument_blocks import term_trends
 from analysis.measures import Measures
 from analysis.report import blocks, slug, write_report
+from analysis.report_tables import training
 from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
 from analysis.studies import load_study
 
@@ -79,6 +81,17 @@ def test_sections_come_in_the_order_of_the_questions(html):
     ]  # fmt: skip
     assert html.index('class="answer"') < html.index('id="table"')
     assert "Does pcgrad lower the loss" in html and "exploratory" in html
+
+
+@pytest.mark.medium
+def test_the_instruments_tables_have_their_numbers(measures):
+    table = training(measures)
+    assert table is not None and all(re.fullmatch(r"[0-9.e−-]+", row[-1]) for row in table.rows)
+    terms = term_trends(measures, ["0.1M", "0.2M"])
+    assert terms is not None and len(terms.rows) == 4 * len(measures.study.arms)
+    ce, ee = terms.rows[0], terms.rows[1]
+    assert float(ee[2]) == pytest.approx(0.7 * float(ce[2]), abs=0.002)
+    assert ee[-3] == ce[-3] and ee[-1] == "0.000"  # a fixed share of the loss has the loss's own slope
 
 
 @pytest.mark.medium
