@@ -132,8 +132,7 @@ def term_trends(measures: Measures, sizes: Sequence[str]) -> Table | None:
         for key, values in late.items():
             slope, own = trends.get("ce", {}).get("alpha"), trends.get(key, {})
             numbers = (own.get("alpha"), own.get("r2"), own["alpha"] - slope if own and slope is not None else None)
-            texts = (MISSING if number is None else minus(f"{number:.3f}") for number in numbers)
-            rows.append((arm.name, TERMS[key], *(minus(f"{v:.3f}") if np.isfinite(v) else MISSING for v in values), *texts))
+            rows.append((arm.name, TERMS[key], *map(three_digits, (*values, *numbers))))
     if not rows:
         return None
     return Table(
@@ -143,6 +142,10 @@ def term_trends(measures: Measures, sizes: Sequence[str]) -> Table | None:
         caption="Means over seeds and over the probes after T/4. α: least squares of log |term| = c + α log N over "
         "sizes, N non-embedding parameters; with few sizes it says little.",
     )
+
+
+def three_digits(value: float | None) -> str:
+    return MISSING if value is None or not np.isfinite(value) else minus(f"{value:.3f}")
 
 
 def seed_mean(measures: Measures, arm: str, size: str, key: str) -> float:
