@@ -42,7 +42,9 @@ class FAMO(Grouped):
 
     groups: str = setting("token_class", "which tokens form a group", choices=GROUPINGS)
     # The weights come from losses; gradients only give the norm for scale=matched.
-    proxy: bool = setting(True, "token groups: that norm from the unembedding's gradients alone, one backward in all")
+    proxy: bool = setting(  # type: ignore[misc]
+        True, "token groups: that norm from the unembedding's gradients alone, one backward in all"
+    )
     rate: float = setting(0.025, "learning rate of the logits", low=1e-4, high=1.0, log=True)
     weight_decay: float = setting(1e-3, "decay of the logits", low=0.0, high=1.0)
 
