@@ -270,7 +270,7 @@ class _Trial:
         depth = 1 / (1 + (self.break_step / step) ** 0.5)
         ratio = 0.55 + 0.2 * depth + 0.5 * self.arm.interference * depth + float(generator.normal(0, 0.005))
         found: dict[str, Any] = {
-            "update_norm": 0.01 * float(np.exp(generator.normal(-1, 0.3))),
+            "update_norm": 0.004,
             "dt1_batch": dm(0.9, 0.9),
             "dt1_heldout": dm(1.0, 0.8),
             "grad_sequence": {

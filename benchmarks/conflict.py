@@ -34,10 +34,10 @@ from zslx.gradients import sequence_stats, token_group_stats
 from zslx.intervention import StepView
 from zslx.losses import token_losses
 from zslx.records import read_json
+from zslx.surgery import BY_TOKEN, GROUPINGS
 from zslx.trainer import load_run_model
 
 BATCHES = 4
-GROUPINGS = ("sequence", "domain", "microbatch", "token_class", "loss_quantile", "token_frequency")
 Row = dict[str, Any]
 
 
@@ -148,7 +148,7 @@ def tables(rows: Sequence[Row]) -> str:
         "| proxy: correlation of cosines, signs that agree | " + " | ".join(f"step {s}" for s in shown) + " |",
     ]
     lines.append("|" + "---|" * (len(shown) + 1))
-    for grouping in (g for g in GROUPINGS if any("proxy" in row for row in rows if row["grouping"] == g)):
+    for grouping in BY_TOKEN:
         cells = []
         for s in shown:
             here = [row for row in rows if row["step"] == s and row["grouping"] == grouping]

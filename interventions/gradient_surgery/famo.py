@@ -28,7 +28,7 @@ class FAMO(Grouped):
     """Learns weights of the groups' log losses from how much each loss fell in the last steps.
 
     Acts in loss space: it sees losses, no gradients. Remembers one logit a group, so the groups must mean the
-    same at every step; hence the default `token_class` and not `sequence`, whose logits would be noise. The
+    same at every step; hence the default `domain` and not `sequence`, whose logits would be noise. The
     group losses here are shares of the batch loss, which changes nothing (their logs differ by a constant).
     An empty group is left as it is. The memory starts afresh when the number of groups changes.
     `weight_decay` = 1e-3 is that of the paper's Algorithm 2; the authors' code has 1e-5.
@@ -36,15 +36,11 @@ class FAMO(Grouped):
 
     name = "famo"
     source = "Liu et al. 2023, arXiv 2306.03792"
-    cost = "a second forward pass, 1.33, and the group gradients (token groups: of the unembedding alone)"
+    cost = "a second forward pass, 1.33, and the group gradients for scale=matched, 1.2 in all by domain"
     needs = frozenset({"post_losses"})
     placebo = "group_weights"
 
-    groups: str = setting("token_class", "which tokens form a group", choices=GROUPINGS)
-    # The weights come from losses; gradients only give the norm for scale=matched.
-    proxy: bool = setting(  # type: ignore[misc]
-        True, "token groups: that norm from the unembedding's gradients alone, one backward in all"
-    )
+    groups: str = setting("domain", "which tokens form a group", choices=GROUPINGS)
     rate: float = setting(0.025, "learning rate of the logits", low=1e-4, high=1.0, log=True)
     weight_decay: float = setting(1e-3, "decay of the logits", low=0.0, high=1.0)
 
