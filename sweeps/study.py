@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from zslx import presets, registry
@@ -26,8 +27,8 @@ RESERVED = {
     "intervention": "INTERVENTION=",
     "model": "SIZES=",
     "train.seed": "SEEDS=",
-    "reference": "the methods that need one",
 }
+REFERENCE = "reference"  # of SET: the run folder of the reference model, for the arms whose methods need one
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -135,7 +136,9 @@ def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
                 arms[made] = _arm(made, asked, pairs)
     known = {method for arm in arms.values() for method in method_names(arm.intervention)}
     for key, _ in pairs:
-        if key.partition(".")[0] not in {*GROUPS, *known}:
+        if key == REFERENCE and not any(_needs_reference(arm) for arm in arms.values()):
+            raise ValueError(f"SET: {REFERENCE} is for methods that need a reference model, and none of the arms does")
+        if key.partition(".")[0] not in {*GROUPS, *known, REFERENCE}:
             methods = [f"{method}.<setting>" for method in sorted(known - {BASELINE})]
             raise ValueError("SET: " + unknown(key, [*methods, *known_keys()]))
     return tuple(arms.values())
@@ -184,11 +187,33 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
     return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings)
 
 
+def _needs_reference(arm: Arm) -> str | None:
+    """The first method of the arm that needs a reference model."""
+    methods = registry.load_spec(arm.intervention, arm.settings)
+    return next((m.name for m in methods if "reference_losses" in m.needs), None)
+
+
+def _reference(arm: Arm, pairs: Pairs) -> str:
+    """The folder of the arm's reference model, absolute, since trials run elsewhere; empty where it needs none."""
+    method, given = _needs_reference(arm), dict(pairs).get(REFERENCE, "")
+    if method and not given:
+        raise ValueError(
+            f'{method} needs a reference model: SET="reference=RUN_FOLDER" of a finished run, such as that of '
+            "zslx train laptop model=0.4M train.seed=1000 --out runs/reference"
+        )
+    return str(Path(given).resolve()) if method else ""
+
+
 def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[Trial]:
     """The trials of one arm at one size. Seeds differ in train.seed alone, so the rest is hashed once."""
     from zslx.identity import digest, ingredients
 
-    config = dataclasses.replace(preset.for_size(size), intervention=arm.intervention, settings=arm.settings)
+    config = dataclasses.replace(
+        preset.for_size(size),
+        intervention=arm.intervention,
+        settings=arm.settings,
+        reference=_reference(arm, pairs),
+    )
     config = override(config, [(key, value) for key, value in pairs if key.partition(".")[0] in GROUPS])
     parts = ingredients(config)
     usual = config.instruments == preset.config.instruments

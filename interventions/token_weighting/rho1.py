@@ -21,7 +21,7 @@ class Rho1(Intervention):
     """Trains on the tokens that a reference model finds much easier than the model does.
 
     Acts on tokens: drops those already learned and those that the reference cannot learn either. keep = 1 is the
-    baseline. The reference is another run of this platform (`train.reference`); the paper's is trained on
+    baseline. The reference is a finished run of this platform (`reference=RUN_FOLDER`); the paper's is trained on
     curated text, so here the method has less to gain.
     """
 

@@ -9,6 +9,7 @@ import pytest
 from sweeps.study import build, command, parse_seeds, plan, seeds_text, slug, split_pair
 from zslx import presets
 from zslx.identity import identity
+from zslx.trainer import train
 
 
 def roles(asked: tuple[str, ...], preset: str = "verdict") -> dict[str, tuple[str, str | None]]:
@@ -60,6 +61,20 @@ def test_identities_are_those_of_the_configurations(tiny):
     assert len({t.key for t in made.trials}) == 4
 
 
+def test_a_reference_model_goes_to_the_arms_that_need_one(tiny, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="rho1 needs a reference model: SET"):
+        study(tiny, "rho1")
+    with pytest.raises(ValueError, match="no such file"):
+        study(tiny, "rho1", extra=f"reference={tmp_path / 'nothing'}")
+    train(study(tiny).trials[0].config, tmp_path / "reference")
+    monkeypatch.chdir(tmp_path)
+    made = study(tiny, "rho1", "pcgrad", extra="reference=reference")
+    given = {trial.arm: trial.config.reference for trial in made.trials}
+    assert given == {"baseline": "", "rho1": str(tmp_path / "reference"), "pcgrad": ""}
+    plain = {trial.arm: trial.identity for trial in study(tiny, "pcgrad").trials}
+    assert {t.arm: t.identity for t in made.trials if t.arm != "rho1"} == plain
+
+
 def test_name_follows_what_is_compared(tiny):
     name = study(tiny).name
     assert study(tiny).name == name
@@ -86,6 +101,7 @@ def test_other_instruments_are_another_folder_of_the_same_identity(tiny):
         ("model=0.2M", "SIZES="),
         ("nonsense", "key=value"),
         ("optim.lr=nan", "optim.lr"),
+        ("reference=runs/a", "none of the arms does"),
     ],
 )
 def test_a_bad_setting_is_named(tiny, extra, names):
