@@ -45,14 +45,17 @@ def test_killed_often(round_: int, whole: tuple[Outcome, float], tmp_path: Path)
 
 
 def killed_and_resumed(round_: int, uninterrupted: tuple[Outcome, float], out: Path) -> None:
-    """Kill the run again and again, each time a random while after it began to train, and compare the end."""
+    """Kill the run again and again, each time a random while after it began to train, and compare the end.
+
+    The while grows with the kills, so that a machine that has become slower since it was timed gets there, too.
+    """
     whole, seconds = uninterrupted
     draws, kills = random.Random(round_), 0
     while not finished(out):
         child = CONTEXT.Process(target=train_values, args=(plain(BUSY).to_dict(), str(out)))
         child.start()
         _wait_for_work(child, out)
-        child.join(draws.expovariate(4 / seconds))
+        child.join(draws.expovariate(4 / (seconds * (1 + kills / 8))))
         if child.is_alive():
             child.kill()
             kills += 1
