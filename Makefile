@@ -45,6 +45,7 @@ test-slow: $(READY)  ## all kill rounds, calibration and simulations (under 60 m
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 bench: $(READY)  ## measure what benchmarks/README.md states

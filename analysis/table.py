@@ -79,7 +79,9 @@ def closing_lines(comparison: Mapping[str, Any]) -> list[str]:
     """Answers, failures and the command for a verdict."""
     lines = []
     for answer in comparison["answers"]:
-        lines.append(f"→ {'exploratory: ' if answer['exploratory'] else ''}{printable(answer['sentence'], 600)}")
+        head, command = "exploratory: " if answer["exploratory"] else "", answer["verdict_command"]
+        more = f" For a verdict: {printable(command, 600)}" if answer["exploratory"] and command else ""
+        lines.append(f"→ {head}{printable(answer['sentence'], 600)}{more}")
     finished, every = comparison["trials"].get("finished", 0), sum(comparison["trials"].values())
     if finished < every:
         others = ", ".join(f"{n} {status}" for status, n in comparison["trials"].items() if status != "finished")
@@ -87,9 +89,6 @@ def closing_lines(comparison: Mapping[str, Any]) -> list[str]:
         lines += [failure_line(f) for f in comparison["failures"][:10]]
         if len(comparison["failures"]) > 10:
             lines.append(f"  and {len(comparison['failures']) - 10} more (in the report)")
-    command = comparison["verdict_command"]
-    if comparison["exploratory"] and command:
-        lines.append(f"exploratory (fewer than 6 seeds, or not declared); for a verdict: {printable(command, 600)}")
     return lines
 
 

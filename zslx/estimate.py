@@ -159,7 +159,8 @@ def prepared(c: Curve, cut: float, plan: Plan) -> Curve:
     """What `estimate` takes for a cut: the steps after it; for the paper's protocol its averaged, thinned points."""
     if plan.paper and plan.smoothing == "paper":
         steps, y = paper_points(c.steps, c.log_losses)
-        c = replace(c, steps=steps, losses=np.exp(y))
+        if (steps > cut).sum() > plan.form.size:  # a file thinned before may have few of the paper's steps
+            c = replace(c, steps=steps, losses=np.exp(y))
     return cut_curve(c, cut)
 
 

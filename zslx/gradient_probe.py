@@ -33,6 +33,7 @@ from zslx.gradients import (
     PositionInterference,
     TokenInterference,
     Totals,
+    body_of,
     parameter_roles,
     position_interference,
     sequence_stats,
@@ -119,9 +120,7 @@ def token_record(model: nn.Module, found: TokenInterference) -> dict[str, Any]:
     return {"n": found.count, "num_tokens": found.num_tokens, **breakdown(model, found.by_parameter, over)}
 
 
-def breakdown(
-    model: nn.Module, names: Iterable[str], over: Callable[[list[str]], dict[str, Any]]
-) -> dict[str, Any]:
+def breakdown(model: nn.Module, names: Iterable[str], over: Callable[[list[str]], dict[str, Any]]) -> dict[str, Any]:
     """`over` the body, and by group of the model and by layer, each over the parameters among `names`."""
     roles, names = parameter_roles(model), list(names)
     groups: dict[str, list[str]] = {"all": names}
@@ -132,7 +131,7 @@ def breakdown(
         if role.layer is not None:
             layers.setdefault(role.layer, []).append(name)
     return {
-        **over([name for name in names if roles[name].body]),
+        **over(list(body_of(model, names))),
         "by_group": {group: over(members) for group, members in groups.items()},
         "by_layer": {str(layer): over(layers[layer]) for layer in sorted(layers)},
     }

@@ -41,9 +41,9 @@ from zslx.data import Batch, heldout
 from zslx.decomposition import Decomposition
 from zslx.gradient_probe import position_record, sequence_record, spread, token_record
 from zslx.gradients import (
+    body_of,
     first_order,
     histogram,
-    parameter_roles,
     position_interference,
     sequence_stats,
     token_interference,
@@ -186,7 +186,7 @@ class RunProbe:
         signs = self._draws("sequence signs", step)
         want = ("sum", "abs_sum", "gramian")
         stats = sequence_stats(run.model, token_losses, batch, want=want, chance=signs)
-        body = [name for name, role in parameter_roles(run.model).items() if role.body and name in stats.sum]
+        body = body_of(run.model, stats.sum)
         more = [
             sequence_stats(run.model, token_losses, batch, want=(), chance=signs).chance_sum
             for _ in range(CHANCE_DRAWS - 1)
@@ -276,4 +276,3 @@ def own_update(
 def next_batch(run: TrainingRun, step: int) -> Batch:
     """The batch that the run took, or would have taken, at `step`."""
     return run.loader.batch(step, mixture=run.methods.mixture(step), seq_len=run.methods.seq_len(step))
-

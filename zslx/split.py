@@ -33,8 +33,10 @@ def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]
     groups = near_duplicates(documents)
     if len(groups) < 2:
         raise ValueError(
-            "held-out text is split off by file, never within one, so a domain needs at least two files that "
-            f"differ; this one has {len(documents)}: {', '.join(d.name for d in documents[:3])}"
+            "held-out text is split off by file, never within one, and near duplicates stay together, so a domain "
+            f"needs at least two files that differ; this one has {len(documents)}"
+            + (" near duplicates" if len(documents) > 1 else "")
+            + f": {', '.join(d.name for d in documents[:3])}"
         )
     groups.sort(key=lambda group: hashlib.sha256(documents[group[0]].name.encode()).digest())
     sizes = [sum(documents[i].size for i in group) for group in groups]

@@ -177,7 +177,7 @@ class GradientPass:
         count = len(stats.group_losses)
         plain = combined = 0.0
         for name, parameter in self.model.named_parameters():
-            if name not in stats.sum:
+            if name in stats.unused:
                 continue
             if not torch.isfinite(stats.sum[name]).all():
                 raise Diverged(f"the gradient of {name} is not finite at step {step}")

@@ -131,7 +131,8 @@ class Surgery(Grouped, ABC):
         """Weights (K,) of the group gradients, in the dtype and on the device of the Gramian (K, K).
 
         An empty group (no loss and no gradient) is kept out of the method, where its zero gradient would draw
-        the solution to zero (MGDA) or leave it undefined (ConFIG); it gets the mean of the other weights.
+        the solution to zero (MGDA) or leave it undefined (ConFIG); it gets the mean of the other weights. Where
+        no group has a gradient all weights are 1. None: the method skips the step.
         """
         gram = checked_gramian(self.name, gramian)
         losses = group_losses.detach().to("cpu", torch.float64)
@@ -139,10 +140,10 @@ class Surgery(Grouped, ABC):
             raise ValueError(f"{self.name}: {tuple(losses.shape)} group losses for {len(gram)} groups")
         state = fresh_state(self, len(gram), state)
         present = ((gram.diagonal() > 0) | (losses != 0)).nonzero().flatten()
-        if self.keeps_empty or len(present) == len(gram):
+        if not gram.diagonal().any():
+            weights: Tensor | None = torch.ones_like(losses)
+        elif self.keeps_empty or len(present) == len(gram):
             weights = self.solve(gram, losses, state)
-        elif len(present) == 0:
-            weights = torch.ones_like(losses)
         else:
             solved = self.solve(gram[present][:, present], losses[present], state)
             weights = None if solved is None else solved.mean().expand(len(gram)).index_copy(0, present, solved)

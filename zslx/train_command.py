@@ -40,18 +40,21 @@ def run(args: argparse.Namespace) -> int:
 
     line = Progress("training")
 
-    if (args.out / "manifest.json").exists() and read_json(args.out / "manifest.json").get("status") == "finished":
-        print(f"{args.out}: finished before; nothing to do", file=sys.stderr)
+    manifest = args.out / "manifest.json"
+    before = manifest.exists() and read_json(manifest).get("status") == "finished"
 
     def progress(step: int, steps: int, loss: float) -> None:
         line.at(step / steps, "step", f" {step} of {steps}, loss {loss:.3f}")
 
-    manifest = train(config, args.out, progress=progress)
-    line.done("done")
-    if manifest["status"] == "diverged":
+    outcome = train(config, args.out, progress=progress)
+    if before:
+        print(f"{args.out}: finished before; nothing to do", file=sys.stderr)
+    else:
+        line.done("done")
+    if outcome["status"] == "diverged":
         print(f"zslx: the run diverged; see {args.out / 'steps.jsonl'}", file=sys.stderr)
         return 1
-    totals = manifest["totals"]
+    totals = outcome["totals"]
     print(f"{totals['steps']} steps, {totals['tokens']} tokens in {totals['train_seconds']:.1f} s of training")
     print(args.out)
     return 0

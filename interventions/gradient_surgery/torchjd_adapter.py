@@ -66,7 +66,7 @@ class Krum(TorchJD):
     """Averages the `selected` group gradients that lie closest to their neighbours, and drops the others.
 
     Acts on outliers, not on conflict. Weights: 1/selected or 0. Distances are summed, as TorchJD does; the paper
-    sums their squares. Needs at least byzantine + 3 groups, and `selected` of them.
+    sums their squares. Of fewer than byzantine + 3 groups it withstands K − 3 outliers, of fewer than 3 none: the mean.
     """
 
     name = "krum"
@@ -77,11 +77,8 @@ class Krum(TorchJD):
     selected: int = setting(4, "number of groups kept", low=1, high=256)
 
     def weighting(self, aggregation: Any, size: int) -> Any:
-        if size < max(self.byzantine + 3, self.selected):
-            raise ValueError(
-                f"krum: {size} groups are too few for byzantine={self.byzantine} (+3), selected={self.selected}"
-            )
-        return aggregation.KrumWeighting(self.byzantine, self.selected)
+        byzantine, selected = min(self.byzantine, size - 3), min(self.selected, size)
+        return aggregation.KrumWeighting(byzantine, selected) if byzantine >= 0 else aggregation.MeanWeighting()
 
 
 @dataclass(frozen=True)

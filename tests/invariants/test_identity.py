@@ -14,7 +14,7 @@ from zslx.testing.subject import WATCHED, plain, text
 
 pytestmark = pytest.mark.usefixtures("cache")
 
-PLUGIN = '''
+PLUGIN = """
 from dataclasses import dataclass
 from zslx.intervention import Intervention, setting
 {imports}
@@ -28,7 +28,7 @@ class Mine(Intervention):
 
     def token_weights(self, view, state):
         return view.losses ** (self.power * FACTOR)
-'''
+"""
 
 
 def write(folder: Path, name: str, factor: float = 1.0, imports: str = "") -> None:

@@ -67,8 +67,9 @@ def assert_matches_loop(model, loss_fn, batch, groups=None, *, slow=(), toleranc
         assert_close(stats.gramian.double(), gramian, tolerance, "gramian")
         assert_close(stats.norms.double(), gramian.diagonal().sqrt(), tolerance, "norms")
         for name, g in expected.items():
-            if name not in stats.sum:
-                assert not g.any(), name
+            assert not (name in stats.unused and g.any()), name
+            if name in stats.unused:
+                assert not stats.sum[name].any() and not stats.abs_sum[name].any() and not stats.sign_sum[name].any()
                 continue
             assert_close(stats.sum[name], g.sum(0), tolerance, f"sum {name}")
             assert_close(stats.abs_sum[name], g.abs().sum(0), tolerance, f"abs_sum {name}")
@@ -130,7 +131,7 @@ def test_frozen_and_unused_parameters():
     model.blocks[0].attention.out.bias.requires_grad_(False)
     model.spare = nn.Linear(3, 3).double()
     stats = assert_matches_loop(model, token_losses, draw(4, 6))
-    assert "spare.weight" not in stats.sum and "blocks.0.attention.qkv.weight" not in stats.sum
+    assert stats.unused == ("spare.weight", "spare.bias") and "blocks.0.attention.qkv.weight" not in stats.sum
     stats = sequence_stats(model, token_losses, draw(4, 6), keep=True)
     stats.combine(torch.ones(4, dtype=torch.float64))
     assert model.spare.weight.grad is None and model.blocks[1].mlp_norm.weight.grad is None

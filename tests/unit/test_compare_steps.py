@@ -1,6 +1,5 @@
 """Step records by columns: equal to reading line by line, whatever lines a run may have left."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -99,8 +99,8 @@ def test_presets_give_configurations_at_every_size():
     for name in PRESETS:
         for size in {**LAPTOP_SIZES, **PAPER_SIZES}:
             config = preset(name).for_size(size)
-            assert (config.model.d_model, config.model.n_layers, config.model.n_heads) == (
-                LAPTOP_SIZES | PAPER_SIZES
-            )[size]
+            assert (config.model.d_model, config.model.n_layers, config.model.n_heads) == (LAPTOP_SIZES | PAPER_SIZES)[
+                size
+            ]
     with pytest.raises(ValueError, match="unknown preset 'smok'; did you mean smoke"):
         preset("smok")

@@ -1,12 +1,15 @@
 """The parts of the gradient engine that stand beside the exactness: roles, batches, budgets, the benchmark."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from benchmarks import gradients as benchmark
 from zslx.data import Batch
-from zslx.gradients import parameter_roles, sequence_stats, token_interference
+from zslx.gradients import body_of, parameter_roles, sequence_stats, token_interference
 from zslx.gradients.batches import batch_size, take
 from zslx.losses import token_losses
 from zslx.model import ModelConfig, Transformer
@@ -81,6 +84,32 @@ def test_roles_by_path(name, group):
         inner = inner.get_submodule(part)
     inner.add_module(last, nn.Linear(2, 2))
     assert parameter_roles(model)[f"{name}.weight"].group == group
+
+
+def test_a_model_whose_names_say_nothing_has_a_body_all_the_same():
+    model = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 11))
+    batch = draw(4, 5)
+
+    def loss_fn(model, batch):
+        return torch.nn.functional.cross_entropy(model(batch.tokens).mT, batch.targets, reduction="none")
+
+    assert body_of(model, dict(model.named_parameters())) == ("1.weight", "3.weight")
+    exact, sampled = (token_interference(model, loss_fn, batch, n) for n in ("all", 8))
+    assert 0 < exact.ratio < 1 and exact.mean is not None and exact.ratio_se == 0
+    assert abs(sampled.ratio - exact.ratio) < 6 * sampled.ratio_se
+    assert body_of(nn.LayerNorm(3), ["weight", "bias"]) == ("weight", "bias")
+
+
+def test_the_guide_runs_as_written(capsys):
+    """docs/gradients.md: its example, and every attribute that its tables name."""
+    text = (Path(__file__).parents[2] / "docs" / "gradients.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1), names)
+    assert re.fullmatch(r"D over tokens: 0\.\d{3} ± 0\.\d{3}\n", capsys.readouterr().out)
+    for section, value in (("## sequence_stats", names["stats"]), ("## token_interference", names["found"])):
+        table = text.split(section)[1].split("| attribute |")[1].split("\n\n")[0]
+        attributes = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)", row.split("|")[1])]
+        assert len(attributes) >= 6 and all(hasattr(value, name) for name in attributes), attributes
 
 
 def test_batches_of_every_kind():

@@ -38,7 +38,13 @@ def comparison(**values) -> dict:
     ]
     return {
         "cells": cells,
-        "answers": [{"sentence": "arm: no effect found \x1b[31m", "exploratory": True}],
+        "answers": [
+            {
+                "sentence": "arm: no effect found \x1b[31m",
+                "exploratory": True,
+                "verdict_command": "make sweep PRESET=verdict",
+            }
+        ],
         "trials": {"finished": 11, "failed": 1},
         "failures": [{"arm": "[bold]a[/]", "size": "1M", "seed": 0, "status": "failed", "error": "Trace\n\x1b[2JOops"}],
         "exploratory": True,
@@ -64,7 +70,8 @@ def test_a_pipe_gets_one_unwrapped_line_a_row_without_escapes():
     rows = [line for line in lines if line.startswith(("1M", "2M")) or "xxx" in line]
     assert len(rows) == 4 and len({line.index("3.4000 ± 0.0200") for line in rows}) == 1
     assert lines[0].split("  ")[0] == "size" and "\x1b" not in "".join(lines)
-    assert lines[-1].endswith("make sweep PRESET=verdict")
+    answer = next(line for line in lines if line.startswith("→"))
+    assert answer.endswith("For a verdict: make sweep PRESET=verdict")
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

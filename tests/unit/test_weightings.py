@@ -270,6 +270,33 @@ def test_nothing_but_empty_groups(name):
     assert load(name).group_weights(torch.zeros(3, 3), torch.zeros(3), None).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("name", [*METHODS, "krum", "pcd", "cr_mogm", "rlw", "alignment"])
+def test_no_gradient_at_all_is_the_plain_step(name):
+    """Losses, but no gradient; and a single group."""
+    assert load(name).group_weights(torch.zeros(3, 3), torch.ones(3), None).tolist() == [1, 1, 1]
+    single = load(name).group_weights(torch.tensor([[4.0]]), torch.ones(1), None)
+    assert single.shape == (1,) and single.item() > 0
+
+
+def test_krum_of_few_groups_withstands_what_it_can():
+    gram = torch.diag(torch.tensor([1.0, 1.0, 100.0, 1.0]))
+    weights = load("krum", byzantine=1, selected=4).group_weights(gram, torch.ones(4), None)
+    assert weights.tolist() == [0.25] * 4
+    weights = load("krum", byzantine=5, selected=1).group_weights(gram, torch.ones(4), None)
+    assert weights.sum() == 1 and weights[2] == 0
+    assert load("krum").group_weights(gram[:2, :2], torch.ones(2), None).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("exponent", [3.5, 7.0, 7.5])
+def test_imtl_g_with_gradients_of_very_different_length(exponent):
+    """w ∝ G⁻¹√diag G, in exact fractions; the largest weight is the shortest gradient's."""
+    cosines = torch.tensor([[1.0, 0.3, -0.2], [0.3, 1.0, 0.4], [-0.2, 0.4, 1.0]], dtype=torch.float64)
+    norms = 10.0 ** torch.tensor([-exponent, 0.0, exponent], dtype=torch.float64)
+    weights = load("imtl_g").group_weights(cosines * norms.outer(norms), torch.ones(3), None)
+    exact = torch.linalg.solve(cosines, torch.ones(3, dtype=torch.float64)) / norms
+    assert torch.allclose(weights, exact / exact.sum(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_wrong_gramians_are_errors(name):
     method = load(name)

@@ -18,7 +18,7 @@ from zslx.gradients.first_order import FirstOrder, first_order, token_changes
 from zslx.gradients.groups import GroupStats, sequence_stats
 from zslx.gradients.interference import Totals, histogram, totals
 from zslx.gradients.positions import PositionInterference, position_interference
-from zslx.gradients.roles import Role, parameter_roles
+from zslx.gradients.roles import Role, body_of, parameter_roles
 from zslx.gradients.token_groups import token_group_stats
 from zslx.gradients.tokens import TokenInterference, token_interference
 
@@ -29,6 +29,7 @@ __all__ = [
     "Role",
     "TokenInterference",
     "Totals",
+    "body_of",
     "first_order",
     "histogram",
     "parameter_roles",

@@ -40,6 +40,8 @@ class Grouping:
         if groups is None:
             ids = torch.arange(sequences, device=device)
             return cls(ids=ids, count=sequences, order=None, sizes=(1,) * sequences, singles=True, even=True)
+        if isinstance(groups, Tensor) or len(groups) != 2:
+            raise ValueError("groups: expected (ids (B,), K), the group of each sequence and the number of groups")
         ids, count = groups
         if ids.ndim != 1 or len(ids) != sequences or ids.is_floating_point():
             raise ValueError(f"groups: ids of shape {tuple(ids.shape)}, expected {sequences} whole numbers (B,)")

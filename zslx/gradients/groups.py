@@ -41,7 +41,8 @@ class GroupStats:
     losses (B, T) nats per token; group_losses (K,) = Σ_{i∈k} ℓ_i / N; num_tokens N;
     sum, abs_sum, sign_sum, chance_sum: parameter name to tensor of the parameter's shape (empty where not
     asked for); gramian (K, K), norms (K,), and by parameter gramians, norms_by_parameter, l1 (K,);
-    slow: parameters that took one backward a group. A parameter without a gradient is in no mapping.
+    slow: parameters that took one backward a group; unused: those without a part in the losses, zero in the sums and
+    in no other mapping.
     """
 
     losses: Tensor
@@ -58,6 +59,7 @@ class GroupStats:
     gramians: Mapping[str, Tensor]
     norms_by_parameter: Mapping[str, Tensor]
     slow: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     kept_bytes: int = 0
     _combine: Callable[[Tensor], Mapping[str, Tensor]] | None = field(default=None, repr=False)
     _parameters: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
@@ -140,6 +142,10 @@ def collect(
     squares = {name: g.diagonal() for name, g in reduction.gramians.items()} | reduction.squares
     total = add_up(squares.values())
     kept = reduction.kept
+    unused = tuple(name for name in parameters if name not in reduction.received)
+    for wanted, sums in zip(("sum", "abs_sum", "sign_sum"), reduction.sums, strict=True):
+        if wanted in reduction.want:
+            sums.update((name, torch.zeros_like(parameters[name])) for name in unused)
     if combine is None and reduction.keep:
 
         def combine(weights: Tensor) -> Mapping[str, Tensor]:
@@ -160,6 +166,7 @@ def collect(
         gramians=reduction.gramians,
         norms_by_parameter={name: square.clamp_min(0).sqrt() for name, square in squares.items()},
         slow=slow,
+        unused=unused,
         kept_bytes=reduction.kept_bytes,
         _combine=combine,
         _parameters=parameters,

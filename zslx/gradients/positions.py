@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zslx.gradients.batches import LossFn, Selection, batch_size, choose, cotangent_of, split
 from zslx.gradients.contributions import GroupGradients, Grouping, Product
 from zslx.gradients.interference import Totals, totals_of
-from zslx.gradients.roles import parameter_roles
+from zslx.gradients.roles import body_of
 from zslx.gradients.tape import Tape
 
 
@@ -61,12 +61,11 @@ def position_interference(
         cotangent, tokens = cotangent_of(losses, mask)
         ids = torch.zeros(len(losses), dtype=torch.int64)
         tape.backward(losses, cotangent, Grouping.make((ids, 1), len(losses), losses.device), receive)
-    roles = parameter_roles(model)
     return PositionInterference(
         count=int(tokens),
         by_parameter=found,
         left_out=tuple(name for name in chosen if name not in found),
-        body=tuple(name for name in found if roles[name].body),
+        body=body_of(model, found),
     )
 
 

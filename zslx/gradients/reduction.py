@@ -42,6 +42,7 @@ class Reduction:
     l1: dict[str, Tensor] = field(default_factory=dict)  # (K,)
     kept: dict[str, Tensor | GroupGradients] = field(default_factory=dict)
     kept_bytes: int = 0
+    received: set[str] = field(default_factory=set)
     _rooms: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,8 +53,13 @@ class Reduction:
         if self.signs is not None:
             self._coordinate_stores.append(("chance", self.chance_sum))
 
+    @property
+    def sums(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        return self.sum, self.abs_sum, self.sign_sum
+
     def receive(self, g: GroupGradients) -> None:
         """Take what is wanted from one parameter's group gradients."""
+        self.received.add(g.name)
         (height, width), dtype, device = g.shape, g.dtype, g.parameter.device
         dense_bytes = g.count * height * width * dtype.itemsize
         whole = self.keep and self._keep_whole(g, dense_bytes)

@@ -2,12 +2,14 @@
 unembedding or other, and the layer.
 
 Read from module types and the names that public models use. A matrix tied to the embedding counts as
-embedding. `body` are the matrices of attention and MLP: what interference is usually quoted for.
+embedding. `body` are the matrices of attention and MLP: what interference is usually quoted for. Of a model whose
+names say nothing, `body_of` takes every matrix but embeddings, unembeddings and norms.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -40,6 +42,14 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
         body = group in ("attention", "mlp") and parameter.ndim >= 2
         roles[name.replace("_orig_mod.", "")] = Role(group=group, layer=layer, body=body)
     return roles
+
+
+def body_of(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of `names` that interference is quoted for: the body; where no name tells, the other matrices, or all."""
+    names, roles, parameters = list(names), parameter_roles(model), dict(model.named_parameters())
+    body = [name for name in names if roles[name].body]
+    others = [name for name in names if roles[name].group == "other" and parameters[name].ndim >= 2]
+    return tuple(body or others or names)
 
 
 def _group(path: str, module: nn.Module) -> str:

@@ -42,7 +42,6 @@ from zslx.gradients.uses import Source, Use, Uses
 Receive = Callable[[GroupGradients], None]
 
 
-
 @dataclass(eq=False)
 class Checked:
     """The outcome of the checks of one model: the combinations of uses seen, and every parameter found slow."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zslx.gradients.batches import LossFn, Selection
 from zslx.gradients.interference import Totals, totals_of
-from zslx.gradients.roles import parameter_roles
+from zslx.gradients.roles import body_of
 from zslx.gradients.sampling import Sample
 from zslx.gradients.token_pass import TokenPass
 
@@ -117,11 +117,10 @@ def token_interference(
     sequences_at_once: split the batch so that the graph fits in memory (another sample is drawn then).
     """
     measured = TokenPass(model, loss_fn, batch, n, generator, parameters, chance, sequences_at_once, abs_sums=mean)
-    roles = parameter_roles(model)
     sums, sample = measured.sums, measured.sample
     by_parameter: dict[str, Totals] = {}
     means: dict[str, float | None] = {}
-    body = tuple(name for name in sums if roles[name].body)
+    body = body_of(model, sums)
     for name in sums:
         size = float(measured.l1[name].sum())
         if mean:
