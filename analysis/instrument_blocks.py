@@ -145,7 +145,7 @@ def term_trends(measures: Measures, sizes: Sequence[str]) -> Table | None:
 
 
 def three_digits(value: float | None) -> str:
-    return MISSING if value is None or not np.isfinite(value) else minus(f"{value:.3f}")
+    return MISSING if value is None or not np.isfinite(value) else minus(f"{round(value, 3) + 0.0:.3f}")
 
 
 def seed_mean(measures: Measures, arm: str, size: str, key: str) -> float:

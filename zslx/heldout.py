@@ -15,7 +15,7 @@ from zslx.data import Batch
 from zslx.decomposition import Decomposition
 from zslx.losses import cross_entropy, token_losses
 
-FINAL_SHARE, FINAL_POINTS = 1 / 16, 8
+FINAL_SHARE, FINAL_POINTS = 1 / 8, 8
 
 
 def heldout_steps(steps: int, points: int, probes: bool = True) -> list[int]:
