@@ -42,8 +42,8 @@ def test_krum_published_value():
     rows = torch.tensor([[1.0, 1], [2, 2], [9, -9], [1, 1.5], [1.5, 1]], dtype=torch.float64)
     weights = load("krum").group_weights(rows @ rows.T, torch.ones(5), None)
     assert weights.tolist() == [0.25, 0.25, 0, 0.25, 0.25]
-    with pytest.raises(ValueError, match="krum: 3 groups are too few"):
-        load("krum").group_weights(torch.eye(3), torch.ones(3), None)
+    few = load("krum").group_weights((rows @ rows.T)[:2, :2], torch.ones(2), None)
+    assert few.tolist() == [0.5, 0.5]  # no outlier can be told among two
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,7 +88,4 @@ def test_another_version_or_none_is_refused(found, monkeypatch):
 def test_finite_on_extreme_gramians(name, scale):
     gram = gramian(6, 0) * scale
     weights = load(name).group_weights(gram, torch.ones(6), None)
-    if name == "pcd" and scale == 0:
-        assert weights is None  # its first group has no gradient
-        return
     assert weights.dtype == torch.float64 and torch.isfinite(weights).all()

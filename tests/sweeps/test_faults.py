@@ -15,9 +15,9 @@ import pytest
 pytestmark = pytest.mark.medium
 
 # Long enough to be hit, with checkpoints often enough to matter.
-LONG = ("--seeds", "2", "--steps", "1200")
+LONG = ("--seeds", "2", "--steps", "600")
 OFTEN = "run.resume_seconds=0.3"
-DONE_STEPS = 2 * 1200
+DONE_STEPS = 2 * 600
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,18 @@ def test_killed_worker_is_replaced_within_the_sweep(sweep, processes, undisturbe
 
 
 def test_killed_driver_leaves_no_process_and_goes_on(sweep, processes, undisturbed):
-    running = sweep.start("none", *LONG, extra=OFTEN)
-    processes.wait_for(lambda: sweep.checkpoints(), running)
-    below, training = processes.below(running.pid), processes.workers(running.pid)
-    running.kill()
-    running.communicate(timeout=60)
-    processes.wait_for(lambda: not [pid for pid in training if processes.alive(pid)], seconds=60)
+    below: list[int] = []
+    for _ in range(5):  # a fast machine may be through before its workers notice that the driver is gone
+        shutil.rmtree(sweep.results, ignore_errors=True)
+        running = sweep.start("none", *LONG, extra=OFTEN)
+        processes.wait_for(lambda: sweep.checkpoints(), running)
+        training = processes.workers(running.pid)
+        below += processes.below(running.pid)
+        running.kill()
+        running.communicate(timeout=60)
+        processes.wait_for(lambda training=training: not [pid for pid in training if processes.alive(pid)], seconds=60)
+        if sweep.steps_done() < DONE_STEPS:
+            break
     assert sweep.steps_done() < DONE_STEPS, "the driver was killed after the end: the test shows nothing"
     finish(sweep, undisturbed)
     # Ray's idle agents wait a minute for its control process before they end.
@@ -169,7 +175,7 @@ def test_two_sweeps_at_once_train_each_trial_once(sweep):
     assert len(list(sweep.results.glob("trials/*/manifest.json"))) == 2
     for folder in sweep.results.glob("trials/[0-9a-f]*/"):
         timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
-        assert sum(line["steps"] for line in timing) == 1200, "a second training would have been timed too"
+        assert sum(line["steps"] for line in timing) == 600, "a second training would have been timed too"
 
 
 def test_results_that_cannot_be_written_are_refused_before_training(sweep):
