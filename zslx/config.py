@@ -203,7 +203,7 @@ def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
         elif name and head in method_names(config.intervention):
             settings.setdefault(head, {})[name] = value
         else:
-            raise ValueError(unknown(key, known_keys()) + method_hint(config, name))
+            raise ValueError(unknown_setting(key, config))
     changed = {head: dataclasses.replace(getattr(config, head), **values) for head, values in groups.items()}
     return dataclasses.replace(config, settings=settings, **changed)
 
@@ -212,8 +212,17 @@ def known_keys() -> list[str]:
     return [*PLAIN, "model", *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]  # type: ignore[arg-type]
 
 
-def method_hint(config: Config, name: str) -> str:
-    return f" (or a setting of the intervention: {config.intervention}.<setting>)" if name else ""
+def unknown_setting(key: str, config: Config) -> str:
+    """The message for a key that is neither one of `known_keys` nor a setting of the config's interventions."""
+    head, _, name = key.partition(".")
+    close = difflib.get_close_matches(head, GROUPS, n=1)
+    if name and head not in GROUPS and not close:  # most likely a method that was not asked for
+        asked = "none" if config.intervention == "none" else repr(config.intervention)
+        return (
+            f"unknown key {key!r}: settings of {head!r} need intervention={head}, and the intervention is {asked}; "
+            f"groups of settings are {', '.join(GROUPS)}"
+        )
+    return unknown(key, known_keys())
 
 
 def method_names(spec: str) -> list[str]:

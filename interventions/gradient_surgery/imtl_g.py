@@ -15,6 +15,7 @@ from zslx.intervention import State
 from zslx.surgery import Surgery
 
 CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
+NO_SOLUTION = 1e-6  # C⁺1 this small, too (of float32 gradients): of a regular C it is at least 1/K
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ class IMTLG(Surgery):
         inverse = torch.where(norms > 0, norms.max() / norms, 0.0)
         unit = torch.where(norms > 0, 1 / norms, 0.0)
         cosines = unit[:, None] * gramian * unit
-        solution = inverse * (torch.linalg.pinv(cosines, hermitian=True) @ (norms > 0).to(norms))
+        equal = torch.linalg.pinv(cosines, hermitian=True) @ (norms > 0).to(norms)
+        # What is rounding error here would be multiplied by up to the ratio of the norms.
+        solution = inverse * torch.where(equal.abs() > CANCELLED * equal.abs().max(), equal, 0.0)
         total = solution.sum()
-        if total.abs() <= CANCELLED * solution.abs().sum():
+        if equal.abs().max() <= NO_SOLUTION or total.abs() <= CANCELLED * solution.abs().sum():
             return torch.full_like(losses, 1 / len(losses))
         return solution / total

@@ -37,5 +37,5 @@ class NashMTL(Surgery):
         if size <= 0:
             return torch.ones_like(losses)
         weights = torch.from_numpy(bargain((gramian / size).numpy(), 1.0))
-        norm = (weights @ gramian @ weights).clamp(min=0).sqrt()
+        norm = (len(weights) * size).sqrt()  # αᵀGα = K by the equation, without the cancellation in the product
         return weights * (self.max_norm / norm) if 0 < self.max_norm < norm else weights

@@ -1,5 +1,6 @@
 """Weights of the surgery methods against published values, TorchJD, and the equations that define them."""
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -125,6 +126,27 @@ def test_torchjd_agrees(name, groups, mean):
             expected = theirs(gram)
             got = ours.group_weights(gram, torch.ones(groups), state)
             assert torch.allclose(got, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("variant", ["min", "median", "rmse"])
+@pytest.mark.parametrize("decades", [0, 3.5, 7])
+def test_aligned_mtl_with_gradients_of_very_different_length(variant, decades):
+    """Against the formula in 60 digits: norms over up to 14 decades, Gramian entries over 28."""
+    mpmath = pytest.importorskip("mpmath")
+    cosines = gramian(5, 15, seed=3)
+    cosines = cosines / cosines.diagonal().sqrt().outer(cosines.diagonal().sqrt())
+    norms = 10.0 ** torch.linspace(-decades, decades, 5, dtype=torch.float64)[[2, 0, 4, 1, 3]]
+    ours = load("aligned_mtl", variant=variant).group_weights(cosines * norms.outer(norms), torch.ones(5), None)
+    with mpmath.workdps(60):
+        exact = mpmath.matrix(5, 5)
+        for i, j in itertools.product(range(5), repeat=2):
+            exact[i, j] = mpmath.mpf(cosines[i, j].item()) * mpmath.mpf(norms[i].item()) * mpmath.mpf(norms[j].item())
+        values, vectors = mpmath.eigsy(exact)  # rising
+        target = {"min": values[0], "median": values[2], "rmse": sum(values) / 5}[variant]
+        means = [sum(vectors[:, k]) / 5 for k in range(5)]
+        terms = [[vectors[i, k] * mpmath.sqrt(target / values[k]) * means[k] for k in range(5)] for i in range(5)]
+        expected = torch.tensor([float(sum(row)) for row in terms], dtype=torch.float64)
+    assert torch.allclose(ours, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("groups", [1, 3, 16])

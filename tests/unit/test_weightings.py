@@ -196,12 +196,35 @@ def test_dual_cone_projection_is_optimal(name, jacobian):
         assert abs((v - u) @ slope) <= 1e-9 * (1 + v.abs().max())
 
 
+SYMMETRIC = [*(n for n in METHODS if n != "gaf"), "krum", "cr_mogm"]  # gaf depends on the order by definition
+
+
+def same_step(gram: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:
+    """Whether two weightings give one step. On dependent gradients weights are not unique and what they combine to
+    is, so the difference is measured by its length, relative to the terms Σ |w_k| ‖g_k‖ that it is a sum of."""
+    difference = ours - theirs
+    length = (difference @ gram @ difference).clamp(min=0).sqrt()
+    return bool(length <= tolerance * (theirs.abs() @ gram.diagonal().sqrt()))
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(jacobian=jacobians(), seed=st.integers(0, 999))
+def test_permuting_groups_permutes_the_step(name, jacobian, seed):
+    """PCGrad and GradVac: with two groups, where the order of the visits does not matter."""
+    jacobian = jacobian[:2] if name in ("pcgrad", "gradvac") else jacobian
+    gram = jacobian @ jacobian.T
+    order = torch.randperm(len(gram), generator=torch.Generator().manual_seed(seed))
+    permuted = weights_of(name, gram[order][:, order])
+    assert same_step(gram[order][:, order], permuted, weights_of(name, gram)[order], 1e-7)
+
+
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "gaf"])
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), groups=st.integers(2, 9))
 def test_permuting_groups_permutes_weights(name, seed, groups):
     """For independent gradients, where every solution is unique. PCGrad and GradVac: with two groups, where
-    the order of the visits does not matter. GAF depends on the order by definition."""
+    the order of the visits does not matter."""
     groups = 2 if name in ("pcgrad", "gradvac") else groups
     generator = torch.Generator().manual_seed(seed)
     jacobian = torch.randn(groups, 20, dtype=torch.float64, generator=generator) + 0.1
@@ -211,15 +234,34 @@ def test_permuting_groups_permutes_weights(name, seed, groups):
     assert torch.allclose(permuted, weights_of(name, gram)[order], rtol=1e-6, atol=1e-9)
 
 
+UNSCALED = {"gaf": {"tau": 1.9}, "nash_mtl": {"max_norm": 0.0}}  # settings at which no threshold has a scale
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("factor", [1e-8, 1e-3, 1e8])
 def test_scaling_all_gradients(name, factor):
     generator = torch.Generator().manual_seed(3)
     jacobian = torch.randn(6, 10, dtype=torch.float64, generator=generator) + 0.2
     gram = jacobian @ jacobian.T
-    settings = {"gaf": {"tau": 1.9}, "nash_mtl": {"max_norm": 0.0}}.get(name, {})
+    settings = UNSCALED.get(name, {})
     weights, scaled = weights_of(name, gram, **settings), weights_of(name, gram * factor**2, **settings)
     assert torch.allclose(scaled, weights * factor ** DEGREE[name], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "krum", "cr_mogm"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(jacobian=jacobians(), exponent=st.sampled_from([-7, -2, 2, 7]))
+def test_scaling_all_gradients_scales_the_step(name, jacobian, exponent):
+    gram, factor = jacobian @ jacobian.T, 10.0**exponent
+    weights = weights_of(name, gram, **UNSCALED.get(name, {}))
+    scaled = weights_of(name, gram * factor**2, **UNSCALED.get(name, {}))
+    if weights is None or scaled is None or not gram.any():
+        assert weights is scaled or not gram.any()
+        return
+    if name == "adacons" and (weights == 1 / len(gram)).all():  # what it would share out sums to zero: plain step
+        assert torch.equal(scaled, weights)
+        return
+    assert same_step(gram, scaled / factor ** DEGREE.get(name, 0), weights, 1e-7)
 
 
 @pytest.mark.parametrize("name", ["upgrad", "config"])
