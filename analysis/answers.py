@@ -15,6 +15,8 @@ def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
     parts = [f"{row['arm']}: {word}{effect(row)}."]
     if row["placebo"] and row["placebo"].get("low") is not None:
         parts.append(f"Against its placebo: {interval(row['placebo'])}.")
+    if not row["has_placebo"] and row["word"] == "below baseline, placebo not run":
+        parts.append("No placebo of it exists: its control is the baseline with an equally tuned learning rate.")
     if row["beyond_lr_decay"] is False:
         parts.append("Not shown beyond LR decay: with cosine it is not below cosine alone.")
     if row["diverged"]["trials"]:

@@ -216,6 +216,7 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
         "sign_flip": evidence.sign_flip(difference, generator),
         "across_sizes": evidence.across_sizes(*logs, generator),
         "placebo": {"arm": placebo.name, **(as_dict(against_placebo) or {})} if placebo else None,
+        "has_placebo": arm.has_placebo,
         "beyond_cosine": {"arm": with_cosine, "against": cosine, **(as_dict(beyond) or {})} if with_cosine else None,
         "secondary": {
             name: (as_dict(c) or {}) | {"p_holm": adjusted[name]} for name, c in secondary.items() if c is not None

@@ -95,7 +95,7 @@ class Measures:
         key = (trial.arm, trial.size, trial.seed)
         if key not in self._fits:
             warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
-            self._fits[key] = fit(*self.curve(trial), smoothing="none", warmup=warmup)
+            self._fits[key] = fit(*self.curve(trial), smoothing="none", warmup=warmup, bootstrap=0)
         return self._fits[key]
 
     def fit_all(self, progress: Callable[[int, int], None] | None = None) -> None:

@@ -40,8 +40,8 @@ def slope_weights(x: np.ndarray) -> np.ndarray:
 def trend(values: np.ndarray, parameters: np.ndarray) -> dict[str, Any]:
     """Slope of values (S, n) in log N with its interval, or why there is none."""
     sizes = usable_sizes(values)
-    if sizes.sum() < LEAST_SIZES:
-        return {"refused": f"{int(sizes.sum())} sizes with two seeds or more; a trend needs {LEAST_SIZES}"}
+    if (different := len(set(parameters[sizes]))) < LEAST_SIZES:
+        return {"refused": f"{different} different sizes with two seeds or more; a trend needs {LEAST_SIZES}"}
     x, y = np.log(parameters[sizes]), values[sizes]
     found = contrast(y, slope_weights(x))
     assert found is not None
@@ -56,8 +56,8 @@ def trend(values: np.ndarray, parameters: np.ndarray) -> dict[str, Any]:
 def equivalent_gain(differences: np.ndarray, baseline: np.ndarray, parameters: np.ndarray, at: int) -> dict[str, Any]:
     """Scale-equivalent gain at size `at`: differences and baseline log held-out losses (S, n), N (S,)."""
     sizes = usable_sizes(baseline)
-    if sizes.sum() < LEAST_SIZES:
-        return {"refused": f"{int(sizes.sum())} sizes with a baseline; the trend needs {LEAST_SIZES}"}
+    if (different := len(set(parameters[sizes]))) < LEAST_SIZES:
+        return {"refused": f"{different} different sizes with a baseline; the trend needs {LEAST_SIZES}"}
     if not usable_sizes(differences)[at]:
         return {"refused": "fewer than two pairs at this size"}
     weights = -slope_weights(np.log(parameters[sizes]))
@@ -82,8 +82,9 @@ def laws(log_loss: np.ndarray, parameters: np.ndarray, tokens: np.ndarray) -> di
     there = np.isfinite(log_loss).any(axis=1)
     y, big_n, big_d = size_means(log_loss[there]), parameters[there], tokens[there]
     found: dict[str, Any] = {}
-    if len(y) < LEAST_SIZES:
-        found["kaplan"] = {"refused": f"{len(y)} sizes, needs {LEAST_SIZES}"}
+    different = len(set(big_n))
+    if different < LEAST_SIZES:
+        found["kaplan"] = {"refused": f"{different} different sizes, needs {LEAST_SIZES}"}
     else:
         weights = slope_weights(np.log(big_n))
         alpha = -float(weights @ y)
@@ -92,8 +93,10 @@ def laws(log_loss: np.ndarray, parameters: np.ndarray, tokens: np.ndarray) -> di
         found["kaplan"] = {"alpha": alpha, "log_N_c": log_nc, "rmse_log": _rms(residual)}
         if alpha <= 0:
             found["kaplan"] = {"refused": "the loss does not fall with size"}
-    if len(y) < 4:
-        found["chinchilla"] = {"refused": f"{len(y)} sizes, needs 4 (three constants from as many points fit anything)"}
+    if different < 4:
+        found["chinchilla"] = {
+            "refused": f"{different} different sizes, needs 4 (three constants from as many points fit anything)"
+        }
     else:
         found["chinchilla"] = _chinchilla(y, big_n, None)
     if len(y) >= 6 and len(set(big_d)) >= 3:

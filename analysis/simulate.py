@@ -44,6 +44,7 @@ class SimulatedArm:
     cost: float = 1.0  # step time over the baseline's
     steps: float = 1.0  # planned steps over the baseline's
     metrics: Mapping[str, float] = field(default_factory=dict)
+    has_placebo: bool = True
 
 
 BASELINE = SimulatedArm(name="baseline", role="baseline")
@@ -129,7 +130,15 @@ def write_study(
         "preset": "simulated",
         "created": created,
         "arms": [
-            {"name": a.name, "intervention": a.intervention, "settings": {}, "role": a.role, "of": a.of} for a in arms
+            {
+                "name": a.name,
+                "intervention": a.intervention,
+                "settings": {},
+                "role": a.role,
+                "of": a.of,
+                "has_placebo": a.has_placebo,
+            }
+            for a in arms
         ],
         "sizes": list(sizes),
         "seeds": list(range(seeds)),

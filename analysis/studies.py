@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from zslx.records import read_json, read_run
+from zslx.records import Run, last_line, read_json, read_run
 
 IDENTITY = re.compile(r"[0-9a-f]{8,64}")
 # What must agree between trials that are compared: (part of the manifest, key).
@@ -38,13 +38,15 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One intervention with fixed settings. role: baseline, arm, control or placebo (`of` names its arm)."""
+    """One intervention with fixed settings. role: baseline, arm, control or placebo (`of` names its arm);
+    has_placebo: whether a placebo of it exists (extra losses, optimizers and schedules have none)."""
 
     name: str
     intervention: str
     role: str
     of: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    has_placebo: bool = True
 
     @property
     def parts(self) -> frozenset[str]:
@@ -165,6 +167,7 @@ def _arm(entry: Mapping[str, Any]) -> Arm:
         role=str(entry["role"]),
         of=entry.get("of"),
         settings=entry.get("settings") or {},
+        has_placebo=bool(entry.get("has_placebo", True)),
     )
 
 
@@ -205,8 +208,8 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
     try:
         run = read_run(folder)
         steps, tokens, values = numbers_of(run.probes)
-        if run.status == "finished" and not ("heldout_loss" in values and steps[-1] > 0):
-            raise ValueError(f"{folder / 'probes.jsonl'}: no held-out loss of a trained model")
+        if run.status == "finished":
+            _whole(run, steps, values)
     except (ValueError, OSError) as error:
         return replace(trial, status="failed", error=str(error), folder=folder)
     # The run knows better than the study whether it is done; why it was given up the study knows.
@@ -222,6 +225,18 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         probe_tokens=tokens,
         values=values,
     )
+
+
+def _whole(run: Run, steps: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """ValueError where the records of a finished run stop before its end: one such trial would move the T of all."""
+    if not ("heldout_loss" in values and steps[-1] > 0):
+        raise ValueError(f"{run.folder / 'probes.jsonl'}: no held-out loss of a trained model")
+    wanted = run.manifest.get("totals", {}).get("steps")
+    ends = {"probes": steps[values["heldout_loss"][0][-1]], "steps": last_line(run.folder / "steps.jsonl").get("step")}
+    for name, end in ends.items():
+        if wanted is not None and end is not None and end < wanted:
+            path = run.folder / f"{name}.jsonl"
+            raise ValueError(f"{path}: ends at step {end:g} of {wanted}, the file was cut short")
 
 
 def numbers_of(

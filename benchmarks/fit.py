@@ -31,7 +31,7 @@ def speed() -> None:
         planted = SETTINGS[name]
         steps, losses = planted.draw(np.random.default_rng(0))
         fit(steps, losses)
-        plain = _median(lambda s=steps, y=losses: fit(s, y))
+        plain = _median(lambda s=steps, y=losses: fit(s, y, bootstrap=0))
         boot = _median(lambda s=steps, y=losses: fit(s, y, bootstrap=1000))
         loop = _median(lambda p=planted, s=steps, y=losses: _loop(p, s, y, 20)) * 50
         print(f"| {name}, {len(steps):,} steps | {plain:.2f} s | {boot:.2f} s | {loop:.0f} s |", flush=True)

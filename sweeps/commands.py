@@ -122,9 +122,10 @@ def carry_out(sweep: Sweep) -> int:
 def plan(args: argparse.Namespace) -> Sweep:
     """Everything that the command line asks for, checked; the text prepared."""
     from zslx import registry
+    from zslx.config import one_spelling
     from zslx.presets import model_preset, preset
 
-    asked = tuple(dict.fromkeys(spec.strip() for spec in args.intervention.split(",") if spec.strip()))
+    asked = tuple(dict.fromkeys(one_spelling(spec) for spec in args.intervention.split(",") if spec.strip()))
     if not asked:
         raise ValueError("name an intervention, as in INTERVENTION=pcgrad (zslx interventions list)")
     for spec in asked:

@@ -10,7 +10,6 @@ lost or cut) is set aside under `trials/.damaged`, never deleted.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -20,10 +19,9 @@ from typing import Any
 
 from sweeps.study import Study, Trial
 from zslx.locking import locked
-from zslx.records import read_json, write_json
+from zslx.records import last_line, read_json, write_json
 
 DONE = ("finished", "diverged")
-TAIL = 16384  # bytes read from the end of a records file: more than its longest line
 
 
 @dataclass(frozen=True)
@@ -60,21 +58,6 @@ def is_done(folder: Path, identity: str) -> bool:
         return False
     last = last_line(folder / "steps.jsonl")
     return last.get("step") == manifest.get("totals", {}).get("steps") and bool(last_line(folder / "probes.jsonl"))
-
-
-def last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of a records file; {} where there is none. Cheap: reads the end of the file alone."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-    except OSError:
-        return {}
-    with contextlib.suppress(ValueError, IndexError):
-        value = json.loads(lines[-1])
-        return value if isinstance(value, dict) else {}
-    return {}
 
 
 @contextlib.contextmanager

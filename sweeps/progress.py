@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.estimate import Estimate, duration
-from sweeps.ledger import Ledger, last_line
+from sweeps.ledger import Ledger
 from sweeps.study import Trial
-from zslx.records import read_json
+from zslx.records import last_line, read_json
 
 PLAIN_SECONDS = 15.0
 REDRAW_SECONDS = 1.0

@@ -20,6 +20,7 @@ from zslx import presets, registry
 from zslx.config import GROUPS, Config, known_keys, method_names, override, unknown
 from zslx.presets import Preset
 
+MOST_SEEDS = 1000
 VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
 BASELINE = "none"
 # What a sweep decides itself, and by what.
@@ -34,13 +35,15 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One intervention with fixed settings. `of` is the arm that a placebo or a control belongs to."""
+    """One intervention with fixed settings. `of` is the arm that a placebo or a control belongs to; `has_placebo`
+    says whether a placebo of it exists at all (extra losses, optimizers and schedules have none)."""
 
     name: str
     intervention: str
     role: str  # baseline | arm | control | placebo
     of: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    has_placebo: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,7 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
         head, _, name = key.partition(".")
         if head not in GROUPS and head in method_names(spec):
             settings.setdefault(head, {})[name] = value
-    registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
+    methods = registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
     if spec == BASELINE:
         return Arm(name="baseline", intervention=spec, role="baseline")
     plain = spec.replace(registry.PLACEBO, "")
@@ -184,7 +187,8 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
         role = "arm"
     else:
         of = next((one for one in asked if spec.startswith(f"{one}+")), None)
-    return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings)
+    has_placebo = any(method.placebo is not None for method in methods)
+    return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings, has_placebo=has_placebo)
 
 
 def _needs_reference(arm: Arm) -> str | None:
@@ -272,8 +276,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = (-1,)
     single = len(numbers) == 1 and "," not in text
-    if any(n < 0 for n in numbers) or (single and numbers[0] < 1):
-        raise ValueError(f"SEEDS={text!r}: give how many (3) or which ones ('0 1 2', or '4,' for seed 4 alone)")
+    if any(n < 0 for n in numbers) or (single and not 1 <= numbers[0] <= MOST_SEEDS):
+        allowed = f"how many (3; at most {MOST_SEEDS}) or which ones ('0 1 2', or '4,' for seed 4 alone)"
+        raise ValueError(f"SEEDS={text!r}: give {allowed}")
     return tuple(range(numbers[0])) if single else numbers
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,7 @@ class TrainConfig(Group):
     seed: int = option(0, "seed of initial weights, data order and every draw", low=0)
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("float32", "bfloat16 is autocast", choices=("float32", "bfloat16", "float64"))
-    threads: int = option(1, "CPU threads (part of a trial's identity: sums depend on it)", low=1)
+    threads: int = option(1, "CPU threads (part of a trial's identity: sums depend on it)", low=1, high=256)
     compile: bool = option(False, "torch.compile the plain step's forward")
 
 
@@ -142,6 +143,9 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     instruments: InstrumentConfig = field(default_factory=InstrumentConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "intervention", one_spelling(self.intervention))  # it is part of the identity
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -227,7 +231,12 @@ def unknown_setting(key: str, config: Config) -> str:
 
 def method_names(spec: str) -> list[str]:
     """The names in an intervention spec: `placebo:pcgrad+cosine` → [pcgrad, cosine]."""
-    return [part.rpartition(":")[2] for part in spec.split("+")]
+    return [part.rpartition(":")[2] for part in one_spelling(spec).split("+")]
+
+
+def one_spelling(spec: str) -> str:
+    """An intervention spec without the white space around its names."""
+    return re.sub(r"\s*([+:])\s*", r"\1", spec).strip()
 
 
 def unknown(key: str, allowed: list[str]) -> str:

@@ -1,7 +1,8 @@
 """Reading a loss curve: CSV with columns `step` and `loss`, JSON lines with these keys, or a run folder.
 
-Steps must increase; a row that repeats the one before exactly is dropped; step 0 (before training) has no place
-on a logarithmic axis and is dropped too. Whatever else is wrong is a `CurveError` that names file and line.
+Steps must increase; a row that repeats an earlier one exactly is dropped (a log that was appended twice); step 0
+(before training) has no place on a logarithmic axis and is dropped too. Whatever else is wrong is a `CurveError`
+that names file and line.
 """
 
 from __future__ import annotations
@@ -70,19 +71,23 @@ def read(path: str | Path) -> Curve:
         raise CurveError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
     if not text.strip():
         raise CurveError(f"{path}: the file is empty")
+    if text.lstrip().startswith("["):
+        raise CurveError(f"{path}: a JSON array; JSON lines are needed, an object with `step` and `loss` on each")
     lines = _json_lines(path, text) if text.lstrip().startswith("{") else _csv_lines(path, text)
     steps: list[float] = []
     losses: list[float] = []
+    seen: set[tuple[float, float]] = set()
     for line, step, loss in lines:
         s, y = _number(path, line, "step", step), _number(path, line, "loss", loss)
         if steps and s <= steps[-1]:
-            if (s, y) == (steps[-1], losses[-1]):
+            if (s, y) in seen:
                 continue
             raise CurveError(f"{path}:{line}: steps must increase, {s:g} comes after {steps[-1]:g}")
         if s < 0 or s != int(s):
             raise CurveError(f"{path}:{line}: step is {s:g}; a whole number, not negative, is needed")
         if y <= 0:
             raise CurveError(f"{path}:{line}: loss is {y:g}; it must be above 0")
+        seen.add((s, y))
         steps.append(s)
         losses.append(y)
     if not any(steps):
@@ -128,7 +133,7 @@ def _number(path: Path, line: int, name: str, value: Any) -> float:
     if value is None:
         raise CurveError(f"{path}:{line}: {name} is null (a run that diverged?)")
     try:
-        number = float(value) if not isinstance(value, bool) else math.nan
+        number = float(value) if not isinstance(value, bool) and "_" not in str(value) else math.nan
     except (ValueError, TypeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

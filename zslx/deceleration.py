@@ -9,8 +9,10 @@ another number is asked for. A number is given only where the curve has a break 
 (`status`, break_test.py), or under `protocol="paper"`.
 
 Early cut: steps ≤ `transient` are left out. Default: 100 steps (the paper's) or half a percent of the run, whichever
-is less; and at least the warm-up where it is known, since a rising rate bends the curve by itself. The paper's own
-cut is 0.05 of its warm-up; the table of every result shows what that choice does.
+is less, but 2 steps; and at least the warm-up where it is known, since a rising rate bends the curve by itself. The
+paper's own cut is 0.05 of its warm-up; the table of every result shows what that choice does.
+
+The status never depends on the protocol: under the paper's, it is that of the default fit of the same curve.
 
 Reading order: bnsl.py (the form and its fit), smoothing.py (points), noise.py (residuals), estimate.py (one fit),
 break_test.py (status), uncertainty.py (intervals), then this file. Cost: about 0.2 s without bootstrap.
@@ -20,7 +22,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +34,7 @@ from zslx.curves import Curve, curve
 from zslx.estimate import PAPER_CUT, Estimate, Plan, estimate, is_smoothed, last_loss, plan_for, prepared
 from zslx.slopes import local_slope, loss_at, tail_slope
 from zslx.smoothing import SMOOTHINGS
-from zslx.uncertainty import MEASURES, intervals, measures, natural, profile_t_d, replicates
+from zslx.uncertainty import MEASURES, REPLICATES, intervals, measures, natural, profile_t_d, replicates
 
 __all__ = ["Fit", "default_cut", "fit", "fit_curve", "local_slope", "loss_at", "tail_slope"]
 
@@ -40,6 +43,8 @@ Array = NDArray[np.float64]
 # The sensitivity table: shares of the default cut, and of the warm-up where it is known.
 CUT_SHARES = (0.5, 1.0, 2.0, 10.0)
 WARMUP_SHARES = (0.05, 0.5, 1.0, 2.0)
+FEWEST_REPLICATES = 50  # fewer say nothing about a spread
+LEAST_CUT = 2  # steps: a cut whose half, double and tenfold differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +106,8 @@ def _finite(value: Any) -> Any:
 
 
 def default_cut(c: Curve) -> float:
-    """The early cut: the lesser of 100 steps and half a percent of the run, and at least the warm-up if known."""
-    return float(max(c.warmup or 0, min(PAPER_CUT, int(c.steps[-1] / 200))))
+    """The early cut: the lesser of 100 steps and half a percent of the run, at least 2, and the warm-up if known."""
+    return float(max(c.warmup or 0, LEAST_CUT, min(PAPER_CUT, int(c.steps[-1] / 200))))
 
 
 def fit(
@@ -116,13 +121,14 @@ def fit(
     irreducible: bool = False,
     robust: bool = False,
     warmup: int | None = None,
-    bootstrap: int = 0,
+    bootstrap: int = REPLICATES,
     seed: int = 0,
 ) -> Fit:
     """Fit a loss curve: steps (N,) increasing, losses (N,) > 0 in nats per token. Raises ValueError on bad input.
 
     breaks "auto" lets the data choose between 0, 1 and 2; smoothing is centred (default), paper or none; bootstrap
-    is the number of replicates for the intervals, 0 for the delta method; seed is that of the replicates.
+    is the number of replicates for the intervals, 0 for the delta method (too short on smooth breaks: see
+    benchmarks/README.md); seed is that of the replicates.
     """
     return fit_curve(
         curve(steps, losses, warmup), breaks=breaks, smoothing=smoothing, transient=transient, protocol=protocol,
@@ -139,7 +145,7 @@ def fit_curve(
     protocol: str | None = None,
     irreducible: bool = False,
     robust: bool = False,
-    bootstrap: int = 0,
+    bootstrap: int = REPLICATES,
     seed: int = 0,
 ) -> Fit:
     """`fit` for a curve read from a file."""
@@ -151,8 +157,8 @@ def fit_curve(
     if not cut >= 0:
         raise ValueError(f"transient is {transient}; a number of steps, not negative, is needed")
     kept = prepared(c, cut, plan)
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap is {bootstrap}; it must not be negative")
+    if bootstrap and bootstrap < FEWEST_REPLICATES:
+        raise ValueError(f"bootstrap is {bootstrap}; allowed: 0 (the delta method), {FEWEST_REPLICATES} or more")
     return _Work(c=c, kept=kept, plan=plan, cut=cut, default=default).result(breaks, bootstrap, seed)
 
 
@@ -172,6 +178,16 @@ def _plan(breaks: int | str, smoothing: str | None, protocol: str | None, irredu
     return Plan(form=form, smoothing=smoothing, paper=protocol == "paper", robust=robust)
 
 
+class Judgement(NamedTuple):
+    """Status and its reason, the number of breaks preferred or asked for, the test, and the profile interval of t_d."""
+
+    status: str
+    reason: str
+    breaks: int
+    test: BreakTest
+    profile: list[float] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """One curve on its way to a `Fit`."""
@@ -184,34 +200,55 @@ class _Work:
     # Measures by (cut, smoothing), fitted once each.
     rows: dict[tuple[float, str], dict[str, float] | None] = field(default_factory=dict)
 
+    @cached_property
+    def fitted(self) -> tuple[Plan, Estimate]:
+        """The plan with what was learned of the noise, and the fit. ValueError where there is none."""
+        plan = plan_for(self.kept, self.plan)
+        return plan, estimate(self.kept, plan)
+
     def result(self, breaks: int | str, bootstrap: int, seed: int) -> Fit:
         try:
-            plan = plan_for(self.kept, self.plan)
-            e = estimate(self.kept, plan)
+            plan, e = self.fitted
         except ValueError as error:  # too few points, or the paper's fit did not converge
             return self._without_break(str(error))
-        test = test_breaks(e)
-        asked = test.breaks if breaks == "auto" else int(breaks)
         last = float(self.kept.steps[-1])
         values = measures(plan.form, e.solution.theta, last)
         table = self.sensitivity(plan)
-        if asked == 0:
-            status, reason = "no_break", test.reason if breaks == "auto" else "no break was asked for"
-            profile = None
-        else:
-            profile = profile_t_d(e)
-            around = [self._t_d(plan, self.cut * share) for share in (0.5, 2.0)]
-            first = float(self.kept.steps[0])
-            status, reason = identified(e.solution, first, last, float(np.exp(values[1])), around, profile)
+        status, reason, asked, test, profile = self._usual().judged() if plan.paper else self.judged(breaks)
         given = status == "break" or plan.paper
         thetas = replicates(e, bootstrap, np.random.default_rng(seed)) if given and bootstrap else None
-        ci95 = intervals(e, last, thetas) if given else dict.fromkeys(MEASURES)
+        ci95 = intervals(e, last, thetas, None if plan.paper else profile) if given else dict.fromkeys(MEASURES)
         chosen = e if asked or plan.paper else self._power_law()
         return self._fit(
             chosen, test, status=status, reason=reason, breaks=asked, sensitivity=table, profile_t_d=profile,
             ci95=ci95, ci_method=self._method(e, bootstrap),
             **{n: natural(n, v) if given else None for n, v in zip(MEASURES, values, strict=True)},
         )  # fmt: skip
+
+    def judged(self, breaks: int | str = "auto") -> Judgement:
+        """Whether the data prefer a break, and whether the one-break fit of this plan places it."""
+        try:
+            plan, e = self.fitted
+        except ValueError as error:
+            return Judgement("no_break", str(error), 0, _no_test(str(error)), None)
+        test = test_breaks(e)
+        asked = test.breaks if breaks == "auto" else int(breaks)
+        if not (asked and test.breaks):
+            return Judgement("no_break", test.reason or "no break was asked for", asked, test, None)
+        if asked > test.breaks:
+            return Judgement("not_identifiable", "the data prefer one break to the two asked for", asked, test, None)
+        profile = profile_t_d(e)
+        around = [self._t_d(plan, (self.cut or self.default) * share) for share in (0.5, 2.0)]
+        first, last = float(self.kept.steps[0]), float(self.kept.steps[-1])
+        t_d = float(np.exp(measures(plan.form, e.solution.theta, last)[1]))
+        return Judgement(*identified(e.solution, first, last, t_d, around, profile), asked, test, profile)
+
+    def _usual(self) -> _Work:
+        """The default fit of a curve that is fitted by the paper's protocol, at its own cut unless one was given."""
+        plan = _plan("auto", "centred" if self.plan.smoothing == "paper" else "none", None, False, False)
+        default = default_cut(self.c)
+        cut = default if self.cut == self.default else self.cut
+        return _Work(c=self.c, kept=prepared(self.c, cut, plan), plan=plan, cut=cut, default=default)
 
     def _t_d(self, plan: Plan, cut: float) -> float | None:
         row = self._row(plan, cut)
@@ -223,8 +260,9 @@ class _Work:
         if self.c.warmup:
             rows += [("cut", share, "warm-up", self.c.warmup * share, plan) for share in WARMUP_SHARES]
         for smoothing in SMOOTHINGS:
-            if not plan.paper and smoothing != plan.smoothing:
-                rows.append(("smoothing", 1.0, "chosen cut", self.cut, replace(plan, smoothing=smoothing)))
+            if smoothing != plan.smoothing:
+                other = replace(plan, smoothing=smoothing, paper=plan.paper and smoothing == "paper")
+                rows.append(("smoothing", 1.0, "chosen cut", self.cut, other))
         empty = dict.fromkeys(MEASURES)
         return [
             {
@@ -248,13 +286,12 @@ class _Work:
         return self.rows[cut, plan.smoothing]
 
     def _without_break(self, why: str) -> Fit:
-        """A power law at most, and `no_break`: what is said of a curve that is too short for anything else."""
-        test = BreakTest(breaks=0, criterion=(), tail=(), solutions=(), reason=why)
+        """A power law at most: what is said of a curve that is too short for anything else."""
         plan = replace(self.plan, form=Form(breaks=0), paper=False, smoothing="none", robust=False)
         e = estimate(self.kept, plan) if self.kept.steps.size >= 3 else None
         empty: dict[str, Any] = dict.fromkeys(MEASURES)
         return self._fit(
-            e, test, status="no_break", reason=why, breaks=0, sensitivity=self.sensitivity(self.plan),
+            e, _no_test(why), status="no_break", reason=why, breaks=0, sensitivity=self.sensitivity(self.plan),
             profile_t_d=None, ci95=dict(empty), ci_method="none", **empty,
         )  # fmt: skip
 
@@ -263,10 +300,14 @@ class _Work:
 
     def _fit(self, e: Estimate | None, test: BreakTest, **values: Any) -> Fit:
         """Fill in what follows from the chosen estimate; None: there is no curve."""
-        curve = _parameters(e) if e else dict.fromkeys(("b", "c0", "c1", "d1", "f1", "a", "rsle", "form", "theta"))
+        curve = (
+            _parameters(e, self.kept)
+            if e
+            else dict.fromkeys(("b", "c0", "c1", "d1", "f1", "a", "rsle", "form", "theta"))
+        )
         return Fit(
             L_T=last_loss(self.c, self.plan), T=int(self.c.steps[-1]),
-            criterion=list(test.criterion), second=_second(test, max(test.breaks, values["breaks"])),
+            criterion=list(test.criterion), second=_second(test, self.plan, e, max(test.breaks, values["breaks"])),
             transient=self.cut, smoothing=self.plan.smoothing,
             protocol="paper" if self.plan.paper else None, **curve, **values,
         )  # fmt: skip
@@ -278,31 +319,44 @@ class _Work:
             if bootstrap
             else "delta method, long-run variance of the residuals"
         )
+        if not self.plan.paper:
+            how += ", and the profile interval of t_d"
         if is_smoothed(self.kept, residuals):
             how += "; the input is smoothed or thinned already, so the residuals are those of the smoothed curve"
         return how
 
 
-def _parameters(e: Estimate) -> dict[str, Any]:
-    """The fields of `Fit` that describe the fitted curve; c1, d1, f1 are None without a break."""
+def _no_test(why: str) -> BreakTest:
+    return BreakTest(breaks=0, criterion=(), tail=(), solutions=(), reason=why)
+
+
+def _parameters(e: Estimate, kept: Curve) -> dict[str, Any]:
+    """The fields of `Fit` that describe the fitted curve; c1, d1, f1 are None without a break.
+
+    rsle is over the points that were fitted; without smoothing over those of the curve, which the bins only sum up.
+    """
     form, theta = e.plan.form, e.solution.theta
+    raw = log_loss(form, theta, np.log(kept.steps)) - kept.log_losses
+    rsle = float(np.sqrt(np.mean(raw**2))) if e.plan.smoothing == "none" else e.rsle
     c, d, f, a = form.split(theta)
-    first = {"c1": c, "d1": np.exp(d), "f1": f}
+    first = {"c1": c, "d1": np.exp(np.minimum(d, 700.0)), "f1": f}  # the paper's fit may run away
     return {
-        "b": float(np.exp(theta[0])), "c0": float(theta[1]), "a": float(a[0]), "rsle": e.rsle,
+        "b": float(np.exp(theta[0])), "c0": float(theta[1]), "a": float(a[0]), "rsle": rsle,
         **{name: float(v[0]) if form.breaks else None for name, v in first.items()},
         "form": form, "theta": theta,
     }  # fmt: skip
 
 
-def _second(test: BreakTest, breaks: int) -> dict[str, float] | None:
-    """All parameters of the two-break fit where two are preferred or asked for."""
-    if breaks < 2 or len(test.solutions) < 3:
+def _second(test: BreakTest, plan: Plan, e: Estimate | None, breaks: int) -> dict[str, float] | None:
+    """All parameters of the two-break fit, the earlier break first, where two are preferred or asked for."""
+    asked = e is not None and plan.form.breaks == 2
+    if breaks < 2 or not (asked or len(test.solutions) == 3):
         return None
-    s = test.solutions[2]
+    s = e.solution if asked and e else test.solutions[2]
     c, d, f, a = s.form.split(s.theta)
+    first, later = np.argsort(d)
     return {
         "b": float(np.exp(s.theta[0])), "c0": float(s.theta[1]), "a": float(a[0]),
-        "c1": float(c[0]), "c2": float(c[1]), "d1": float(np.exp(d[0])), "d2": float(np.exp(d[1])),
-        "f1": float(f[0]), "f2": float(f[1]),
+        "c1": float(c[first]), "c2": float(c[later]), "d1": float(np.exp(d[first])), "d2": float(np.exp(d[later])),
+        "f1": float(f[first]), "f2": float(f[later]),
     }  # fmt: skip

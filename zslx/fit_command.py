@@ -176,8 +176,8 @@ def _text(record: dict[str, Any]) -> str:
         for row in rows:
             label = f"{row['share']:g} × {row['of']}" if row["varied"] == "cut" else "other smoothing"
             lines.append(
-                f"    {label:<24}{row['cut']:>9g}  {row['smoothing']:<9}{row['L_d']:>9.4g}{row['t_d']:>10.5g}"
-                f"{row['r_d']:>10.4g}"
+                f"    {label:<24}{row['cut']:>9g}  {row['smoothing']:<9}{row['L_d']:>9.4g} {row['t_d']:>9.5g}"
+                f" {row['r_d']:>9.4f}"
             )
     if any(record["ci95"].values()):
         lines.append(f"  intervals 95 %: {record['ci_method']}")

@@ -16,6 +16,8 @@ def interference(changes: Tensor) -> dict[str, float | int]:
     Where nothing changes at all, D is 0: nothing is cancelled.
     """
     x = changes.detach().double().flatten()
+    if not len(x):
+        raise ValueError("interference of no changes at all is not defined")
     total, magnitude = float(x.sum()), float(x.abs().sum())
     return {
         "D": 1 - abs(total) / magnitude if magnitude else 0.0,

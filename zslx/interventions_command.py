@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from zslx.config import method_names, one_spelling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,16 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="a list of objects: name family source settings cost status"
     )
     show = actions.add_parser("show", help="the card of one: what it does, settings, cost, source")
-    show.add_argument("name")
-    show.add_argument("--json", action="store_true", help="print JSON")
+    show.add_argument("name", type=one_spelling, help="a name, placebo:NAME, or several joined by +")
+    show.add_argument("--json", action="store_true", help="print JSON: an object, or of several a list")
     new = actions.add_parser("new", help="write a plugin that runs at once, with its test")
     new.add_argument("name", help="lower-case letters, digits and _")
     new.add_argument("--folder", type=Path, help="where to (default: the first folder of ZSLX_PLUGINS, else plugins)")
     check = actions.add_parser("check", help="hold one to what every intervention owes, and train it briefly")
-    check.add_argument("name", help="a name, or placebo:NAME")
+    check.add_argument("name", type=one_spelling, help="a name, or placebo:NAME")
     check.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as pcgrad.groups=domain")
     bench = actions.add_parser("bench", help="what a step costs beside the plain one, and where the time goes")
-    bench.add_argument("name", help="a name, placebo:NAME, or several joined by +")
+    bench.add_argument("name", type=one_spelling, help="a name, placebo:NAME, or several joined by +")
     bench.add_argument("--size", default="4M", help="model size (zslx presets lists them; default 4M)")
     bench.add_argument("--rounds", type=int, default=20, help="steps of each, taken in turns (default 20)")
     bench.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as data.seq_len=256")
@@ -57,25 +60,59 @@ def run_list(args: argparse.Namespace) -> int:
     return 0
 
 
+# By what a class declares as `placebo`: how its placebo departs from it.
+PLACEBOS = {
+    "group_weights": "its weights are permuted over the groups, and the step keeps the length of the true one",
+    "elementwise": "its mask (combined / plain gradient, coordinate by coordinate) is permuted within each tensor",
+    "tokens": "its weights are permuted over the tokens of the batch",
+    "samples": "as many sequences as it would keep are drawn at random",
+}
+
+
 def run_show(args: argparse.Namespace) -> int:
-    from zslx.registry import describe, discover, resolve
+    from zslx.registry import split
+
+    cards = [card_of(*part) for part in split(args.name)]
+    if args.json:
+        print(json.dumps(cards if len(cards) > 1 else cards[0], indent=1))
+        return 0
+    print("\n\n".join(map(card_text, cards)))
+    return 0
+
+
+def card_of(is_placebo: bool, name: str) -> dict[str, Any]:
+    """Metadata of one part of a spec; ValueError for an unknown name and for a placebo that does not exist."""
+    from zslx.registry import PLACEBO, describe, discover, load_class, load_intervention, resolve
 
     sources = discover()
-    name = args.name.removeprefix("placebo:")
     if name not in sources:
         resolve(name)
     card = describe(name, sources[name])
-    if args.json:
-        print(json.dumps(card, indent=1))
-        return 0
-    print(f"{card['name']} ({card['family']})   status: {card['status']}\n")
-    print(card["description"])
-    print(f"\nsource   {card['source'] or '-'}\ncost     {card['cost'] or '-'}   (1.00 is the plain step)")
-    print(f"placebo  {'placebo:' + name if card['placebo'] else 'none; compare with an equally tuned baseline'}")
-    print("settings" if card["settings"] else "settings none")
-    for s in card["settings"]:
-        print(f"  {name}.{s['name']}={s['default']}   {s['help']}{allowed(s)}")
-    return 0
+    if is_placebo:
+        load_intervention(PLACEBO + name)
+        how = PLACEBOS[load_class(name).placebo or ""]
+        summary = f"The placebo of {name}: all that {name} does, but {how}."
+        description = f"{summary}\n\nWhat {name} does: {card['description']}"
+        card |= {"name": PLACEBO + name, "placebo": None, "summary": summary, "description": description}
+    return card
+
+
+def card_text(card: dict[str, Any]) -> str:
+    name, method = card["name"], card["name"].rpartition(":")[2]
+    if name != method:
+        placebo = f"this is the placebo of {method}"
+    else:
+        placebo = f"placebo:{name}" if card["placebo"] else "none; compare with an equally tuned baseline"
+    lines = [
+        f"{name} ({card['family']})   status: {card['status']}\n",
+        f"{card['description']}\n",
+        f"source   {card['source'] or '-'}",
+        f"cost     {card['cost'] or '-'}   (1.00 is the plain step)",
+        f"placebo  {placebo}",
+        "settings" if card["settings"] else "settings none",
+    ]
+    lines += [f"  {method}.{s['name']}={s['default']}   {s['help']}{allowed(s)}" for s in card["settings"]]
+    return "\n".join(lines)
 
 
 def allowed(setting: dict[str, Any]) -> str:
@@ -87,8 +124,6 @@ def allowed(setting: dict[str, Any]) -> str:
 
 
 def run_new(args: argparse.Namespace) -> int:
-    import os
-
     from zslx import scaffold
     from zslx.registry import plugin_folders
 
@@ -106,9 +141,11 @@ def run_new(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """A line a check; exit code 1 if one fails."""
-    from zslx.registry import load_intervention
+    from zslx.registry import load_intervention, resolve
     from zslx.testing import Subject, examine
 
+    if len(names := resolve(args.name)) > 1:
+        raise ValueError(f"{args.name!r} names several interventions: check each alone ({', then '.join(names)})")
     settings = settings_of(args.name, args.set)
     load_intervention(args.name, **settings)
     failed = 0
@@ -126,8 +163,6 @@ def run_check(args: argparse.Namespace) -> int:
 
 def settings_of(name: str, text: str) -> dict[str, str]:
     """`NAME.key=value ...` as {key: value}."""
-    from zslx.config import method_names
-
     found = {}
     for item in text.split():
         key, equals, value = item.partition("=")
@@ -180,6 +215,7 @@ def smoke(name: str, settings: dict[str, str], folder: Path) -> bool:
 def run_bench(args: argparse.Namespace) -> int:
     import dataclasses
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: its profiler writes lines of its own to stderr
     from zslx.registry import resolve
     from zslx.step_cost import PARTS, measure
 

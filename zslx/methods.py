@@ -7,7 +7,7 @@ Token weights compose by product and are renormalised to mean 1, unless a method
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,6 +18,7 @@ from zslx.config import Config
 from zslx.intervention import (
     CLAIMED_BY_HOOK,
     NEEDS,
+    SUMS,
     CoordinateSums,
     Intervention,
     State,
@@ -41,9 +42,10 @@ class Methods:
         self.config, self.num_domains = config, num_domains
         self.states: dict[str, State] = {}
         for m in self.methods:
-            if unknown := m.needs - NEEDS:
-                raise ValueError(f"{m.name} needs {sorted(unknown)}; known are {', '.join(sorted(NEEDS))}")
-            groups = m.count_groups(config.data.batch_size, num_domains)
+            for what, asked, known in (("needs", m.needs, NEEDS), ("sums", m.sums, SUMS)):
+                if unknown := sorted(set(asked) - set(known)):
+                    raise ValueError(f"{m.name}: {what} has {unknown}; known are {', '.join(sorted(known))}")
+            groups = self._call(m, "count_groups", 0, config.data.batch_size, num_domains)
             draws = generator(config.train.seed, "intervention", m.name)
             self.states[m.name] = self._call(m, "init_state", 0, groups, draws)
         self.hooks = {h: [m for m in self.methods if type(m).overrides(h)] for h in HOOKS}
@@ -54,7 +56,7 @@ class Methods:
             return getattr(method, hook)(*arguments)
         except InterventionError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin's exit() must not end the run without a word
             raise InterventionError(
                 f"intervention {method.name!r}, hook {hook}, step {step}: {type(error).__name__}: {error}"
             ) from error
@@ -89,6 +91,8 @@ class Methods:
         if given is None:
             return None
         m = self.hooks["mixture"][0]
+        if not isinstance(given, Iterable):
+            self._fail(m, "mixture", step, f"must return {self.num_domains} shares, got {given!r}")
         shares = [self._number(m, "mixture", step, s) for s in given]
         if len(shares) != self.num_domains or min(shares) < 0 or not sum(shares) > 0:
             wanted = f"{self.num_domains} shares, none negative, with a positive total"
@@ -114,12 +118,14 @@ class Methods:
         if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor)):
             self._fail(m, "group_ids", step, "must return (ids, number of groups)")
         ids, count = given
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+            self._fail(m, "group_ids", step, f"the number of groups must be a whole number above 0, got {count!r}")
         if ids.shape not in (view.losses.shape, view.losses.shape[:1]) or ids.is_floating_point():
             wanted = f"whole numbers of shape {tuple(view.losses.shape[:1])} or {tuple(view.losses.shape)}"
             self._fail(m, "group_ids", step, f"ids must be {wanted}, got {ids.dtype} {tuple(ids.shape)}")
         if not 0 <= int(ids.min()) <= int(ids.max()) < count:
             self._fail(m, "group_ids", step, f"ids must lie from 0 to {count - 1}")
-        return ids, count
+        return ids, int(count)
 
     def schedule(self, step: int) -> float:
         """The factor on the peak learning rate."""
@@ -140,7 +146,7 @@ class Methods:
     def average(self, step: int, parameters: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The weights that the run would ship, by the names of `parameters`."""
         m, given = self.hooks["average"][0], self.ask("average", step, parameters, self.state("average"))
-        if not isinstance(given, Mapping) or {n: t.shape for n, t in given.items()} != {
+        if not isinstance(given, Mapping) or {n: getattr(t, "shape", None) for n, t in given.items()} != {
             n: p.shape for n, p in parameters.items()
         }:
             self._fail(m, "average", step, "must return a tensor of the same shape for every parameter")
@@ -188,6 +194,9 @@ class Methods:
                 self._fail(m, "extra_loss", view.step, "must return one scalar tensor")
             if not torch.isfinite(term):
                 self._fail(m, "extra_loss", view.step, f"the term is {float(term.detach())}")
+            if term.detach() != 0 and not term.requires_grad:
+                what = "the term has no gradient: build it on view.live_losses or view.logits"
+                self._fail(m, "extra_loss", view.step, what)
             total = term if total is None else total + term
         return total
 
@@ -216,7 +225,9 @@ class Methods:
         """What the methods report of this step, under `<name>/<key>`."""
         found: dict[str, float] = {}
         for m in self.hooks["metrics"]:
-            values: Mapping[str, float] = self._call(m, "metrics", step, self.states[m.name])
+            values = self._call(m, "metrics", step, self.states[m.name])
+            if not isinstance(values, Mapping):
+                self._fail(m, "metrics", step, f"must return numbers by name, got {type(values).__name__}")
             for key, value in values.items():  # one that is not finite is recorded as null
                 try:
                     found[f"{m.name}/{key}"] = float(value)
@@ -235,6 +246,7 @@ def checked(m: Intervention, hook: str, step: int, weights: Any, shape: torch.Si
     weights = weights.detach().to(like.device, like.dtype)
     if not torch.isfinite(weights).all():
         raise InterventionError(f"{where}: weights are not finite")
-    if not weights.sum() > 0:
-        raise InterventionError(f"{where}: the total weight is {weights.sum().item():g}, not positive")
+    total = float(weights.sum())
+    if not 0 < total < math.inf:  # an infinite one would divide every weight to 0
+        raise InterventionError(f"{where}: the total weight is {total:g}, not positive and finite")
     return weights

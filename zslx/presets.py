@@ -36,7 +36,7 @@ def model_preset(name: str) -> ModelConfig:
     """The architecture of a named size."""
     sizes = LAPTOP_SIZES | PAPER_SIZES
     if name not in sizes:
-        raise ValueError(unknown(f"model={name}", [f"model={s}" for s in sizes]))
+        raise ValueError(f"unknown model size {name!r}; allowed are {', '.join(sizes)} (zslx presets describes them)")
     d_model, n_layers, n_heads = sizes[name]
     vocabulary = PAPER_VOCABULARY if name in PAPER_SIZES else 0
     return ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=n_heads, vocab_size=vocabulary)

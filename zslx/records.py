@@ -30,6 +30,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 LINE_FILES = ("steps", "probes", "timing")
+TAIL = 16384  # bytes read from the end of a records file: more than its longest line
 STATUSES = ("running", "finished", "diverged", "failed")
 
 
@@ -181,6 +182,21 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise ValueError(f"{path}:{number}: {error}") from None
     return rows
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole line of a records file; {} where there is none. Cheap: reads the end of the file alone."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return {}
+    with contextlib.suppress(ValueError, IndexError):
+        value = json.loads(lines[-1])
+        return value if isinstance(value, dict) else {}
+    return {}
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A spec is names joined by `+`, each possibly `placebo:name`: `pcgrad`, `pcgrad+cosine`, `placebo:pcgrad`.
 Places, in this order: the `interventions` folder beside `zslx`; the folders in ZSLX_PLUGINS (default: `plugins`
 in the working directory); entry points `zslx.interventions` of installed packages. One name in two places is an
-error. Discovery reads source text alone; only a plugin that is asked for by name is imported.
+error. Discovery reads source text alone; only a plugin that is asked for by name is imported. An entry point bears
+the name of its intervention; of a class that its module only re-exports nothing more is known before import.
 """
 
 from __future__ import annotations
@@ -22,26 +23,44 @@ from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zslx.config import convert, unknown
+from zslx.config import GROUPS, PLAIN, convert, one_spelling, unknown
 from zslx.intervention import Intervention
 from zslx.places import ROOT, ours
 
 ENTRY_POINTS = "zslx.interventions"
 PLACEBO = "placebo:"
+BASELINE = "none"
+# Names that mean something else where an intervention's would stand, and what.
+RESERVED = {
+    **dict.fromkeys((*GROUPS, *PLAIN, "settings"), "a key of the configuration"),
+    "baseline": "what reports call the run without an intervention",
+}
+UNREADABLE = (SyntaxError, ValueError, OSError)  # what reading and parsing a file may raise
+UNKNOWN = ast.ClassDef(name="", bases=[], keywords=[], body=[], decorator_list=[])
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one name is defined: a file and, for a package's module, its import path."""
+    """Where one name is defined: a file and, for a package's module, its import path, or an entry point and the file
+    of its module. `class_node` is the text of the class, where that is seen; `absent` says why it cannot be used."""
 
     name: str
-    path: Path
-    module: str | None
-    class_node: ast.ClassDef
+    path: Path | None
+    module: str | None = None
+    class_node: ast.ClassDef = UNKNOWN
+    point: EntryPoint | None = None
+    absent: str = ""
+
+    @property
+    def where(self) -> str:
+        """For messages: the file, else the entry point."""
+        return str(self.path) if self.path else f"entry point {self.name} = {self.point and self.point.value}"
 
 
 def discover() -> dict[str, list[Source]]:
@@ -72,41 +91,68 @@ def _from_folders() -> Iterator[Source]:
 
 def _from_entry_points() -> Iterator[Source]:
     for point in _entry_points(tuple(sys.path)):
-        top, *rest = point.module.split(".")
-        spec = importlib.util.find_spec(top)  # imports nothing, unlike find_spec of a submodule
-        for base in spec.submodule_search_locations or [] if spec and rest else []:
-            stem = Path(base).joinpath(*rest)
-            path = stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")
-            yield from (s for s in _classes(path, point.module) if s.name == point.name)
-        if spec and not rest and spec.origin:
-            yield from (s for s in _classes(Path(spec.origin), point.module) if s.name == point.name)
+        try:
+            spec = _find(point.module)
+        except (AttributeError, ImportError, ValueError):  # no module's name
+            spec = None
+        if not spec:
+            missing = f"entry point {point.name} = {point.value}: there is no such module"
+            yield Source(point.name, None, point=point, absent=missing)
+            continue
+        path = Path(spec.origin) if spec.has_location and spec.origin else None
+        yield _from_entry_point(point, path)
+
+
+def _from_entry_point(point: EntryPoint, path: Path | None) -> Source:
+    """What the text of an entry point's module says of it."""
+    node, absent = UNKNOWN, ""
+    try:
+        nodes = _class_nodes(path) if path and path.suffix == ".py" else []
+        node = next((n for n in nodes if n.name == point.attr), UNKNOWN)
+        if (name := literals(node).get("name", point.name)) != point.name:
+            absent = f"entry point {point.name} = {point.value}: that class has name = {name!r}"
+    except UNREADABLE as error:
+        absent = f"{path} cannot be parsed: {error}"
+    return Source(point.name, path, point.module, node, point, absent)
+
+
+def _find(module: str) -> ModuleSpec | None:
+    """Where a module lies. Imports nothing, unlike importlib.util.find_spec, which imports a submodule's packages."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for part in rest:
+        folders = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", folders) if spec and folders else None
+    return spec
 
 
 @cache
-def _entry_points(search_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+def _entry_points(search_path: tuple[str, ...]) -> EntryPoints:
     return importlib.metadata.entry_points(group=ENTRY_POINTS)
 
 
 def _classes(path: Path, module: str | None) -> Iterator[Source]:
-    """The classes of a file that set `name` to a text. A file that does not parse defines nothing here; asking
-    for its name (the file's) reports why."""
+    """The classes of a file that set `name` to a text. A file that cannot be parsed has its own name and says why."""
     try:
-        stat = path.stat()
-        tree = _parsed(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
-    except (SyntaxError, UnicodeDecodeError, ValueError, OSError):
-        if module is None:
-            empty = ast.ClassDef(name="", bases=[], keywords=[], body=[], decorator_list=[])
-            yield Source(path.stem, path, None, empty)
+        nodes = _class_nodes(path)
+    except UNREADABLE as error:
+        yield Source(path.stem, path, module, absent=f"{path} cannot be parsed: {error}")
         return
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and (name := literals(node).get("name")):
+    for node in nodes:
+        if name := literals(node).get("name"):
             yield Source(str(name), path, module, node)
+
+
+def _class_nodes(path: Path) -> list[ast.ClassDef]:
+    stat = path.stat()
+    tree = _parsed(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
 @cache
 def _parsed(path: Path, stamp: tuple[int, int, int]) -> ast.Module:
     """The syntax tree of a file; `stamp` tells its versions apart."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(path.read_text(encoding="utf-8"), path.name)
 
 
 def literals(node: ast.ClassDef) -> dict[str, Any]:
@@ -131,21 +177,28 @@ def describe(name: str, sources: list[Source]) -> dict[str, Any]:
     """Metadata of one name, as plain JSON values: `Intervention.card` of our own classes; of other people's what
     their source text says, for listing a plugin must not run it."""
     source = sources[0]
-    if source.module and source.module.startswith("interventions."):
+    if source.module and source.module.startswith("interventions.") and not source.absent:
         card = dict(load_class(name, sources).describe())
     else:
         node, values = source.class_node, literals(source.class_node)
-        doc = ast.get_docstring(node) or ""
+        unseen = f"Defined by {source.where}; what it does is seen when it is run."
+        doc = unseen if node is UNKNOWN else ast.get_docstring(node) or ""
         card = {key: values.get(key, "") for key in ("source", "cost")}
         card |= {"name": name, "family": values.get("family") or "plugin", "description": doc}
         card |= {"settings": _settings_of(node), "placebo": values.get("placebo")}
-        card["status"] = str(values.get("status", "available"))
+    card["status"] = _status(name, sources)
     card["summary"] = card["description"].strip().partition("\n")[0]
-    if len(sources) > 1:
-        card["status"] = f"absent: defined twice: {' and '.join(str(s.path) for s in sources)}"
-    elif not source.class_node.body:
-        card["status"] = f"absent: {source.path} cannot be parsed"
     return card
+
+
+def _status(name: str, sources: list[Source]) -> str:
+    """What is known of a name before import: `available`, `available as ...` or `absent: <reason>`."""
+    source = sources[0]
+    if len(sources) > 1:
+        return f"absent: defined twice: {' and '.join(s.where for s in sources)}"
+    if name in RESERVED:
+        return f"absent: {source.where} gives it a name that is {RESERVED[name]}: allowed is any other"
+    return f"absent: {source.absent}" if source.absent else str(literals(source.class_node).get("status", "available"))
 
 
 def _settings_of(node: ast.ClassDef) -> list[dict[str, Any]]:
@@ -176,9 +229,23 @@ def _settings_of(node: ast.ClassDef) -> list[dict[str, Any]]:
 
 
 def split(spec: str) -> list[tuple[bool, str]]:
-    """A spec's parts as (is a placebo, name)."""
-    parts = [part.strip() for part in spec.split("+")]
-    return [(part.startswith(PLACEBO), part.removeprefix(PLACEBO)) for part in parts]
+    """A spec's parts as (is a placebo, name).
+
+    Hooks are called in the order of the spec, so `a+b` and `b+a` are two trials. `none` is a part of no other spec:
+    who writes none+a more likely means two arms than a spec that does nothing but a.
+    """
+    if not isinstance(spec, str):
+        raise ValueError(f"intervention {spec!r}: must be a text, such as 'pcgrad' or 'pcgrad+cosine'")
+    texts = one_spelling(spec).split("+")
+    parts = [(text.startswith(PLACEBO), text.removeprefix(PLACEBO)) for text in texts]
+    for text, (_, name) in zip(texts, parts, strict=True):
+        if not name:
+            raise ValueError(
+                f"intervention {spec!r}: its part {text!r} is empty; allowed are NAME and placebo:NAME, joined by +"
+            )
+        if name == BASELINE and len(parts) > 1:
+            raise ValueError(f"intervention {spec!r}: {BASELINE!r} is the baseline and stands alone; leave it out")
+    return parts
 
 
 def resolve(spec: str) -> list[str]:
@@ -192,28 +259,25 @@ def resolve(spec: str) -> list[str]:
 def _place(name: str, found: Mapping[str, list[Source]]) -> Source:
     if name not in found:
         close = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown intervention {name!r}{hint} There are: {', '.join(found)}")
-    places = found[name]
-    if len(places) > 1:
-        raise ValueError(f"intervention {name!r} is defined twice: {' and '.join(str(s.path) for s in places)}")
-    status = str(literals(places[0].class_node).get("status", "available"))
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown intervention {name!r}; {hint}There are: {', '.join(found)}")
+    status = _status(name, found[name])
     if status.startswith(("absent", "available as")):
         raise ValueError(f"intervention {name!r} is {status}")
-    return places[0]
+    return found[name][0]
 
 
 def load_class(name: str, sources: list[Source] | None = None) -> type[Intervention]:
     """The class of one name, whether it can be run (`sources` not given) or only described."""
     source = sources[0] if sources else _place(name, discover())
     try:
-        module = _import(source)
-    except Exception as error:
-        raise ValueError(f"intervention {name!r} ({source.path}) fails on import: {error!r}") from error
-    for value in vars(module).values():
+        loaded = source.point.load() if source.point else _import(source)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"intervention {name!r} ({source.where}) fails on import: {error!r}") from error
+    for value in vars(loaded).values() if isinstance(loaded, ModuleType) else [loaded]:
         if isinstance(value, type) and issubclass(value, Intervention) and vars(value).get("name") == name:
             return value
-    raise ValueError(f"{source.path} defines no subclass of zslx.Intervention with name = {name!r}")
+    raise ValueError(f"{source.where} defines no subclass of zslx.Intervention with name = {name!r}")
 
 
 def _import(source: Source) -> ModuleType:
@@ -222,6 +286,7 @@ def _import(source: Source) -> ModuleType:
             ours("interventions")
         return importlib.import_module(source.module)
     # A package for each folder: files of one name do not meet, and `from .sibling import x` works.
+    assert source.path
     folder = source.path.parent
     package = f"zslx_plugins.folder_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
     for name, path in (("zslx_plugins", []), (package, [str(folder)])):
@@ -237,10 +302,11 @@ def _import(source: Source) -> ModuleType:
 
 def load_intervention(name: str, **settings: Any) -> Intervention:
     """One intervention, ready to use; `placebo:NAME` gives the placebo of NAME with the same settings."""
-    if "+" in name:
+    (is_placebo, plain), *more = split(name)
+    if more:
         raise ValueError(f"{name!r} names several interventions: one is wanted here")
-    [(is_placebo, plain)] = split(name)
     cls = load_class(plain)
+    file = inspect.getfile(cls)
     if is_placebo:
         cls = importlib.import_module("interventions.controls.placebo").placebo_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -250,7 +316,13 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
             raise ValueError(
                 unknown(f"{plain}.{key}", known) if known else f"{plain} has no settings, so {plain}.{key} is none"
             )
-    return cls(**{key: convert(f"{plain}.{key}", value, fields[key]) for key, value in settings.items()})
+    values = {key: convert(f"{plain}.{key}", value, fields[key]) for key, value in settings.items()}
+    try:
+        return cls(**values)
+    except ValueError:  # a setting is refused
+        raise
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"intervention {name!r} ({file}) cannot be made: {error!r}") from error
 
 
 def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Intervention]:
@@ -266,7 +338,7 @@ def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Inte
         if any(m.name == method.name for m in methods):
             raise ValueError(f"{method.name} stands twice in {spec!r}")
         methods.append(method)
-    return [m for m in methods if m.name != "none"]
+    return [m for m in methods if m.name != BASELINE]
 
 
 def source_files(method: Intervention) -> list[Path]:

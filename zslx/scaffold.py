@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
+import sys
 from pathlib import Path
 
-from zslx.registry import discover, plugin_folders
+from zslx.registry import RESERVED, discover, plugin_folders
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
@@ -79,13 +81,13 @@ def test_@NAME@(check, subject):
 
 def write(name: str, folder: Path | None = None) -> list[Path]:
     """Write the plugin NAME.py and its test; the paths. ValueError for a bad or taken name or an existing file."""
-    if not NAME.fullmatch(name) or keyword.iskeyword(name) or name.startswith("test_"):
+    if why := unfit(name):
         raise ValueError(
-            f"{name!r} is no name for an intervention: allowed are lower-case letters, digits and _, "
-            "a letter first, no Python keyword, not test_..."
+            f"{name!r} is no name for an intervention: {why}; allowed are lower-case letters, digits and _, "
+            "a letter first, such as my_idea"
         )
     if places := discover().get(name):
-        raise ValueError(f"intervention {name!r} exists: {places[0].path}")
+        raise ValueError(f"intervention {name!r} exists: {places[0].where}; choose another name")
     folder = plugin_folders()[0] if folder is None else folder.resolve()
     texts = {folder / f"{name}.py": PLUGIN, folder / f"test_{name}.py": TEST}
     for path in texts:
@@ -99,6 +101,28 @@ def write(name: str, folder: Path | None = None) -> list[Path]:
         with path.open("x", encoding="utf-8") as file:
             file.write(template)
     return list(texts)
+
+
+def unfit(name: str) -> str:
+    """Why a plugin of this name could not work; empty if it could."""
+    if not NAME.fullmatch(name):
+        return "it has other characters, or more than 60"
+    if keyword.iskeyword(name):
+        return "it is a Python keyword"
+    if name.startswith("test_"):
+        return "files test_... are tests"
+    if name in RESERVED:
+        return f"it is {RESERVED[name]}"
+    if importable(name):  # pytest puts the folder of a plugin's test first on the path
+        return f"{name}.py would hide the Python module {name}"
+    return ""
+
+
+def importable(name: str) -> bool:
+    if name in sys.stdlib_module_names or name in sys.modules:
+        return True
+    spec = importlib.util.find_spec(name)
+    return bool(spec and spec.origin)  # any folder is a namespace package, and has none
 
 
 def class_name(name: str) -> str:

@@ -31,9 +31,13 @@ class Diverged(Exception):
 
 @dataclass(kw_only=True)
 class StepGradient:
-    """What came of the gradient pass; the gradient itself lies in the parameters' `.grad`."""
+    """What came of the gradient pass; the gradient itself lies in the parameters' `.grad`.
+
+    losses (B, T) are the run's own: those of the view belong to the methods, which may change them.
+    """
 
     view: StepView
+    losses: Tensor
     record: dict[str, float | bool] = field(default_factory=dict)
     skipped: bool = False
     gramian: Tensor | None = None
@@ -65,18 +69,21 @@ class GradientPass:
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         if self.methods.surgery:
             return self._surgery(batch, step)
+        alignment = self._token_alignment(batch)
         with self.autocast(batch):
-            losses, view = self._weighted_losses(self.forward, batch, step)
-        losses.mean().backward()
-        return StepGradient(view=view)
+            weighted, losses, view = self._weighted_losses(self.forward, batch, step, alignment)
+        weighted.mean().backward()
+        return StepGradient(view=view, losses=losses)
 
     def autocast(self, batch: Batch) -> AbstractContextManager:
         if self.dtype != "bfloat16":
             return nullcontext()
         return torch.autocast(batch.tokens.device.type, dtype=torch.bfloat16)
 
-    def _weighted_losses(self, model: Callable, batch: Batch, step: int) -> tuple[Tensor, StepView]:
-        """Losses (B, T) times the token weights, plus the extra losses; and the view of the step."""
+    def _weighted_losses(
+        self, model: Callable, batch: Batch, step: int, alignment: Tensor | None
+    ) -> tuple[Tensor, Tensor, StepView]:
+        """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
         logits = model(batch.tokens)
         losses = cross_entropy(logits, batch.targets)
         view = StepView(
@@ -90,15 +97,17 @@ class GradientPass:
             token_counts=self.token_counts,
         )
         if not self.methods.methods:
-            return losses, view
+            return losses, view.losses, view
         check_loss(float(view.losses.mean()), step)
+        view.losses = view.losses.clone()
+        view.token_alignment = alignment
         self._fill(view, logits, losses, batch)
         weights, extra = self.methods.token_weights(view), self.methods.extra_loss(view)
         weighted = losses if weights is None else losses * weights
         if extra is not None:
             weighted = weighted + extra.to(weighted.dtype)  # the same for every token: the mean gains it once
         view.live_losses = view.logits = None  # release the graph
-        return weighted, view
+        return weighted, losses.detach(), view
 
     def _fill(self, view: StepView, logits: Tensor, losses: Tensor, batch: Batch) -> None:
         """What the methods asked for beyond the losses."""
@@ -114,11 +123,14 @@ class GradientPass:
             assert self.reference is not None
             with torch.no_grad():
                 view.reference_losses = token_losses(self.reference, batch)
-        if "token_alignment" in needs:
-            view.token_alignment = self._token_alignment(batch)
 
-    def _token_alignment(self, batch: Batch) -> Tensor:
-        """⟨g_i, ∇L⟩ (B, T) of every token's gradient with the batch's: one backward and one forward product."""
+    def _token_alignment(self, batch: Batch) -> Tensor | None:
+        """⟨g_i, ∇L⟩ (B, T) of every token's gradient with the batch's, where a method needs it.
+
+        One backward and one forward product of their own, before the step's: the engine must not see them.
+        """
+        if "token_alignment" not in self.methods.needs:
+            return None
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         with self.autocast(batch):
             loss = token_losses(self.model, batch).mean()
@@ -126,15 +138,19 @@ class GradientPass:
         moves = dict(zip(parameters, gradient, strict=True))
         return token_changes(self.model, token_losses, batch, moves)[0]
 
-    def _stats(self, batch: Batch, step: int, want: tuple[str, ...], keep: bool) -> tuple[GroupStats, StepView]:
-        """The engine's statistics of the groups that the method asks for: of sequences, or of tokens."""
+    def _stats(self, batch: Batch, step: int, want: tuple[str, ...], keep: bool) -> tuple[GroupStats, Tensor, StepView]:
+        """The engine's statistics of the groups that the method asks for, of sequences or of tokens; the losses
+        (B, T); the view of the step."""
         views: list[StepView] = []
+        plain: list[Tensor] = []
+        alignment = self._token_alignment(batch)
 
         def weighted(model: nn.Module, batch: Batch) -> Tensor:
             with self.autocast(batch):
-                losses, view = self._weighted_losses(model, batch, step)
+                weighted, losses, view = self._weighted_losses(model, batch, step, alignment)
             views.append(view)
-            return losses
+            plain.append(losses)
+            return weighted
 
         def groups(_: Tensor) -> tuple[Tensor, int]:
             return self.methods.group_ids(views[0])
@@ -147,17 +163,17 @@ class GradientPass:
         else:
             by_group = groups if self.methods.hooks["group_ids"] else None
             stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=want, keep=keep)
-        return stats, views[0]
+        return stats, plain[0], views[0]
 
     def _surgery(self, batch: Batch, step: int) -> StepGradient:
         if self.methods.hooks["combine"]:
             return self._elementwise(batch, step)
-        stats, view = self._stats(batch, step, ("gramian",), keep=True)
+        stats, losses, view = self._stats(batch, step, ("gramian",), keep=True)
         assert stats.gramian is not None
         if not torch.isfinite(stats.gramian).all():
             raise Diverged(f"a group's gradient is not finite at step {step}")
         weights = self.methods.group_weights(stats.gramian, stats.group_losses, step)
-        outcome = StepGradient(view=view, gramian=stats.gramian, group_losses=stats.group_losses)
+        outcome = StepGradient(view=view, losses=losses, gramian=stats.gramian, group_losses=stats.group_losses)
         if weights is None:
             outcome.skipped = True
             return outcome
@@ -173,7 +189,7 @@ class GradientPass:
     def _elementwise(self, batch: Batch, step: int) -> StepGradient:
         """Each parameter's gradient from sums over the sequences' gradients (or over groups)."""
         method = self.methods.surgeon
-        stats, view = self._stats(batch, step, ("sum", *method.sums), keep=False)
+        stats, losses, view = self._stats(batch, step, ("sum", *method.sums), keep=False)
         count = len(stats.group_losses)
         plain = combined = 0.0
         for name, parameter in self.model.named_parameters():
@@ -198,7 +214,7 @@ class GradientPass:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
             record["scale"] = factor
-        return StepGradient(view=view, record=record, group_losses=stats.group_losses)
+        return StepGradient(view=view, losses=losses, record=record, group_losses=stats.group_losses)
 
 
 def check_loss(loss: float, step: int) -> float:

@@ -119,7 +119,7 @@ class Stepper:
         """The operators that take most of a step, with their shares of all operators' own time."""
         from torch.autograd.profiler import profile
 
-        with profile(use_kineto=False) as profiler:  # kineto writes lines of its own to stderr
+        with profile(use_kineto=False) as profiler:
             self.step()
         own = {e.key: e.self_cpu_time_total for e in profiler.key_averages() if e.key.startswith("aten::")}
         largest = sorted(own.items(), key=lambda item: -item[1])[:6]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -134,6 +134,7 @@ class Surgery(Grouped, ABC):
         the solution to zero (MGDA) or leave it undefined (ConFIG); it gets the mean of the other weights. Where
         no group has a gradient all weights are 1. None: the method skips the step.
         """
+        gramian, group_losses = floating(gramian), floating(group_losses)
         gram = checked_gramian(self.name, gramian)
         losses = group_losses.detach().to("cpu", torch.float64)
         if losses.shape != gram.shape[:1]:
@@ -150,6 +151,12 @@ class Surgery(Grouped, ABC):
         return None if weights is None else weights.to(gramian.device, gramian.dtype)
 
 
+def floating(values: Any) -> Tensor:
+    """A tensor of floating-point numbers; lists and whole numbers become float64."""
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
 def checked_gramian(name: str, gramian: Tensor) -> Tensor:
     """The Gramian in float64 on the CPU, symmetric to the last bit; ValueError if it is none."""
     if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
@@ -157,4 +164,6 @@ def checked_gramian(name: str, gramian: Tensor) -> Tensor:
     gram = gramian.detach().to("cpu", torch.float64)
     if not torch.isfinite(gram).all():
         raise ValueError(f"{name}: the Gramian has entries that are not finite")
+    if (gram.diagonal() < 0).any():
+        raise ValueError(f"{name}: the Gramian has a negative squared norm on its diagonal")
     return (gram + gram.T) / 2

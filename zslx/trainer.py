@@ -39,7 +39,7 @@ from zslx.identity import device_kind, digest, ingredients
 from zslx.instruments import Instruments
 from zslx.intervention import Intervention, StepStats
 from zslx.losses import token_losses
-from zslx.methods import Methods
+from zslx.methods import InterventionError, Methods
 from zslx.model import Transformer, build_model
 from zslx.optim import adamw, parameter_groups, schedule_factor
 from zslx.records import RunRecords, read_json, read_run, write_json
@@ -56,7 +56,12 @@ def train(config: Config, out: str | Path, *, progress: Progress | None = None) 
     a user can mend raises ValueError, and the manifest says so.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
+        ) from None
     with _locked(out):
         parts = ingredients(config)
         _same_run(out, config, digest(parts))
@@ -64,11 +69,12 @@ def train(config: Config, out: str | Path, *, progress: Progress | None = None) 
             manifest = read_json(out / "manifest.json")
             if manifest.get("status") in ("finished", "diverged"):
                 return manifest
+        run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
         write_json(out / "config.json", config.to_dict())
         base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
         write_json(out / "manifest.json", {"status": "running", **base})
         try:
-            outcome = TrainingRun(config, out).loop(progress)
+            outcome = run.loop(progress)
         except Exception as error:
             failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
             with contextlib.suppress(OSError):  # a full disk must not hide its own message
@@ -165,7 +171,7 @@ class TrainingRun:
             batch = self.loader.batch(step, mixture=self.methods.mixture(step), seq_len=self.methods.seq_len(step))
             self.optimizer.zero_grad(set_to_none=True)
             gradient = self.gradient(batch, step)
-            loss = check_loss(float(gradient.view.losses.mean()), step)
+            loss = check_loss(float(gradient.losses.mean()), step)
             self.tokens += batch.tokens.numel()
             record = {"step": step, "tokens": self.tokens, "loss": loss}
             record |= self.update(step, gradient)
@@ -174,7 +180,7 @@ class TrainingRun:
         self.records.append_step(record)
         if due:
             with clock.instruments():
-                self.probe(step, batch, gradient.view.losses)
+                self.probe(step, batch, gradient.losses)
             clock.write(step)
         return loss
 
@@ -234,7 +240,10 @@ class TrainingRun:
             "instruments": self.instruments.state,
             "tokens": self.tokens,
         }
-        checkpoints.save(self.out / "checkpoints", step, state)
+        try:
+            checkpoints.save(self.out / "checkpoints", step, state)
+        except TypeError as error:  # a method's state: the rest is the trainer's own
+            raise InterventionError(f"intervention state at step {step}: {error}") from None
         checkpoints.prune(self.out / "checkpoints", self.config.train.steps)
 
     def resume(self) -> int:

@@ -7,7 +7,9 @@
 
 Intervals are estimate ± q · s, on the scales log L_d, log t_d, r_d, log L̂_T, with q the quantile of Student's t at
 ν, the degrees of freedom of κ, and s the spread of the replicates (their 68 % range, so that a few
-replicates that ran away do not count); see benchmarks/README.md for what they cover. Approximate: a run's misfit
+replicates that ran away do not count), widened to the values that the measures take at the ends of the profile
+interval of t_d: a break near an end of the curve may lie much further out than in, and spreads are symmetric. See
+benchmarks/README.md for what they cover. Approximate: a run's misfit
 and noise are taken as stationary in log t. Cost: the bootstrap of 1,000 on 300 points 0.3 to 1 s.
 
 `MEASURES` are, in this order and on these scales, what `measures` returns for theta (..., P): (..., 4).
@@ -26,6 +28,7 @@ from zslx.estimate import Estimate
 Array = NDArray[np.float64]
 
 MEASURES = ("L_d", "t_d", "r_d", "L_T_hat")
+REPLICATES = 1000  # of the bootstrap, where no number is given
 # Degrees of freedom are counted no lower than this: below, Student's t says nothing that could be used.
 FEWEST_FREEDOM = 4
 
@@ -87,19 +90,31 @@ def quantile(e: Estimate) -> float:
     return float(t_distribution.ppf(0.975, max(e.noise.freedom, FEWEST_FREEDOM)))
 
 
-def intervals(e: Estimate, last_step: float, thetas: Array | None) -> dict[str, list[float] | None]:
-    """95 % intervals of the measures, from bootstrap replicates (R, P) or (None) by the delta method."""
+def intervals(
+    e: Estimate, last_step: float, thetas: Array | None, profile: list[float] | None
+) -> dict[str, list[float] | None]:
+    """95 % intervals of the measures, from bootstrap replicates (R, P) or (None) by the delta method, and from the
+    profile interval of t_d where there is one."""
     centre = measures(e.plan.form, e.solution.theta, last_step)
     if thetas is None:
         spread = delta_spread(e, last_step)
     else:
         low, high = np.quantile(measures(e.plan.form, thetas, last_step), [0.1587, 0.8413], axis=0)
         spread = (high - low) / 2
-    q = quantile(e)
+    ends = np.stack([centre - quantile(e) * spread, centre + quantile(e) * spread])
+    if profile is not None:
+        ends = np.concatenate([ends, measures(e.plan.form, _refitted(e, profile), last_step)])
     return {
-        name: [natural(name, m - q * s), natural(name, m + q * s)]
-        for name, m, s in zip(MEASURES, centre, spread, strict=True)
+        name: [natural(name, low), natural(name, high)]
+        for name, low, high in zip(MEASURES, ends.min(axis=0), ends.max(axis=0), strict=True)
     }
+
+
+def _refitted(e: Estimate, t_d: list[float]) -> Array:
+    """theta (len(t_d), P) of the best fits with the break held at these steps."""
+    rows = np.tile(e.solution.theta, (len(t_d), 1))
+    rows[:, 3] = np.log(t_d)
+    return refine(e.plan.form, rows, e.x, e.y, e.weights, held=(3,), iterations=40, tolerance=1e-8)[0]
 
 
 def profile_t_d(e: Estimate, *, points: int = 61) -> list[float] | None:

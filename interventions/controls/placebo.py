@@ -1,6 +1,7 @@
 """The placebo of a method: everything that the method does, but to the wrong targets.
 
     group weights   permuted over the groups, the combined gradient rescaled to the norm the true weights gave
+                    (where they gave none, because the gradients cancel, left as they are)
     elementwise     the mask (combined / plain, coordinate by coordinate) permuted within each tensor
     tokens          the weights permuted within the batch
     samples         as many sequences as the method would keep, drawn at random
@@ -78,7 +79,7 @@ def permuted_group_weights(cls: type[Intervention]) -> Callable:
         g = gramian.double()
         wanted = float(true.double() @ g @ true.double())
         given = float(weights.double() @ g @ weights.double())
-        return weights * math.sqrt(max(wanted, 0.0) / given) if given > 0 else weights
+        return weights * math.sqrt(wanted / given) if wanted > 0 and given > 0 else weights
 
     return group_weights
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zslx.intervention import State, fresh_state, setting
-from zslx.surgery import Grouped
+from zslx.surgery import Grouped, floating
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Random(Grouped):
     spread: float = setting(0.5, "standard deviation of the weights over their mean", low=0.0, high=10.0)
 
     def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor:
+        gramian = floating(gramian)
         state = fresh_state(self, len(gramian), state)
         noise = torch.randn(len(gramian), generator=state["generator"], dtype=torch.float64)
         weights = (1 + self.spread * noise).clamp(min=0)

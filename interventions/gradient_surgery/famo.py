@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zslx.intervention import State, StepStats, fresh_state, setting
-from zslx.surgery import GROUPINGS, Grouped
+from zslx.surgery import GROUPINGS, Grouped, floating
 
 EPSILON = 1e-8  # beside a loss
 BETAS = (0.9, 0.999)  # Adam's
@@ -49,17 +49,18 @@ class FAMO(Grouped):
         return {"generator": generator, "logits": zeros, "mean": zeros, "square": zeros, "updates": 0}
 
     def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor:
-        losses = group_losses.detach().to("cpu", torch.float64)
+        gramian = floating(gramian)
+        losses = floating(group_losses).detach().to("cpu", torch.float64)
         if not torch.isfinite(losses).all() or (losses < 0).any():
             raise ValueError("famo: group losses must be finite and not negative")
         state = fresh_state(self, len(losses), state)
         if len(state["logits"]) != len(losses):
             state |= self.init_state(len(losses), state["generator"])
         if not (losses > 0).any():
-            return torch.ones_like(group_losses)
+            return torch.ones(len(losses), dtype=gramian.dtype, device=gramian.device)
         z = torch.where(losses > 0, state["logits"], -torch.inf).softmax(0)
         weights = z / (losses + EPSILON)
-        return (weights / weights.sum()).to(group_losses.device, group_losses.dtype)
+        return (weights / weights.sum()).to(gramian.device, gramian.dtype)
 
     def observe(self, stats: StepStats, state: State) -> None:
         assert stats.post_losses is not None

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from zslx import checkpoints
-from zslx.records import read_json, read_lines
+from zslx.records import read_json, read_lines, read_run
 from zslx.testing.subject import BLIND, Outcome, plain, text, trained
 from zslx.trainer import TrainingRun, train
 
@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
 
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(OSError, match="File exists"):
+    with pytest.raises(ValueError, match=r"run cannot hold a run \(File exists\): give a folder"):
         train(plain({}), tmp_path / "run")
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -141,3 +141,52 @@ class Mine(Intervention):
     with pytest.raises(ValueError, match="plugin source"):  # another identity: not a continuation
         train(config, out)
     assert str(text()) not in str(manifest)
+
+
+def test_what_is_refused_leaves_no_run_behind(tmp_path: Path):
+    """The mended command runs in the same folder."""
+    with pytest.raises(ValueError, match="rho1 needs a reference model"):
+        train(plain({"intervention": "rho1"}), tmp_path / "run")
+    assert train(plain({}), tmp_path / "run")["status"] == "finished"
+
+
+def test_a_method_that_changes_the_losses_it_sees_does_not_change_the_record(plugins: Path, tmp_path: Path):
+    (plugins / "rude.py").write_text(RUDE)
+    train(plain({}), tmp_path / "plain")
+    train(plain({"intervention": "rude"}), tmp_path / "rude")
+    losses = [read_run(tmp_path / name).steps["loss"] for name in ("plain", "rude")]
+    assert (losses[0] == losses[1]).all()
+
+
+RUDE = """
+from dataclasses import dataclass
+
+from zslx import Intervention
+
+
+@dataclass(frozen=True)
+class Rude(Intervention):
+    name = "rude"
+
+    def token_weights(self, view, state):
+        view.losses.mul_(0)
+        return view.losses + 1
+"""
+
+
+def test_a_state_that_no_checkpoint_can_keep_is_named(plugins: Path, tmp_path: Path):
+    (plugins / "hoarder.py").write_text(
+        RUDE.replace("rude", "hoarder").replace("view.losses.mul_(0)", "state['x'] = {1}")
+    )
+    with pytest.raises(ValueError, match="step 1: /interventions/hoarder/x: a set cannot be kept"):
+        train(plain({"intervention": "hoarder"}), tmp_path / "run")
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("surgery", ["pcgrad", "agreement", "famo"])
+@pytest.mark.parametrize(
+    "weighting", ["focal", "mile", "sow", "infobatch", "poly", "confidence_penalty", "token_alignment"]
+)
+def test_every_weighting_runs_together_with_surgery(surgery: str, weighting: str, tmp_path: Path):
+    config = plain({"intervention": f"{surgery}+{weighting}", "train.steps": 2} | BLIND)
+    assert train(config, tmp_path / "run")["status"] == "finished"

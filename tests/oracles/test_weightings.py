@@ -6,8 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 
 from interventions.gradient_surgery.pcgrad import project_conflicts, visiting_order
+from interventions.gradient_surgery.upgrad import project
 from zslx.registry import load_intervention
 
 load = cache(load_intervention)
@@ -209,3 +211,113 @@ def test_adacons_momentum_follows_ranks():
             dealt[group] = remembered[place]
         expected = dealt / dealt.sum() / gram.diagonal().sqrt()
         assert torch.allclose(method.group_weights(gram, torch.ones(4), state), expected, rtol=1e-12)
+
+
+# Singular Gramians: more groups than dimensions, so that zero may lie in the hull of the gradients.
+
+DEPENDENT = [(2, 1), (8, 4), (16, 8), (16, 1), (33, 16), (64, 32), (64, 1), (128, 64)]
+PRECISIONS = [np.float64, np.float32]  # of the Gramian; gradients are float64 throughout
+
+
+def dependent(groups: int, rank: int, precision: type) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """Some Jacobians (K, rank) with their rounded Gramians; one alone of the largest, which takes long."""
+    jacobians = [
+        np.random.default_rng(seed).standard_normal((groups, rank)) for seed in range(6 if groups < 100 else 1)
+    ]
+    return [(j, torch.from_numpy((j @ j.T).astype(precision).astype(np.float64))) for j in jacobians]
+
+
+def gap(jacobian: np.ndarray, weights: np.ndarray, c: float) -> tuple[float, float]:
+    """CAGrad: length of what is added, in radii, and how far the worst group is from the bound by duality.
+
+    For any w on the simplex, max_d min_k ⟨g_k, d⟩ ≤ ⟨g_w, g₀⟩ + c ‖g₀‖ ‖g_w‖; here w is what was added, normalised.
+    Relative to ‖g₀‖ max ‖g_k‖.
+    """
+    mean, added = jacobian.mean(0), weights - 1 / len(weights)
+    radius, combined = c * np.linalg.norm(mean), added @ jacobian / added.sum()
+    bound = combined @ mean + radius * np.linalg.norm(combined)
+    unit = np.linalg.norm(mean) * np.linalg.norm(jacobian, axis=1).max()
+    assert (added >= -1e-12).all()
+    return np.linalg.norm(added @ jacobian) / radius, (bound - (jacobian @ (weights @ jacobian)).min()) / unit
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("c", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("groups, rank", DEPENDENT)
+def test_cagrad_on_dependent_gradients(groups, rank, c, precision):
+    for jacobian, gram in dependent(groups, rank, precision):
+        weights = load("cagrad", c=c).group_weights(gram, torch.ones(groups), None).numpy()
+        length, short = gap(jacobian, weights, c)
+        assert abs(length - 1) <= (1e-9 if precision is np.float64 else 1e-3)
+        assert short <= (1e-9 if precision is np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("groups, rank", [(8, 4), (16, 8), (32, 12)])
+def test_cagrad_with_gradients_of_very_different_length(groups, rank):
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        jacobian = generator.standard_normal((groups, rank)) + 0.3
+        jacobian *= 10 ** generator.uniform(-7.5, 7.5, (groups, 1))
+        gram = torch.from_numpy(jacobian @ jacobian.T)
+        length, short = gap(jacobian, load("cagrad", c=0.3).group_weights(gram, torch.ones(groups), None).numpy(), 0.3)
+        assert length == pytest.approx(1, abs=1e-9) and short <= 1e-9
+
+
+@pytest.mark.parametrize("groups, rank", [(8, 4), (16, 8), (16, 1)])
+def test_cagrad_on_dependent_gradients_against_a_cone_solver(groups, rank):
+    """The step, which is unique where the weights are not, to what TorchJD's solver is good for."""
+    pytest.importorskip("cvxpy")
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    compared = 0
+    for jacobian, gram in dependent(groups, rank, np.float64):
+        ours = load("cagrad", c=0.5).group_weights(gram, torch.ones(groups), None).numpy()
+        theirs = aggregation.CAGradWeighting(c=0.5)(gram).numpy()
+        if theirs.any():  # it gives up where ‖g_w‖ comes out below 1e-4
+            compared += 1
+            assert (jacobian @ (ours @ jacobian)).min() >= (jacobian @ (theirs @ jacobian)).min() - 1e-4 * gram.mean()
+            assert np.linalg.norm((ours - theirs) @ jacobian) <= 1e-2 * np.linalg.norm(jacobian.mean(0))
+    assert compared
+
+
+@pytest.mark.parametrize("kind", ["opposite", "zero"])
+def test_cagrad_where_nothing_improves_every_group(kind):
+    """Two opposite gradients, or one of length zero, and the rest in a half-space: no d has a positive worst group,
+    the ball holds some with 0, and the one nearest to g₀ is the exact DualProj's."""
+    jacobian = np.random.default_rng(2).standard_normal((8, 12)) * 0.1
+    jacobian[:, 0] = 1.0
+    jacobian[0] = 0.0
+    if kind == "opposite":
+        jacobian[0, 1], jacobian[1] = 1.0, 0.0
+        jacobian[1, 1] = -1.0
+    gram = torch.from_numpy(jacobian @ jacobian.T)
+    ours = load("cagrad", c=0.9).group_weights(gram, torch.ones(8), None)
+    nearest = load("dualproj", reg_eps=0.0).group_weights(gram, torch.ones(8), None)
+    assert torch.allclose(ours @ gram, nearest @ gram, atol=1e-9)
+    assert (gram @ ours).min() >= -1e-9
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("groups, rank", DEPENDENT)
+def test_mgda_on_dependent_gradients(groups, rank, precision):
+    """‖g_w‖² = min_k ⟨g_k, g_w⟩ marks the least norm, relative to max ‖g_k‖²."""
+    for jacobian, gram in dependent(groups, rank, precision):
+        weights = load("mgda").group_weights(gram, torch.ones(groups), None).numpy()
+        combined = weights @ jacobian
+        assert (weights >= 0).all() and weights.sum() == pytest.approx(1, abs=1e-12)
+        excess = combined @ combined - (jacobian @ combined).min()
+        assert excess <= (1e-11 if precision is np.float64 else 1e-6) * gram.diagonal().max()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("groups, rank", DEPENDENT)
+def test_exact_projection_of_dependent_gradients(groups, rank, precision):
+    """UPGrad and DualProj with reg_eps=0 against least squares on the gradients: min ‖u J + y J‖, y ≥ 0."""
+    for jacobian, gram in dependent(groups, rank, precision):
+        starts = np.vstack([np.full(groups, 1 / groups), np.eye(groups)[: min(groups, 16)] / groups])
+        length = np.linalg.norm(jacobian, axis=1).max()
+        for u, v in zip(starts, project(gram.numpy(), starts, 0.0), strict=True):
+            step = (u + nnls(jacobian.T, -u @ jacobian)[0]) @ jacobian
+            tolerance = (1e-8 if precision is np.float64 else 1e-3) * np.linalg.norm(u @ jacobian)
+            assert (v >= u).all()
+            assert np.linalg.norm(v @ jacobian - step) <= tolerance
+            assert (jacobian @ (v @ jacobian)).min() >= -tolerance * length

@@ -37,6 +37,15 @@ def test_no_arm_that_cannot_be():
     assert roles(("none",)) == {"baseline": ("baseline", None), "cosine": ("control", None)}
 
 
+def test_what_has_no_placebo_says_so():
+    arms = plan(("poly", "pcgrad", "pcgrad+poly"), presets.preset("laptop"), [])
+    assert {arm.name: arm.has_placebo for arm in arms if arm.role == "arm"} == {
+        "poly": False,
+        "pcgrad": True,
+        "pcgrad+poly": True,
+    }
+
+
 def test_placebo_asked_for_by_name_is_a_placebo():
     assert roles(("pcgrad", "placebo:pcgrad"), "laptop")["placebo:pcgrad"] == ("placebo", "pcgrad")
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from sweeps.ledger import Ledger, is_done, last_line
+from sweeps.ledger import Ledger, is_done
 from sweeps.study import build
 from sweeps.trial import trial
 from zslx.config import parse_overrides
 from zslx.presets import preset
+from zslx.records import last_line
 
 FILES = ("config.json", "steps.jsonl", "probes.jsonl")
 

@@ -32,6 +32,10 @@ def test_a_trend_needs_three_sizes():
     lost = power_law(sizes=3)
     lost[1, 1:] = np.nan
     assert "needs 3" in trend(lost, N[:3])["refused"]
+    same = np.array([1e5, 1e5, 4e5])  # three names, two sizes
+    base = power_law(sizes=3)
+    refused = trend(base, same), equivalent_gain(base - base, base, same, 1), laws(base, same, same)["kaplan"]
+    assert all("2 different sizes" in found["refused"] for found in refused)
 
 
 def test_gain_is_the_factor_by_which_the_baseline_would_have_to_grow():

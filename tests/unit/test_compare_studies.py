@@ -76,6 +76,16 @@ def test_a_finished_trial_that_measured_nothing_after_step_0_is_a_failure(tmp_pa
     assert lost.status == "failed" and "no held-out loss of a trained model" in lost.error
 
 
+@pytest.mark.parametrize("name", ["probes", "steps"])
+def test_records_that_were_cut_short_are_a_failure(tmp_path, name):
+    """One such trial would set the T at which all trials of its size are compared."""
+    study = load_study(small(tmp_path, step_lines=True))
+    path = next(study.of("pcgrad")).folder / f"{name}.jsonl"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    [cut] = [t for t in load_study(tmp_path).trials if not t.finished]
+    assert cut.status == "failed" and f"{name}.jsonl: ends at step" in cut.error and "of 60" in cut.error
+
+
 def test_one_comparison_never_mixes_machines_or_versions(tmp_path):
     small(tmp_path, seeds=3)
     folder = next(load_study(tmp_path).of("pcgrad")).folder

@@ -109,6 +109,18 @@ def test_harm_is_called_harm(tmp_path):
 
 
 @pytest.mark.medium
+def test_an_arm_of_which_no_placebo_exists_is_told_its_control(tmp_path):
+    """Not the same as a placebo that was not run."""
+    sentences = []
+    for has_placebo in (True, False):
+        arms = (BASELINE, SimulatedArm(name="poly", intervention="poly", effect=-0.03, has_placebo=has_placebo))
+        found = study(tmp_path / str(has_placebo), arms=arms)
+        assert row(found, "poly")["word"] == "below baseline, placebo not run"
+        sentences.append(found["answers"][0]["sentence"])
+    assert ["equally tuned learning rate" in sentence for sentence in sentences] == [False, True]
+
+
+@pytest.mark.medium
 def test_a_placebo_that_does_the_same_leaves_no_effect(tmp_path):
     arms = (
         BASELINE,

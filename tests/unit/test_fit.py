@@ -151,6 +151,7 @@ def test_constant_and_extreme_losses():
         ({"smoothing": "box"}, "smoothing is 'box'"),
         ({"protocol": "mine"}, "protocol is 'mine'"),
         ({"transient": -1}, "transient is -1"),
+        ({"bootstrap": 5}, "bootstrap is 5; allowed: 0"),
         ({"bootstrap": -1}, "bootstrap is -1"),
         ({"protocol": "paper", "smoothing": "centred"}, "allowed: paper, none"),
     ],
@@ -233,3 +234,40 @@ def test_correlated_wiggles_are_no_evidence_of_a_break():
         x2 = [solve(Form(breaks=m), x, matrix @ b.y, np.ones_like(x)).loss for m in (0, 1)]
         plain += b.x.size * np.log(x2[0] / x2[1]) > 3 * np.log(b.x.size)
     assert alarms <= 1 and plain >= 4
+
+
+def test_the_table_has_four_different_cuts_on_short_curves_and_without_a_cut():
+    steps, losses = planted(last=150, t_d=40, sigma=0.005)
+    for options in ({}, {"transient": 0}):
+        rows = [row for row in fit(steps, losses, **options).sensitivity if row["varied"] == "cut"]
+        assert [row["cut"] for row in rows] == [1, 2, 4, 20]
+
+
+def test_the_papers_protocol_has_the_status_and_every_row_of_the_default():
+    steps, losses = planted(last=20_000, t_d=1500, sigma=0.02)
+    paper, usual = fit(steps, losses, protocol="paper", bootstrap=0), fit(steps, losses, bootstrap=0)
+    assert (paper.status, paper.breaks, paper.profile_t_d) == (usual.status, usual.breaks, usual.profile_t_d)
+    smoothings = [{row["smoothing"] for row in f.sensitivity} for f in (paper, usual)]
+    assert smoothings == [{"paper", "centred", "none"}] * 2
+
+
+def test_without_smoothing_the_misfit_is_that_of_the_points():
+    steps, losses = planted(last=5000, t_d=600, sigma=0.02, rho=0.0)
+    assert abs(fit(steps, losses, smoothing="none").rsle - 0.02) < 0.001
+    assert fit(steps, losses).rsle < 0.01
+
+
+def test_two_breaks_where_one_is_preferred_are_not_identifiable():
+    steps, losses = planted(last=5000, t_d=800, sigma=0.01)
+    assert fit(steps, losses).status == "break"
+    forced = fit(steps, losses, breaks=2)
+    assert forced.status == "not_identifiable" and forced.r_d is None and "two asked for" in forced.reason
+    assert forced.second["d1"] <= forced.second["d2"]
+
+
+def test_intervals_reach_as_far_as_the_profile_of_t_d():
+    """A smooth break near the end: far out on one side, which no symmetric interval shows."""
+    steps, losses = planted(last=2000, t_d=700, f=0.5, sigma=0.02, rho=0.0, seed=3)
+    result = fit(steps, losses, bootstrap=0)
+    low, high = result.ci95["t_d"]
+    assert result.status == "break" and low <= result.profile_t_d[0] * 1.001 and high >= result.profile_t_d[1] * 0.999

@@ -73,6 +73,10 @@ def test_duplicate_rows_and_blank_lines_are_dropped(good, tmp_path, capsys):
     assert zslx_fit(good, doubled, "--json", "--bootstrap", 0) == 0
     one, two = strict(capsys.readouterr().out)
     assert one.pop("file") != two.pop("file") and one == two
+    doubled.write_text("\n".join([*lines, *lines[50:90]]))  # a log that was appended again
+    assert zslx_fit(good, doubled, "--json", "--bootstrap", 0) == 0
+    one, two = strict(capsys.readouterr().out)
+    assert one.pop("file") != two.pop("file") and one == two
 
 
 BAD = {
@@ -82,6 +86,8 @@ BAD = {
     "nan": (b"step,loss\n1,3\n2,nan\n", ":3: loss is 'nan'"),
     "infinite": (b"step,loss\n1,3\n2,-inf\n", ":3: loss is '-inf'"),
     "text": (b"step,loss\n1,3\n2,abc\n", ":3: loss is 'abc'"),
+    "python": (b"step,loss\n1,3\n1_0,2\n", ":3: step is '1_0'"),
+    "array": (b'[{"step": 1, "loss": 3}]', ": a JSON array; JSON lines are needed"),
     "missing value": (b"step,loss\n1,3\n2\n", ":3: the row has 1 of 2 columns"),
     "backwards": (b"step,loss\n2,3\n1,3\n", ":3: steps must increase, 1 comes after 2"),
     "same step": (b"step,loss\n2,3\n2,4\n", ":3: steps must increase"),

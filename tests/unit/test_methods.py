@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from zslx.config import Config
-from zslx.intervention import Intervention, StepView
+from zslx.intervention import Intervention, StepStats, StepView
 from zslx.methods import InterventionError, Methods
 
 
@@ -91,7 +92,7 @@ def test_an_unknown_need_is_refused():
         name = "needy"
         needs = frozenset({"hessian"})
 
-    with pytest.raises(ValueError, match=r"needy needs \['hessian'\]; known are entropy"):
+    with pytest.raises(ValueError, match=r"needy: needs has \['hessian'\]; known are entropy"):
         Methods([Needy()], Config(), 2)
 
 
@@ -118,3 +119,47 @@ def test_extra_losses_add_up_with_their_graph():
     v.live_losses = LOSSES.clone().requires_grad_()
     total = Methods([one, two], Config(), 2).extra_loss(v)
     assert float(total.detach()) == 4.0 and total.requires_grad
+
+
+# What each hook returns that it may not, and what the error says.
+NONSENSE = {
+    "metrics": (lambda self, state: ["cosine"], "must return numbers by name, got list"),
+    "mixture": (lambda self, step, state: 5, "must return 2 shares, got 5"),
+    "average": (lambda self, parameters, state: {"w": 1}, "must return a tensor of the same shape"),
+    "group_ids": (
+        lambda self, view: (torch.zeros(2, dtype=torch.int64), "a"),
+        "must be a whole number above 0, got 'a'",
+    ),
+    "extra_loss": (lambda self, view, state: view.losses.mean(), "the term has no gradient"),
+    "token_weights": (lambda self, view, state: view.losses * 0 + 3e38, "the total weight is inf"),
+    "observe": (lambda self, stats, state: sys.exit(3), "SystemExit: 3"),
+}
+CALLS = {
+    "metrics": lambda m: m.metrics(7),
+    "mixture": lambda m: m.mixture(7),
+    "average": lambda m: m.average(7, {"w": LOSSES}),
+    "group_ids": lambda m: m.group_ids(view(LOSSES)),
+    "extra_loss": lambda m: m.extra_loss(view(LOSSES)),
+    "token_weights": lambda m: m.token_weights(view(LOSSES)),
+    "observe": lambda m: m.observe(StepStats(view=view(LOSSES))),
+}
+
+
+@pytest.mark.parametrize("hook", NONSENSE)
+def test_nonsense_from_a_hook_names_plugin_hook_and_step(hook):
+    wrong, message = NONSENSE[hook]
+    cls = dataclass(frozen=True)(type("Wrong", (Intervention,), {"name": "wrong", "__module__": __name__, hook: wrong}))
+    with pytest.raises(InterventionError, match=f"intervention 'wrong', hook {hook}, step 7: .*{message}"):
+        CALLS[hook](Methods([cls()], Config(), 2))
+
+
+def test_counting_groups_is_a_hook_like_the_others():
+    @dataclass(frozen=True)
+    class Counts(Intervention):
+        name = "counts"
+
+        def count_groups(self, batch_size, num_domains):
+            raise RuntimeError("no idea")
+
+    with pytest.raises(InterventionError, match=r"intervention 'counts', hook count_groups, step 0: .*no idea"):
+        Methods([Counts()], Config(), 2)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from zslx import registry
+from zslx.config import method_names
+from zslx.identity import identity
 from zslx.registry import discover, load_intervention, load_spec, resolve
 
 PLUGIN = '''
@@ -51,26 +55,104 @@ def test_folders_of_the_environment_take_the_place_of_plugins(plugins: Path, tmp
     assert "there" in discover() and "here" not in discover()
 
 
-def test_a_plugin_of_an_installed_package_is_found_by_entry_point(plugins: Path, tmp_path, monkeypatch):
-    write(tmp_path / "site" / "their_package" / "methods", "theirs")
-    for package in ("their_package", "their_package/methods"):
-        (tmp_path / "site" / package / "__init__.py").write_text("")
-    info = tmp_path / "site" / "their_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[zslx.interventions]\ntheirs = their_package.methods.theirs:Mine\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+@pytest.fixture
+def install(plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Installs a package of given files with entry points; forgets its modules afterwards."""
+    site, packages = tmp_path / "site", []
+
+    def install(package: str, files: dict[str, str], *points: str) -> Path:
+        packages.append(package)
+        for file, text in files.items():
+            path = site / package / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        info = site / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("\n".join(["[zslx.interventions]", *points, ""]))
+        monkeypatch.syspath_prepend(str(site))
+        registry._entry_points.cache_clear()
+        return site / package
+
+    yield install
+    for name in [n for n in sys.modules if n.partition(".")[0] in packages]:
+        del sys.modules[name]
+
+
+def status(name: str) -> str:
+    return registry.describe(name, discover()[name])["status"]
+
+
+def test_a_plugin_of_an_installed_package_is_found_by_entry_point(plugins: Path, install):
+    files = {"__init__.py": "", "methods/__init__.py": "", "methods/theirs.py": PLUGIN.format(name="theirs")}
+    install("their_package", files, "theirs = their_package.methods.theirs:Mine")
     [source] = discover()["theirs"]
     assert source.module == "their_package.methods.theirs" and "their_package" not in sys.modules
     assert load_intervention("theirs").power == 1.0
     write(plugins, "theirs")
-    with pytest.raises(ValueError, match="'theirs' is defined twice"):
+    with pytest.raises(ValueError, match="'theirs' is absent: defined twice"):
         resolve("theirs")
+
+
+def test_an_entry_point_to_a_class_that_its_module_imports(install):
+    files = {"__init__.py": "from reexporting.meth import Mine", "meth.py": PLUGIN.format(name="shown")}
+    folder = install("reexporting", files, "shown = reexporting:Mine")
+    [source] = discover()["shown"]
+    card = registry.describe("shown", [source])
+    assert source.path == folder / "__init__.py" and card["status"] == "available" and "__init__" in card["summary"]
+    resolve("shown+pcgrad")
+    assert "reexporting" not in sys.modules
+    assert load_intervention("shown", power=2).power == 2.0
+    assert {path.name for path in registry.source_files(load_intervention("shown"))} == {"meth.py"}
+
+
+@pytest.mark.parametrize(
+    ("point", "reason"),
+    [
+        ("lost = nowhere_at_all:Mine", "nowhere_at_all:Mine: there is no such module"),
+        ("lost = broken_points.gone:Mine", r"broken_points\.gone:Mine: there is no such module"),
+        ("lost = broken_points.meth.gone:Mine", r"broken_points\.meth\.gone:Mine: there is no such module"),
+        ("lost = no-module", "no-module: there is no such module"),
+        ("lost = broken_points.meth:Mine", "that class has name = 'other'"),
+        ("lost = broken_points.torn:Mine", r"torn\.py cannot be parsed: invalid syntax"),
+    ],
+)
+def test_a_broken_entry_point_is_listed_as_absent_and_refused(point: str, reason: str, install):
+    files = {"__init__.py": "", "meth.py": PLUGIN.format(name="other"), "torn.py": "class ("}
+    install("broken_points", files, point)
+    assert re.search(f"^absent: .*{reason}", status("lost"))
+    with pytest.raises(ValueError, match=f"'lost' is absent: .*{reason}"):
+        load_intervention("lost")
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ("late = late_points:Mine", r"late_points.__init__\.py defines no subclass of .* with name = 'late'"),
+        ("late = late_points:Gone", r"late_points.__init__\.py\) fails on import: AttributeError"),
+    ],
+)
+def test_what_is_wrong_with_an_entry_point_may_show_on_import(point: str, message: str, install):
+    install("late_points", {"__init__.py": "from .meth import Mine", "meth.py": PLUGIN.format(name="other")}, point)
+    assert status("late") == "available"
+    with pytest.raises(ValueError, match=message):
+        load_intervention("late")
+
+
+@pytest.mark.parametrize("name", ["model", "optim", "run", "intervention", "reference", "settings", "baseline"])
+def test_a_name_that_means_something_else_is_refused_with_its_file(name: str, plugins: Path):
+    path = write(plugins, name, file="mine")
+    assert status(name).startswith(f"absent: {path} gives it a name that is ")
+    for refused in (resolve, load_intervention):
+        with pytest.raises(ValueError, match=rf"'{name}' is absent: .*mine\.py .*: allowed is any other"):
+            refused(name)
 
 
 def test_one_name_in_two_places_is_an_error_with_both(plugins: Path):
     path = write(plugins, "pcgrad")
-    with pytest.raises(ValueError, match=r"'pcgrad' is defined twice: .*gradient_surgery.pcgrad\.py and ") as error:
+    with pytest.raises(
+        ValueError, match=r"'pcgrad' is absent: defined twice: .*gradient_surgery.pcgrad\.py and "
+    ) as error:
         load_intervention("pcgrad")
     assert str(path) in str(error.value)
     card = registry.describe("pcgrad", discover()["pcgrad"])
@@ -94,15 +176,49 @@ def test_listing_runs_no_plugin(plugins: Path, tmp_path):
 
 def test_a_file_that_does_not_parse_says_so(plugins: Path):
     (plugins / "torn.py").write_text("class (\n")
-    assert "cannot be parsed" in registry.describe("torn", discover()["torn"])["status"]
-    with pytest.raises(ValueError, match=r"'torn' \(.*torn\.py\) fails on import: SyntaxError"):
+    assert "cannot be parsed" in status("torn")
+    with pytest.raises(ValueError, match=r"'torn' is absent: .*torn\.py cannot be parsed: invalid syntax .*line 1"):
         load_intervention("torn")
 
 
-def test_a_file_that_fails_on_import_says_so(plugins: Path):
-    (plugins / "bad.py").write_text(PLUGIN.format(name="bad").replace("name =", "x: int = 1 / 0\n    name ="))
-    with pytest.raises(ValueError, match=r"'bad' \(.*bad\.py\) fails on import: ZeroDivisionError"):
+@pytest.mark.parametrize(("line", "error"), [("1 / 0", "ZeroDivisionError"), ("raise SystemExit(3)", "SystemExit")])
+def test_a_file_that_fails_on_import_says_so(line: str, error: str, plugins: Path):
+    (plugins / "bad.py").write_text(PLUGIN.format(name="bad") + line)
+    with pytest.raises(ValueError, match=rf"'bad' \(.*bad\.py\) fails on import: {error}"):
         load_intervention("bad")
+
+
+POST_INIT = "\n    def __post_init__(self):\n        "
+ABSTRACT = """
+from dataclasses import dataclass
+from zslx.surgery import Surgery
+
+@dataclass(frozen=True)
+class Bad(Surgery):
+    name = "bad"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PLUGIN.format(name="bad") + POST_INIT + "self.no_such_thing", r"'bad' \(.*bad\.py\) .*AttributeError"),
+        (PLUGIN.format(name="bad") + POST_INIT + "raise SystemExit", r"'bad' \(.*bad\.py\) .*SystemExit"),
+        (PLUGIN.format(name="bad") + POST_INIT + 'raise ValueError("bad.power: odd")', "^bad.power: odd$"),
+        (ABSTRACT, r"'bad' \(.*bad\.py\) cannot be made: TypeError.*solve"),
+    ],
+)
+def test_a_class_of_which_no_object_can_be_made_says_so(text: str, message: str, plugins: Path):
+    (plugins / "bad.py").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_intervention("bad")
+
+
+def test_the_placebo_of_a_class_that_fails_names_its_file(plugins: Path):
+    text = PLUGIN.format(name="bad").replace("power:", 'placebo = "tokens"\n    power:')
+    (plugins / "bad.py").write_text(text + POST_INIT + "1 / 0")
+    with pytest.raises(ValueError, match=r"'placebo:bad' \(.*bad\.py\) cannot be made: ZeroDivisionError"):
+        load_intervention("placebo:bad")
 
 
 def test_an_absent_one_is_refused_with_its_reason(plugins: Path):
@@ -116,9 +232,16 @@ def test_an_absent_one_is_refused_with_its_reason(plugins: Path):
     ("spec", "message"),
     [
         ("pcgrd", "did you mean 'pcgrad'"),
-        ("", "unknown intervention ''"),
-        ("pcgrad+", "unknown intervention ''"),
-        ("placebo:", "unknown intervention ''"),
+        ("", r"intervention '': its part '' is empty; allowed are NAME and placebo:NAME"),
+        (" ", r"intervention ' ': its part '' is empty"),
+        ("pcgrad+", r"intervention 'pcgrad\+': its part '' is empty"),
+        ("pcgrad++focal", r"intervention 'pcgrad\+\+focal': its part '' is empty"),
+        ("placebo:", "intervention 'placebo:': its part 'placebo:' is empty"),
+        ("pcgrad+placebo: ", r"intervention 'pcgrad\+placebo: ': its part 'placebo:' is empty"),
+        ("none+pcgrad", r"intervention 'none\+pcgrad': 'none' is the baseline and stands alone"),
+        ("pcgrad+none", "'none' is the baseline and stands alone"),
+        (None, "intervention None: must be a text, such as 'pcgrad'"),
+        (3, "intervention 3: must be a text"),
         ("../../etc/passwd", "unknown intervention"),
         ("pcgrad+mgda", "mgda both claim the place"),
         ("cosine+cosine", "both claim the place 'schedule'"),
@@ -130,15 +253,30 @@ def test_an_absent_one_is_refused_with_its_reason(plugins: Path):
 def test_bad_specs(spec: str, message: str):
     with pytest.raises(ValueError, match=message):
         load_spec(spec, {})
+    if "both" not in message and "twice" not in message:  # what one part alone can be refused for
+        with pytest.raises(ValueError, match=message):
+            load_intervention(spec)
 
 
 def test_specs():
     assert load_spec("none", {}) == []
-    assert [m.name for m in load_spec("pcgrad + focal+none", {})] == ["pcgrad", "focal"]
+    assert [m.name for m in load_spec("pcgrad + focal", {})] == ["pcgrad", "focal"]
     [placebo] = load_spec("placebo:pcgrad", {"pcgrad": {"groups": "domain"}})
     assert placebo.name == "placebo:pcgrad" and placebo.groups == "domain" and placebo.placebo is None
     with pytest.raises(ValueError, match="names several interventions"):
         load_intervention("pcgrad+focal")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "spec"),
+    [(" pcgrad ", "pcgrad"), ("pcgrad + focal", "pcgrad+focal"), ("placebo: pcgrad", "placebo:pcgrad")],
+)
+def test_white_space_in_a_spec_makes_no_other_trial(spelled: str, spec: str, tiny):
+    values = {"intervention": spec, "pcgrad.groups": "domain"}
+    config = tiny(**values | {"intervention": spelled})
+    assert config == tiny(**values) == dataclasses.replace(config, intervention=f"{spelled} ")
+    assert identity(config) == identity(tiny(**values))
+    assert resolve(spelled) == resolve(spec) == method_names(spelled)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,17 @@ def test_the_end_marks_characters_inside_a_text_are_text(bpe: Tokenizer) -> None
     ((size, ids),) = tokenizer.encoded(bpe, [document])
     assert size == document.size and ids.tolist().count(0) == 1 and ids[-1] == 0
     assert bpe.decode(ids[:-1].tolist(), skip_special_tokens=False) == document.text
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 3500, " " * 2500 + "end", "a\n" * 5 + "y" * 2001 + " z", "\n" * 1001, "", "x" * 1000]
+)
+def test_runs_without_a_break_are_cut(text: str) -> None:
+    """To the BPE they would be one word, and its training takes the square of a word's length."""
+    parts = tokenizer.pieces(text)
+    assert "".join(parts) == text
+    assert all(len(run) <= tokenizer.RUN for part in parts for run in re.findall(r"\S+|\s+", part))
+    assert len(parts) == 1 + sum((len(run) - 1) // tokenizer.RUN for run in re.findall(r"\S+|\s+", text))
 
 
 def test_long_documents_are_cut_at_line_ends_and_lose_nothing(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
