@@ -27,9 +27,9 @@ class AlignedMTL(Surgery):
     """Replaces the group gradients by the nearest mutually orthogonal ones of one length, and averages them.
 
     Acts always. Weights: 1/K where the gradients are orthogonal and of one length; some may be negative. The
-    preference vector is 1/K, which is also returned where no weight is left (a mean gradient of zero); one
-    reference code sums instead, K times as much. `variant` says which eigenvalue the lengths are set to: `min` is
-    the paper's, `rmse` (the mean) the original code's.
+    preference vector is 1/K, which is also returned where no weight is left (a mean gradient of zero);
+    `preference=sum` is 1, K times as much, as in one reference code. `variant` says which eigenvalue the lengths
+    are set to: `min` is the paper's, `rmse` (the mean) the original code's.
     """
 
     name = "aligned_mtl"
@@ -37,15 +37,22 @@ class AlignedMTL(Surgery):
     cost = "Gramian; solver 0.5 ms at K=64, 8 ms at K=256"
 
     variant: str = setting("min", "eigenvalue that all are set to", choices=("min", "median", "rmse"))
+    preference: str = setting("mean", "of the groups; differs with scale=paper", choices=("mean", "sum"))
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
+        weights = self.aligned(gramian)
+        return weights if self.preference == "mean" else weights * len(weights)
+
+    def aligned(self, gramian: Tensor) -> Tensor:
+        """Weights (K,) for the preference 1/K."""
+        size = len(gramian)
         values, vectors = spectrum(gramian)
         if not len(values):
-            return torch.full_like(losses, 1 / len(losses))
+            return torch.full((size,), 1 / size, dtype=gramian.dtype)
         target = {"min": values[0], "median": values.median(), "rmse": values.mean()}[self.variant]
         weights = vectors @ ((target / values).sqrt() * vectors.mean(0))
-        vanished = weights.abs().max() <= CANCELLED / len(losses)
-        return torch.full_like(losses, 1 / len(losses)) if vanished else weights
+        vanished = weights.abs().max() <= CANCELLED / size
+        return torch.full_like(weights, 1 / size) if vanished else weights
 
 
 def spectrum(gramian: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,8 @@ CANCELLED = 1e-10  # squared length of a sum, relative to its terms', below whic
 class CAGrad(Surgery):
     """Turns the mean gradient, within a ball of radius c times its length, towards the worst-off group.
 
-    Acts always, conflict or not (it also evens out unequal progress). Weights: 1/K plus what is added; the
-    step is not divided by 1 + c² as one reference code does. Where the ball's best direction is zero (only at
+    Acts always, conflict or not (it also evens out unequal progress). Weights: 1/K plus what is added;
+    `rescale` divides them by 1 + c², as one reference code does. Where the ball's best direction is zero (only at
     c = 1 and a Pareto-stationary point) the weights are 1/K, the plain step; TorchJD takes zeros there.
     """
 
@@ -49,9 +49,11 @@ class CAGrad(Surgery):
     neutral = {"c": 0.0}
 
     c: float = setting(0.5, "radius of the ball, in lengths of the mean gradient", low=0.0, high=1.0)
+    rescale: bool = setting(False, "divide the weights by 1 + c²; differs with scale=paper")
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        return torch.from_numpy(conflict_averse(gramian.numpy(), self.c))
+        weights = torch.from_numpy(conflict_averse(gramian.numpy(), self.c))
+        return weights / (1 + self.c**2) if self.rescale else weights
 
 
 def conflict_averse(gramian: np.ndarray, c: float) -> np.ndarray:

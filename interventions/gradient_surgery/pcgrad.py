@@ -25,7 +25,7 @@ class PCGrad(Surgery):
 
     Acts when two groups' gradients have a negative inner product, else it is the plain step. With two groups
     the step conflicts with neither; with more it may. Weights: the sum over groups (paper, Algorithm 1), so
-    all ones without conflict; the reference code of some packages takes the mean instead, 1/K of it. The pair
+    all ones without conflict; `reduction=mean` is what the reference code of some packages takes, 1/K of it. The pair
     of a group with itself is skipped. `order=ascending` visits the others by number instead of at random.
     """
 
@@ -34,10 +34,12 @@ class PCGrad(Surgery):
     cost = "Gramian; solver 1 ms at K=64, 16 ms at K=256"
 
     order: str = setting("random", "order in which a group's conflicts are removed", choices=("random", "ascending"))
+    reduction: str = setting("sum", "of the projected gradients; differs with scale=paper", choices=("sum", "mean"))
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
         generator = state["generator"] if self.order == "random" else None
-        return torch.from_numpy(project_conflicts(gramian.numpy(), visiting_order(len(gramian), generator)))
+        weights = torch.from_numpy(project_conflicts(gramian.numpy(), visiting_order(len(gramian), generator)))
+        return weights if self.reduction == "sum" else weights / len(weights)
 
 
 def visiting_order(size: int, generator: torch.Generator | None) -> np.ndarray:

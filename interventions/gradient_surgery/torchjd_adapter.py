@@ -65,8 +65,8 @@ def aggregation(name: str) -> Any:
 class Krum(TorchJD):
     """Averages the `selected` group gradients that lie closest to their neighbours, and drops the others.
 
-    Acts on outliers, not on conflict. Weights: 1/selected or 0. Distances are summed, as TorchJD does; the paper
-    sums their squares. Of fewer than byzantine + 3 groups it withstands K − 3 outliers, of fewer than 3 none: the mean.
+    Acts on outliers, not on conflict. Weights: 1/selected or 0. Distances are summed, as TorchJD does; `squared`
+    sums their squares, as the paper does. Of fewer than byzantine + 3 groups it withstands K − 3 outliers, of fewer than 3 none: the mean.
     """
 
     name = "krum"
@@ -75,10 +75,27 @@ class Krum(TorchJD):
 
     byzantine: int = setting(1, "number of outliers to withstand", low=0, high=253)
     selected: int = setting(4, "number of groups kept", low=1, high=256)
+    squared: bool = setting(False, "sum squared distances, not distances")
 
     def weighting(self, aggregation: Any, size: int) -> Any:
         byzantine, selected = min(self.byzantine, size - 3), min(self.selected, size)
+        if self.squared and byzantine >= 0:
+            return lambda gramian: closest(squared_distances(gramian), size - byzantine - 2, selected)
         return aggregation.KrumWeighting(byzantine, selected) if byzantine >= 0 else aggregation.MeanWeighting()
+
+
+def squared_distances(gramian: Tensor) -> Tensor:
+    """‖g_i − g_j‖² (K, K)."""
+    norms = gramian.diagonal()
+    return (norms[:, None] + norms - 2 * gramian).clamp(min=0)
+
+
+def closest(distances: Tensor, neighbours: int, selected: int) -> Tensor:
+    """Weights (K,): 1/selected for the groups whose nearest `neighbours` others lie closest in sum, 0 for the rest."""
+    scores = distances.sort(dim=1).values[:, : neighbours + 1].sum(1)  # the first is the group itself
+    weights = torch.zeros(len(distances), dtype=distances.dtype)
+    weights[scores.argsort(stable=True)[:selected]] = 1 / selected
+    return weights
 
 
 @dataclass(frozen=True)

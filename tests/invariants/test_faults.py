@@ -105,7 +105,7 @@ def test_a_disk_that_fills_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(tmp_path: Path):
     tmp_path.chmod(0o500)
-    with pytest.raises(OSError, match="Permission denied"):
+    with pytest.raises(ValueError, match=r"cannot hold a run \(Permission denied\)"):
         train(plain({}), tmp_path / "run")
 
 

@@ -46,6 +46,18 @@ def test_krum_published_value():
     assert few.tolist() == [0.5, 0.5]  # no outlier can be told among two
 
 
+def test_krum_by_squared_distances():
+    """The definition, group by group; seed 45 is one that distances themselves decide differently."""
+    for seed in (0, 1, 2, 45):
+        gram = gramian(7, seed)
+        differences = [[float(gram[i, i] + gram[j, j] - 2 * gram[i, j]) for j in range(7)] for i in range(7)]
+        scores = [sum(sorted(row[:i] + row[i + 1 :])[: 7 - 1 - 2]) for i, row in enumerate(differences)]
+        best = sorted(range(7), key=scores.__getitem__)[:3]
+        weights = load("krum", squared=True, selected=3).group_weights(gram, torch.ones(7), None)
+        assert weights.tolist() == [1 / 3 if i in best else 0 for i in range(7)]
+    assert not torch.equal(weights, load("krum", selected=3).group_weights(gram, torch.ones(7), None))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_global_draw_and_resume(name):
     method = load(name)
