@@ -39,6 +39,8 @@ def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
 def headline(row: dict[str, Any]) -> str:
     """The word and what qualifies it."""
     word = row["word"]
+    if row["primary"] is None:
+        return "nothing to compare"
     if word == "no effect found":
         word += f" (smallest effect this study could have seen: {smallest(row)})"
     if row["beyond_lr_decay"]:

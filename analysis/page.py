@@ -6,6 +6,7 @@ nothing even if it got past the escaping (Jinja2's autoescape; SVG text is escap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from analysis.blocks import Block, Heading
 from analysis.drawing import style
 
 FOLDER = Path(__file__).parent
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # no text of HTML, whatever a log or a name holds
 
 
 def render(blocks: Sequence[Block], *, title: str) -> str:
@@ -27,10 +29,11 @@ def render(blocks: Sequence[Block], *, title: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["tight"] = lambda text: text.replace(" %", "\u00a0%")
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         title=title,
         blocks=blocks,
         headings=[b for b in blocks if isinstance(b, Heading)],
         css=(FOLDER / "report.css").read_text(encoding="utf-8"),
         colour=lambda index: style(index)[1],
     )
+    return CONTROL.sub("\ufffd", page)

@@ -19,7 +19,7 @@ from scipy.optimize import curve_fit
 from zslx.curves import read
 from zslx.deceleration import MEASURES, fit
 from zslx.forecast import forecast_curve
-from zslx.planted import SETTINGS, STRAIGHT, Planted, coverage
+from zslx.planted import LATE, SETTINGS, STRAIGHT, Planted, coverage
 
 
 def speed() -> None:
@@ -63,11 +63,11 @@ def _median(call) -> float:
 def show_coverage(curves: int, only: str, bootstrap: int) -> None:
     """One row a setting; progress on stderr."""
     print(f"| {curves} curves each | break | L_d | t_d | r_d | L̂_T |\n|---|---|---|---|---|---|")
-    for name, planted in {**SETTINGS, **STRAIGHT}.items():
+    for name, planted in {**SETTINGS, **LATE, **STRAIGHT}.items():
         if only not in name:
             continue
         begin = time.perf_counter()
-        result = coverage(planted, curves, bootstrap=bootstrap if name in SETTINGS else 0)
+        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap)
         given = result.statuses["break"]
         cells = " | ".join(f"{100 * result.covered[n]:.1f} %" if given else "–" for n in MEASURES)
         print(f"| {name} | {given}/{curves} | {cells} |", flush=True)

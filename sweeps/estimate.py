@@ -26,6 +26,8 @@ START = 8.0  # seconds: Ray, imports in the workers, the analysis
 UNKNOWN_COST = 1.4  # of a step with an intervention that was never timed here, relative to the plain one
 INSTRUMENTS = 1.15  # a trial's time relative to its training alone
 NEWEST = 400  # trials in RESULTS whose timings are read
+MEASURED_TOKENS = 4096  # of a batch, where there are no timings
+LONG_STEP = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ def earlier(results: Path) -> dict[tuple[str, str], float]:
 
 
 def step_seconds(config: Config) -> float:
-    """Seconds of one plain forward, backward and update of this model on random tokens, on this machine."""
+    """Seconds of one plain forward, backward and update of this model on random tokens, on this machine.
+
+    Of a large batch a part is measured and the time scaled by its tokens; a step that takes long is taken once.
+    """
     import torch
 
     from zslx.identity import device_kind
@@ -104,8 +109,8 @@ def step_seconds(config: Config) -> float:
     rows = config.model.vocab_size or config.data.vocab_size
     model = build_model(dataclasses.replace(config), rows, draws).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
-    shape = (config.data.batch_size, config.data.seq_len)
-    tokens = torch.randint(rows, shape, generator=draws).to(device)
+    sequences = min(config.data.batch_size, max(1, MEASURED_TOKENS // config.data.seq_len))
+    tokens = torch.randint(rows, (sequences, config.data.seq_len), generator=draws).to(device)
     before, times = torch.get_num_threads(), []
     torch.set_num_threads(config.train.threads)
     try:
@@ -117,9 +122,11 @@ def step_seconds(config: Config) -> float:
             if device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
+            if times[-1] > LONG_STEP:
+                break
     finally:
         torch.set_num_threads(before)
-    return statistics.median(times[1:])
+    return statistics.median(times[1:] or times) * config.data.batch_size / sequences
 
 
 def duration(seconds: float) -> str:

@@ -107,6 +107,12 @@ SETTINGS = {
     for shape, f in (("sharp", 0.1), ("smooth", 0.4))
     for rho in (0.3, 0.7)
 }
+# Breaks in the middle of the steps, so smooth that a part of the curves does not identify them: those that do are a
+# selection, and their intervals the hardest to keep honest.
+LATE = {
+    f"late smooth f={f}": Planted(last=2000, t_d=1000.0, f=f, c0=0.22, r_d=0.04, sigma=0.02, rho=rho)
+    for f, rho in ((0.3, 0.3), (0.5, 0.0))
+}
 # No break at all: what is said of a power law.
 STRAIGHT = {
     f"{last} steps, ρ={rho}": Planted(last=last, t_d=last / 8, c0=0.1, r_d=0.1, sigma=0.02, rho=rho)

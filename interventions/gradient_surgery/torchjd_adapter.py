@@ -66,7 +66,8 @@ class Krum(TorchJD):
     """Averages the `selected` group gradients that lie closest to their neighbours, and drops the others.
 
     Acts on outliers, not on conflict. Weights: 1/selected or 0. Distances are summed, as TorchJD does; `squared`
-    sums their squares, as the paper does. Of fewer than byzantine + 3 groups it withstands K − 3 outliers, of fewer than 3 none: the mean.
+    sums their squares, as the paper does. Of fewer than byzantine + 3 groups it withstands K − 3 outliers, of
+    fewer than 3 none: the mean.
     """
 
     name = "krum"

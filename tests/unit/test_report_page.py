@@ -1,6 +1,7 @@
 """The HTML report: every section in order, nothing from outside, hostile names shown as text."""
 
 import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -132,7 +133,9 @@ def test_the_same_records_give_the_same_page(measures, html, tmp_path):
 @pytest.mark.medium
 def test_hostile_names_are_text(tmp_path):
     m = Measures(load_study(hostile_study(tmp_path)))
-    page = Page(write_report(m, tmp_path / "out.html").read_text(encoding="utf-8"))
+    html = write_report(m, tmp_path / "out.html").read_text(encoding="utf-8")
+    assert not [c for c in html if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    page = Page(html)
     assert not {"script", "img"} & set(page.tags)
     assert not [a for a in page.attributes if a[1].startswith("on")]
     shown = "".join(page.texts)
