@@ -7,9 +7,9 @@
 
 Intervals are estimate ± q · s, on the scales log L_d, log t_d, r_d, log L̂_T, with q the quantile of Student's t at
 ν, the degrees of freedom of κ, and s the spread of the replicates (their 68 % range, so that a few
-replicates that ran away do not count), widened to the values that the measures take at the ends of the profile
-interval of t_d: a break near an end of the curve may lie much further out than in, and spreads are symmetric. See
-benchmarks/README.md for what they cover. Approximate: a run's misfit
+replicates that ran away do not count). Where the profile interval of t_d reaches clearly further (a smooth break near
+an end of the curve may lie much further out than in, and spreads are symmetric) they are widened to the values that
+the measures take there. See benchmarks/README.md for what they cover. Approximate: a run's misfit
 and noise are taken as stationary in log t. Cost: the bootstrap of 1,000 on 300 points 0.3 to 1 s.
 
 `MEASURES` are, in this order and on these scales, what `measures` returns for theta (..., P): (..., 4).
@@ -29,6 +29,8 @@ Array = NDArray[np.float64]
 
 MEASURES = ("L_d", "t_d", "r_d", "L_T_hat")
 REPLICATES = 1000  # of the bootstrap, where no number is given
+# How much further than half the interval an end of the profile interval must reach to count: both are estimates.
+STRETCH = 1.2
 # Degrees of freedom are counted no lower than this: below, Student's t says nothing that could be used.
 FEWEST_FREEDOM = 4
 
@@ -101,9 +103,10 @@ def intervals(
     else:
         low, high = np.quantile(measures(e.plan.form, thetas, last_step), [0.1587, 0.8413], axis=0)
         spread = (high - low) / 2
-    ends = np.stack([centre - quantile(e) * spread, centre + quantile(e) * spread])
-    if profile is not None:
-        ends = np.concatenate([ends, measures(e.plan.form, _refitted(e, profile), last_step)])
+    half = quantile(e) * spread
+    ends = np.stack([centre - half, centre + half])
+    if far := [t for t in profile or () if abs(np.log(t) - centre[1]) > STRETCH * half[1]]:
+        ends = np.concatenate([ends, measures(e.plan.form, _refitted(e, far), last_step)])
     return {
         name: [natural(name, low), natural(name, high)]
         for name, low, high in zip(MEASURES, ends.min(axis=0), ends.max(axis=0), strict=True)
