@@ -48,8 +48,8 @@ class FAMO(Grouped):
         zeros = torch.zeros(num_groups, dtype=torch.float64)
         return {"generator": generator, "logits": zeros, "mean": zeros, "square": zeros, "updates": 0}
 
-    def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor:
-        gramian = floating(gramian)
+    def group_weights(self, gramian: Tensor | None, group_losses: Tensor, state: State | None) -> Tensor:
+        like = floating(group_losses if gramian is None else gramian)
         losses = floating(group_losses).detach().to("cpu", torch.float64)
         if not torch.isfinite(losses).all() or (losses < 0).any():
             raise ValueError("famo: group losses must be finite and not negative")
@@ -57,10 +57,10 @@ class FAMO(Grouped):
         if len(state["logits"]) != len(losses):
             state |= self.init_state(len(losses), state["generator"])
         if not (losses > 0).any():
-            return torch.ones(len(losses), dtype=gramian.dtype, device=gramian.device)
+            return torch.ones(len(losses), dtype=like.dtype, device=like.device)
         z = torch.where(losses > 0, state["logits"], -torch.inf).softmax(0)
         weights = z / (losses + EPSILON)
-        return (weights / weights.sum()).to(gramian.device, gramian.dtype)
+        return (weights / weights.sum()).to(like.device, like.dtype)
 
     def observe(self, stats: StepStats, state: State) -> None:
         assert stats.post_losses is not None

@@ -183,7 +183,7 @@ def test_a_state_that_no_checkpoint_can_keep_is_named(plugins: Path, tmp_path: P
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("surgery", ["pcgrad", "agreement", "famo"])
+@pytest.mark.parametrize("surgery", ["pcgrad", "agreement"])
 @pytest.mark.parametrize(
     "weighting", ["focal", "mile", "sow", "infobatch", "poly", "confidence_penalty", "token_alignment"]
 )

@@ -141,7 +141,8 @@ def test_plugins_that_raise_or_diverge_cost_only_their_own_trials(sweep, plugins
     plugin(
         plugins, "raises", "if view.step == 5: raise KeyError('the plugin is wrong')\n        return 1 + view.losses"
     )
-    plugin(plugins, "explodes", "return view.losses.new_full(view.losses.shape, 3e38 if view.step > 7 else 1.0)")
+    body = "return view.losses.new_full(view.losses.shape, 1e30 if view.step > 7 else 1.0)"
+    plugin(plugins, "explodes", body)
     plugin(plugins, "fine", "return 1 + view.losses")
     asked = "raises,explodes,fine"
     done = sweep(asked, "--seeds", "1", "--steps", "20")
