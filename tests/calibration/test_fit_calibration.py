@@ -23,10 +23,10 @@ def test_intervals_cover_91_to_98_percent(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LATE)
 def test_intervals_of_breaks_that_are_barely_identified_are_not_far_off(name):
-    """A symmetric interval covers 75 to 91 % of these; three standard errors below the 90 to 96 % measured."""
+    """A symmetric interval covers 75 to 91 % of those that are given a break; 93 to 97 % were measured of these."""
     result = coverage(LATE[name], CURVES, bootstrap=300)
     assert 0.2 * CURVES < result.statuses["break"] < 0.95 * CURVES, result
-    assert min(result.covered.values()) >= 0.85, result
+    assert min(result.covered.values()) >= 0.88, result
 
 
 @pytest.mark.slow
