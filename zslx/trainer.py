@@ -136,7 +136,7 @@ class TrainingRun:
         done = self.resume()
         clock = Clock(self.records)
         saved_at = time.monotonic()
-        status = "finished"
+        status, step = "finished", done  # a run killed after its last checkpoint has no step left to take
         with self.records:
             if done == 0:
                 with clock.instruments():

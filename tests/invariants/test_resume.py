@@ -66,6 +66,17 @@ def test_finished_run_is_not_trained_again(whole: Outcome):
     assert before == {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*") if p.name != ".lock"}
 
 
+def test_killed_between_the_last_checkpoint_and_the_manifest(whole: Outcome, tmp_path: Path):
+    """Every step is done, only the word "finished" is missing: the next call writes it and trains nothing."""
+    trained(plain(BUSY), tmp_path)
+    manifest = read_json(tmp_path / "manifest.json")
+    totals = manifest.pop("totals")
+    write_json(tmp_path / "manifest.json", manifest | {"status": "running"})
+    again = train(plain(BUSY), tmp_path)
+    assert again["status"] == "finished" and again["totals"] == totals
+    assert whole.difference(Outcome.read(tmp_path)) is None
+
+
 def test_truncated_checkpoint_falls_back_to_an_older_one(whole: Outcome, tmp_path: Path):
     out = tmp_path / "run"
     trained(plain(BUSY), out)
