@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_killed_often(round_: int, whole: tuple[Outcome, float], tmp_path: Path)
 def killed_and_resumed(round_: int, uninterrupted: tuple[Outcome, float], out: Path) -> None:
     """Kill the run again and again, each time a random while after it began to train, and compare the end.
 
-    The while grows with the kills, so that a machine that has become slower since it was timed gets there, too.
+    The while grows with the kills, so that a machine that has become slower since it was timed gets there, too; a run
+    that was over before it could be killed (the machine has become faster) proves nothing and is begun again.
     """
     whole, seconds = uninterrupted
     draws, kills = random.Random(round_), 0
@@ -63,7 +65,9 @@ def killed_and_resumed(round_: int, uninterrupted: tuple[Outcome, float], out: P
         assert child.exitcode in (0, -signal.SIGKILL)
         assert not finished(out) or checkpoints.steps(out / "checkpoints")[-1] == STEPS
         assert kills < 200, "the run does not get on: every start loses what the one before had done"
-    assert kills >= 1, "the run was over before it could be killed: the round proves nothing"
+        if finished(out) and not kills:
+            shutil.rmtree(out)
+            seconds /= 2
     assert whole.difference(Outcome.read(out)) is None
     assert not list(out.rglob("*.tmp")) and not list(out.glob("checkpoints/.tmp-*"))
 
