@@ -34,8 +34,8 @@ from zslx.gradients import sequence_stats, token_group_stats
 from zslx.intervention import StepView
 from zslx.losses import token_losses
 from zslx.records import read_json
+from zslx.run_model import load_run_model
 from zslx.surgery import BY_TOKEN, GROUPINGS
-from zslx.trainer import load_run_model
 
 BATCHES = 4
 Row = dict[str, Any]

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from zslx.clock import Clock
 from zslx.config import Config, parse_overrides
 from zslx.presets import preset
-from zslx.trainer import Clock, TrainingRun
+from zslx.trainer import TrainingRun
 
 BLOCKS, STEPS = 15, 20
 

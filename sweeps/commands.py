@@ -261,7 +261,7 @@ def train(sweep: Sweep, notes: set[str]) -> dict[str, Failure]:
 
 
 def plugin_folders() -> Sequence[Path]:
-    from zslx.registry import plugin_folders
+    from zslx.discovery import plugin_folders
 
     return plugin_folders()
 

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    from zslx.registry import describe, discover
+    from zslx.discovery import discover
+    from zslx.registry import describe
 
     cards = [describe(name, sources) for name, sources in discover().items()]
     if args.json:
@@ -82,7 +83,8 @@ def run_show(args: argparse.Namespace) -> int:
 
 def card_of(is_placebo: bool, name: str) -> dict[str, Any]:
     """Metadata of one part of a spec; ValueError for an unknown name and for a placebo that does not exist."""
-    from zslx.registry import PLACEBO, describe, discover, load_class, load_intervention, resolve
+    from zslx.discovery import discover
+    from zslx.registry import PLACEBO, describe, load_class, load_intervention, resolve
 
     sources = discover()
     if name not in sources:
@@ -125,7 +127,7 @@ def allowed(setting: dict[str, Any]) -> str:
 
 def run_new(args: argparse.Namespace) -> int:
     from zslx import scaffold
-    from zslx.registry import plugin_folders
+    from zslx.discovery import plugin_folders
 
     plugin, test = scaffold.write(args.name, args.folder)
     found = plugin.parent in plugin_folders()

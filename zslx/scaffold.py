@@ -8,7 +8,8 @@ import re
 import sys
 from pathlib import Path
 
-from zslx.registry import RESERVED, discover, plugin_folders
+from zslx.discovery import discover, plugin_folders
+from zslx.registry import RESERVED
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 
+from zslx.clock import Clock
 from zslx.config import Config, override
 from zslx.presets import model_preset
 from zslx.registry import load_spec
-from zslx.trainer import Clock, TrainingRun, train
+from zslx.trainer import TrainingRun, train
 
 WARM_UP, PROFILED = 3, 5
 PARTS = ("forward", "backward or engine", "method", "optimizer", "rest")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from zslx import checkpoints, registry, tokens
 from zslx.allocator import keep_freed_memory
+from zslx.clock import Clock
 from zslx.config import Config
 from zslx.data import Batch, Loader, heldout
 from zslx.environment import environment
@@ -40,9 +40,10 @@ from zslx.instruments import Instruments
 from zslx.intervention import Intervention, StepStats
 from zslx.losses import token_losses
 from zslx.methods import InterventionError, Methods
-from zslx.model import Transformer, build_model
+from zslx.model import build_model
 from zslx.optim import adamw, parameter_groups, schedule_factor
-from zslx.records import RunRecords, read_json, read_run, write_json
+from zslx.records import RunRecords, read_json, write_json
+from zslx.run_model import reference_model
 from zslx.seeds import generator
 from zslx.step import Diverged, GradientPass, StepGradient, check_loss
 
@@ -267,79 +268,6 @@ class TrainingRun:
         for name in ("steps", "probes", "timing"):  # step 0's own probe is measured again
             (self.out / f"{name}.jsonl").unlink(missing_ok=True)
         return 0
-
-
-class Clock:
-    """Seconds of training and of instruments; everything that depends on them goes to timing.jsonl alone."""
-
-    def __init__(self, records: RunRecords):
-        self.records = records
-        self.steps: list[float] = []
-        self.measured = 0.0
-
-    @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.steps.append(time.perf_counter() - start)
-
-    @contextlib.contextmanager
-    def instruments(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.measured += time.perf_counter() - start
-
-    def write(self, step: int) -> None:
-        """A line for the steps since the last one."""
-        if not self.steps and not self.measured:
-            return
-        self.records.append_timing(
-            {
-                "step": step,
-                "steps": len(self.steps),
-                "seconds": sum(self.steps),
-                "step_seconds": statistics.median(self.steps) if self.steps else None,
-                "instrument_seconds": self.measured,
-            }
-        )
-        self.steps, self.measured = [], 0.0
-
-    def totals(self, folder: Path) -> dict[str, float]:
-        """Totals over the run, killed attempts included as far as their records were kept."""
-        lines = read_run(folder).timing
-        training = sum(line["seconds"] for line in lines)
-        instruments = sum(line["instrument_seconds"] for line in lines)
-        medians = [line["step_seconds"] for line in lines for _ in range(line["steps"])]
-        return {
-            "seconds": training + instruments,
-            "train_seconds": training,
-            "instrument_seconds": instruments,
-            "median_step_seconds": statistics.median(medians) if medians else 0.0,
-        }
-
-
-def reference_model(folder: str, method: str) -> Transformer:
-    """The final weights of a finished run, frozen."""
-    if not folder:
-        raise ValueError(f"{method} needs a reference model: give reference=RUN_FOLDER of a finished run")
-    return load_run_model(folder).requires_grad_(False)
-
-
-def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
-    """The model of a run at a checkpoint (the last by default)."""
-    folder = Path(folder)
-    config = Config.from_dict(read_json(folder / "config.json"))
-    available = checkpoints.steps(folder / "checkpoints")
-    if not available or (step is not None and step not in available):
-        raise ValueError(f"{folder}: no checkpoint{'' if step is None else f' at step {step}'}; there are {available}")
-    state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
-    corpus = tokens.prepare(config.data.path, config.data.vocab_size)
-    model = build_model(config, corpus.vocab_size, None)
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in state["model"].items():
-            own[name].copy_(tensor)
-    return model
 
 
 def _same_run(out: Path, config: Config, identity: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zslx import registry
+from zslx.discovery import discover
 from zslx.testing import CHECKS, Subject, examine
 
 QUICK = {"none", "focal", "pcgrad", "placebo:and_mask"}  # one of each kind; all the others are CI's
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 def names() -> list[str]:
     """Our own interventions that can be asked for, and the placebos of those that have one."""
-    own = [n for n, [s, *_] in registry.discover().items() if (s.module or "").startswith("interventions.")]
+    own = [n for n, [s, *_] in discover().items() if (s.module or "").startswith("interventions.")]
     cards = {n: registry.load_class(n) for n in own if n != "placebo"}
     found = [n for n, cls in cards.items() if not cls.status.startswith("absent")]
     return found + [f"placebo:{n}" for n in found if cards[n].placebo]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from zslx import registry
+from zslx import discovery, registry
 from zslx.config import method_names
+from zslx.discovery import discover
 from zslx.identity import identity
-from zslx.registry import discover, load_intervention, load_spec, resolve
+from zslx.registry import load_intervention, load_spec, resolve
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def install(plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("\n".join(["[zslx.interventions]", *points, ""]))
         monkeypatch.syspath_prepend(str(site))
-        registry._entry_points.cache_clear()
+        discovery._entry_points.cache_clear()
         return site / package
 
     yield install

@@ -1,0 +1,36 @@
+"""The model of a run, loaded from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from zslx import checkpoints, tokens
+from zslx.config import Config
+from zslx.model import Transformer, build_model
+from zslx.records import read_json
+
+
+def reference_model(folder: str, method: str) -> Transformer:
+    """The final weights of a finished run, frozen."""
+    if not folder:
+        raise ValueError(f"{method} needs a reference model: give reference=RUN_FOLDER of a finished run")
+    return load_run_model(folder).requires_grad_(False)
+
+
+def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
+    """The model of a run at a checkpoint (the last by default)."""
+    folder = Path(folder)
+    config = Config.from_dict(read_json(folder / "config.json"))
+    available = checkpoints.steps(folder / "checkpoints")
+    if not available or (step is not None and step not in available):
+        raise ValueError(f"{folder}: no checkpoint{'' if step is None else f' at step {step}'}; there are {available}")
+    state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
+    corpus = tokens.prepare(config.data.path, config.data.vocab_size)
+    model = build_model(config, corpus.vocab_size, None)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state["model"].items():
+            own[name].copy_(tensor)
+    return model
