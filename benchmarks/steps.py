@@ -29,7 +29,7 @@ from zslx.trainer import TrainingRun, train
 SETTINGS = ["model=4M", "data.batch_size=16", "data.seq_len=128", "instruments.probes=false"]
 FAMILIES = ("gradient_surgery", "token_weighting")
 FIRST = 10**6  # a step number far from those of the instruments
-PAIRS = 5
+PAIRS = 15
 
 
 def run_of(name: str, folder: Path) -> TrainingRun:
