@@ -130,11 +130,16 @@ def instrument(measures: Measures, arm: str, size: str, key: str) -> Line | None
 
 
 def plane(measures: Measures, arm: str, size: str, kind: str) -> Line | None:
-    """(D, M) of an instrument over training, each the mean over seeds at the probe steps that all share."""
+    """(D, M) of an instrument over training, each the mean over seeds, at the probe steps where both are there.
+
+    D has no value, and M no logarithm, where an update moved nothing.
+    """
     found = [instrument(measures, arm, size, f"{kind}.{key}") for key in "DM"]
     if found[0] is None or found[1] is None:
         return None
-    return Line(x=found[0].y, y=found[1].y)
+    _, at_d, at_m = np.intersect1d(found[0].x, found[1].x, return_indices=True)
+    d, m = found[0].y[at_d], found[1].y[at_m]
+    return Line(x=d[m > 0], y=m[m > 0])
 
 
 def equal_change(change: float, low: float, high: float) -> Line | None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def interference(changes: Tensor) -> dict[str, float | int]:
+def interference(changes: Tensor) -> dict[str, float | int | None]:
     """D, M, the mean change dL and the count n of `changes` (any shape; nats for token losses).
 
-    Where nothing changes at all, D is 0: nothing is cancelled.
+    Where nothing changes at all (a rate of 0, a step that a method skips), D is not defined: None.
     """
     x = changes.detach().double().flatten()
     if not len(x):
         raise ValueError("interference of no changes at all is not defined")
     total, magnitude = float(x.sum()), float(x.abs().sum())
     return {
-        "D": 1 - abs(total) / magnitude if magnitude else 0.0,
+        "D": 1 - abs(total) / magnitude if magnitude else None,
         "M": magnitude / len(x),
         "dL": total / len(x),
         "n": len(x),

@@ -2,7 +2,8 @@
 
 At the checkpoint of step t, θ the weights there, on the fixed held-out set unless said otherwise:
 
-    heldout_loss, decomposition   as in training
+    heldout_loss, decomposition   as in training: of the weights that the arm would ship; where those are averaged,
+                    `heldout_loss_trained` is of the weights that train, as is everything below
     dt1_heldout, dt1_batch   D and M of the loss changes by one update: the run's own next step t+1 with the optimizer's
                              own state, rate and clipping, on its next batch (dt1_batch: on that batch). The paper
                              takes an unclipped one on fixed unseen batches
@@ -133,9 +134,13 @@ class RunProbe:
         at("losses")
         run, heldout = self._restored(step)
         terms = Decomposition(self.config.instruments.rank_bins)
-        losses = self.losses[step] = heldout.losses(run.model, decomposition=terms)
+        average = run.average(step)
+        losses = self.losses[step] = heldout.losses(run.model, decomposition=terms if average is None else None)
+        shipped = losses if average is None else heldout.losses(run.model, average, terms)
         record = {"step": step, "probe": self.key, "settings": dataclasses.asdict(self.settings)}
-        record |= {"tokens": run.tokens, **heldout.record(losses), "decomposition": terms.record()}
+        record |= {"tokens": run.tokens, **heldout.record(shipped), "decomposition": terms.record()}
+        if average is not None:
+            record["heldout_loss_trained"] = float(losses.double().mean())
         if step % 2 == 0 and step // 2 in self.available:
             record["dtt"] = {"from": step // 2} | interference(losses - self._losses_at(step // 2))
         at("update")

@@ -40,6 +40,12 @@ class Series:
         found = [(r["step"], value) for r in self.records if (value := at(r, path)) is not None]
         return np.array([s for s, _ in found], dtype=float), np.array([v for _, v in found], dtype=float)
 
+    def both(self, x: tuple[str, ...], y: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(steps, x, y) where the records have a number at both paths."""
+        found = [(r["step"], a, b) for r in self.records if None not in (a := at(r, x), b := at(r, y))]
+        steps, xs, ys = np.array(found, dtype=float).reshape(-1, 3).T
+        return steps, xs, ys
+
 
 def at(record: Any, path: Iterable[str]) -> float | None:
     """The number at a path of keys, or None."""
@@ -108,18 +114,17 @@ def plane(figure: Any, series: Sequence[Series]) -> bool:
     for ax, kind, title in zip(
         axes, ("dt1_heldout", "dtt"), ("one update, held-out", "from t/2 to t, held-out"), strict=True
     ):
-        points = [(one.curve(kind, "D"), one.curve(kind, "M")[1]) for one in series]
-        sizes = np.concatenate([m for _, m in points]) if points else np.empty(0)
-        sizes = sizes[sizes > 0]
+        points = [one.both((kind, "D"), (kind, "M")) for one in series]
+        sizes = np.concatenate([m for _, _, m in points]) if points else np.empty(0)
         ax.set_title(title, loc="left", fontweight="bold")
         if len(sizes):
             _contours(ax, sizes.min() / 1.6, sizes.max() * 1.6)
-        for i, ((_, d), m) in enumerate(points):
+        for i, (_, d, m) in enumerate(points):
             ax.plot(d, m, color=_colour(i), lw=1.1, alpha=0.7)
             ax.scatter(d, m, s=10 + 4 * np.arange(len(d)), color=_colour(i), label=_once(ax, i, series), zorder=3)
             if len(d):
                 ax.scatter(d[-1], m[-1], s=14 + 4 * len(d), facecolor=_colour(i), edgecolor="black", lw=1.2, zorder=4)
-        steps = series[0].curve(kind, "D")[0]
+        steps = points[0][0]
         if len(steps):
             ax.set_xlabel(f"D, share that cancels (step {_short(steps[0])} small, {_short(steps[-1])} ringed)")
     axes[0].set_ylabel("M, mean |Δℓ| (nats)")

@@ -21,7 +21,7 @@ import contextlib
 import fcntl
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +224,14 @@ class TrainingRun:
 
     def probe(self, step: int, batch: Batch | None, batch_losses: Tensor | None) -> None:
         """Measure and record."""
-        average = None
-        if self.methods.one("average"):
-            average = self.methods.average(step, dict(self.model.named_parameters()))
-        record = self.instruments.after(step, self.model, batch, batch_losses, average)
+        record = self.instruments.after(step, self.model, batch, batch_losses, self.average(step))
         self.records.append_probe({"step": step, "tokens": self.tokens, **record})
+
+    def average(self, step: int) -> Mapping[str, Tensor] | None:
+        """The weights that the run would ship, where a method averages them."""
+        if not self.methods.one("average"):
+            return None
+        return self.methods.average(step, dict(self.model.named_parameters()))
 
     def save(self, step: int) -> None:
         """Records first, then the checkpoint: every line up to its step is on disk when it counts."""

@@ -63,6 +63,7 @@ def test_a_step_of_no_size_changes_no_loss(dtype: str, tiny: Callable[..., Confi
     assert [line["step"] for line in probes] == [1, 2, 3, 4]
     for line in probes:
         assert line["dt1_batch"]["M"] == line["dt1_heldout"]["M"] == 0
+        assert line["dt1_batch"]["D"] is line["dt1_heldout"]["D"] is None
         assert "dtt" not in line or line["dtt"]["M"] == 0
 
 

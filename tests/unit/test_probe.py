@@ -146,6 +146,16 @@ def test_a_step_that_changes_nothing_has_no_update(tiny: Callable[..., Config], 
     assert found["dtt"]["M"] == 0 and found["grad_token"]["ratio"] > 0
 
 
+def test_an_arm_that_averages_is_probed_by_what_it_ships(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    values = {"train.steps": 4, "train.dtype": "float64", "intervention": "ema", "instruments.probes": True}
+    train(tiny(**values), tmp_path)
+    own = {line["step"]: line for line in read_lines(tmp_path / "probes.jsonl")}
+    for step, record in RunProbe(tmp_path, SETTINGS).measure([2, 4], quiet).items():
+        for key in ("heldout_loss", "heldout_loss_trained", "heldout_by_domain", "decomposition"):
+            assert record[key] == own[step][key], (step, key)
+        assert record["heldout_loss"] != record["heldout_loss_trained"]
+
+
 @pytest.mark.medium
 def test_command(
     run: Path, measured: dict[int, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
