@@ -8,6 +8,8 @@ from typing import Any
 from analysis.numbers import change, count, percent, signed
 from analysis.studies import Study
 
+GAINS = ("improves", "mitigates deceleration")
+
 
 def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
     """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/compare.py)."""
@@ -17,8 +19,12 @@ def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
         parts.append(f"Against its placebo: {interval(row['placebo'])}.")
     if not row["has_placebo"] and row["word"] == "below baseline, placebo not run":
         parts.append("No placebo of it exists: its control is the baseline with an equally tuned learning rate.")
-    if row["beyond_lr_decay"] is False:
+    if row["beyond_lr_decay"] is False and row["word"] in GAINS:
         parts.append("Not shown beyond LR decay: with cosine it is not below cosine alone.")
+    for name, sizes in row["sizes_left_out"].items():
+        if sizes:
+            what = "" if name == row["arm"] else f" against {name}"
+            parts.append(f"Fewer than two pairs{what}, so left out: size {', '.join(sizes)}.")
     if row["diverged"]["trials"]:
         lost = row["diverged"]
         parts.append(f"{lost['trials']} of its {lost['of']} trials diverged and are in none of these numbers.")
@@ -43,9 +49,12 @@ def headline(row: dict[str, Any]) -> str:
         return "nothing to compare"
     if word == "no effect found":
         word += f" (smallest effect this study could have seen: {smallest(row)})"
-    if row["beyond_lr_decay"]:
-        word += ", beyond LR decay"
-    return word
+    return qualified(word, row["beyond_lr_decay"])
+
+
+def qualified(word: str, beyond_lr_decay: bool | None) -> str:
+    """The word, with what may be added to a gain."""
+    return f"{word}, beyond LR decay" if beyond_lr_decay and word in GAINS else word
 
 
 def smallest(row: dict[str, Any]) -> str:
@@ -58,7 +67,7 @@ def effect(row: dict[str, Any]) -> str:
     primary = row["primary"]
     if primary is None:
         return "; no pair of trials finished"
-    sizes = sum(1 for d in row["by_size"].values() if d)
+    sizes = len(row["by_size"].keys() - set(row["sizes_left_out"][row["arm"]]))
     return (
         f"; held-out loss at T {interval(primary)} against {row['against']}, paired over "
         f"{count(primary['seeds'], 'seed')} at {count(sizes, 'size')}"

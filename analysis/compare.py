@@ -185,11 +185,15 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
     difference = paired(measures, arm.name, base, measures.log_loss)
     primary = pooled(difference)
     placebo = find_placebo(study, arm)
-    against_placebo = pooled(paired(measures, arm.name, placebo.name, measures.log_loss)) if placebo else None
+    placebo_difference = paired(measures, arm.name, placebo.name, measures.log_loss) if placebo else difference
+    against_placebo = pooled(placebo_difference) if placebo else None
     secondary = secondary_contrasts(measures, arm.name, base, difference)
     with_cosine, cosine = find_cosine(study, arm)
     beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
-    signs = cut_signs(measures, arm.name, base)
+    signs = cut_signs(measures, arm.name, base, evidence.pooled_sizes(difference))
+    left_out = {arm.name: left_out_of(study, difference)}
+    if placebo:
+        left_out[placebo.name] = left_out_of(study, placebo_difference)
     verdict = evidence.judge(
         primary,
         against_placebo,
@@ -197,6 +201,7 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
         signs,
         beyond_cosine=beyond,
         declared=asked_about(study, arm) and not study.declaration.get("exploratory"),
+        complete=not any(left_out.values()),
     )
     adjusted = evidence.holm_family(secondary)
     generator = np.random.default_rng(BOOTSTRAP_SEED)
@@ -212,7 +217,7 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
         "beyond_lr_decay": verdict.beyond_lr_decay,
         "primary": as_dict(primary),
         "by_size": {size: as_dict(contrast(difference[[s]])) for s, size in enumerate(study.sizes)},
-        "sizes_left_out": [s for s, ok in zip(study.sizes, evidence.usable_sizes(difference), strict=True) if not ok],
+        "sizes_left_out": left_out,
         "sign_flip": evidence.sign_flip(difference, generator),
         "across_sizes": evidence.across_sizes(*logs, generator),
         "placebo": {"arm": placebo.name, **(as_dict(against_placebo) or {})} if placebo else None,
@@ -228,6 +233,11 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
         "mechanism": mechanism(measures, arm.name, base),
         "diverged": unmatched(study, arm.name, base),
     }
+
+
+def left_out_of(study: Study, difference: np.ndarray) -> list[str]:
+    """Sizes with too few pairs to count in the average over sizes."""
+    return [size for size, ok in zip(study.sizes, evidence.pooled_sizes(difference), strict=True) if not ok]
 
 
 def as_dict(found: Contrast | None) -> dict[str, Any] | None:
@@ -262,11 +272,11 @@ def secondary_contrasts(measures: Measures, arm: str, against: str, primary: np.
     return found
 
 
-def cut_signs(measures: Measures, arm: str, against: str) -> dict[str, list[float]]:
-    """Differences at each early cut (breaks) or tail length (tail slope): their signs must agree."""
+def cut_signs(measures: Measures, arm: str, against: str, sizes: np.ndarray) -> dict[str, list[float]]:
+    """Differences at each early cut (breaks) or tail length (tail slope), over `sizes`: their signs must agree."""
 
     def differ(measure: Measure) -> float:
-        return mean_difference(paired(measures, arm, against, measure))
+        return mean_difference(paired(measures, arm, against, measure)[sizes])
 
     signs = {"tail_slope": [differ(partial(measures.tail, factor=factor)) for factor in TAIL_FACTORS]}
     for name in ("r_d", "L_d"):
@@ -291,11 +301,14 @@ def seeds_needed(primary: Contrast | None) -> dict[str, int | None] | None:
 def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] | None:
     """Paired difference at equal measured compute: the dearer of the two is read where its time is up.
 
+    Compute: seconds of training up to T, those of a reference model included, without instruments.
+
     Read off curves whose schedule was made for T steps, not retrained for the budget: `read_off` says so.
     It is fair to constant rates; a decaying schedule that is cut short is put at a disadvantage.
     """
     study = measures.study
-    cost = np.array([(step_cost(measures, arm, s) or {}).get("mean") or np.nan for s in range(len(study.sizes))])
+    log_seconds = paired(measures, arm, against, lambda trial: math.log(measures.compute_seconds(trial)))
+    cost = np.array([(mean_interval(np.exp(row), log=True) or {}).get("mean") or np.nan for row in log_seconds])
     if not np.isfinite(cost).any():
         return None
     place = {size: s for s, size in enumerate(study.sizes)}

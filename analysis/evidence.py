@@ -23,7 +23,8 @@ The words (in this order; primary = log held-out loss at T, arm − baseline):
                                       identified) is higher or L_d lower after Holm's correction, neither
                                       is worse in its plain interval, and the sign is the same at every
                                       early cut
-`beyond LR decay` is added when (arm + cosine) − cosine lies below 0 too. Below 6 seeds: `exploratory`.
+`beyond LR decay` is added to the last two when (arm + cosine) − cosine lies below 0 too. Below 6 seeds at
+any size of the study: `exploratory`.
 
 Pure functions of arrays; nothing here reads a file. Oracles: scipy's one-sample t test and enumeration
 (tests/unit/test_compare_evidence.py), error rates by simulation
@@ -120,18 +121,21 @@ def influence(d: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def usable_sizes(differences: np.ndarray, least: int = 2) -> np.ndarray:
-    """Which sizes (S,) have at least `least` pairs: the average over sizes is taken over these, and says
-    so."""
+    """Which sizes (S,) have at least `least` pairs."""
     return np.isfinite(differences).sum(axis=1) >= least
 
 
+def pooled_sizes(differences: np.ndarray) -> np.ndarray:
+    """Which sizes (S,) count in an average over sizes: those with two pairs or more; if none has two, with one."""
+    sizes = usable_sizes(differences)
+    return sizes if sizes.any() else usable_sizes(differences, 1)
+
+
 def pooled(differences: ArrayLike) -> Contrast | None:
-    """The average over the sizes that have two pairs or more (over all that have one, if none has two)."""
+    """The average over the sizes that count."""
     d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    for least in (2, 1):
-        if (sizes := usable_sizes(d, least)).any():
-            return contrast(d[sizes])
-    return None
+    sizes = pooled_sizes(d)
+    return contrast(d[sizes]) if sizes.any() else None
 
 
 def mean_interval(values: ArrayLike, log: bool = False) -> dict[str, float | int | None] | None:
@@ -296,16 +300,17 @@ def judge(
     *,
     beyond_cosine: Contrast | None = None,
     declared: bool = True,
+    complete: bool = True,
 ) -> Verdict:
     """The rule of the module docstring.
 
     primary, placebo: log held-out loss at T, arm − baseline and arm − placebo, averaged over sizes;
     secondary: measure → contrast, arm − baseline (r_d, tail_slope, L_d and t_d as logs, instruments);
-    cut_signs: measure → its difference at each early cut; declared: False marks what was not declared
-    before as exploratory.
+    cut_signs: measure → its difference at each early cut (nan: could not be taken); declared: False marks what
+    was not declared before as exploratory; complete: False where a size was left out of a contrast.
     """
     used = [c for c in (primary, placebo) if c is not None]
-    exploratory = not declared or primary is None or min(c.seeds for c in used) < VERDICT_SEEDS
+    exploratory = not (declared and complete) or primary is None or min(c.seeds for c in used) < VERDICT_SEEDS
     reach = [c.smallest_effect for c in used if c.smallest_effect is not None]
     smallest = max(reach) if len(reach) == len(used) and reach else None
     word, reasons = _word(primary, placebo)
@@ -362,12 +367,15 @@ def _mitigates(
             reasons.append(f"{label} is worse")
             return False, reasons
         if gain > 0 and p is not None and p < 1 - CONFIDENCE:
-            signs = [s for s in cut_signs.get(name, ()) if math.isfinite(s)]
-            if signs and all(BETTER[name] * s > 0 for s in signs):
-                claims.append(name)
-                reasons.append(f"{label} is better (Holm p = {p:.2g}), the same sign at every early cut")
+            signs = list(cut_signs.get(name, ()))
+            better = f"{label} is better (Holm p = {p:.2g})"
+            if any(BETTER[name] * s <= 0 for s in signs):
+                reasons.append(f"{better}, but its sign depends on the early cut")
+            elif not signs or not all(map(math.isfinite, signs)):
+                reasons.append(f"{better}, but not every early cut leaves enough of the curves to tell its sign")
             else:
-                reasons.append(f"{label} is better (Holm p = {p:.2g}), but its sign depends on the early cut")
+                claims.append(name)
+                reasons.append(f"{better}, the same sign at every early cut")
     if not reasons:
         reasons.append(f"no better {slope.replace('_slope', ' slope')} or L_d after Holm's correction")
     return bool(claims), reasons

@@ -120,8 +120,9 @@ class Figures:
             lambda arm, size: from_step(curves.difference(self.measures, arm, self.base, size), 10),
             "Held-out loss relative to the baseline",
             "Held-out loss relative to the baseline's at the same step, paired by seed, " + BAND + ", pointwise. "
-            "Below the line: better. The value at the right end is the primary contrast; a line that keeps falling "
-            "gains on the baseline, one that turns back was only ahead for a while. From step 10 on.",
+            "Below the line: better. The right end is one evaluation at T; the primary contrast averages those of the "
+            "last eighth of the steps. A line that keeps falling gains on the baseline, one that turns back was only "
+            "ahead for a while. From step 10 on.",
             arms=others,
             y_label="difference (%)",
             zero=0.0,

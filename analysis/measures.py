@@ -164,6 +164,12 @@ class Measures:
         except (ValueError, OSError):
             return None
 
+    def compute_seconds(self, trial: Trial) -> float:
+        """Seconds of training per unit of t, over the whole run, with those of its reference model spread over it."""
+        totals = trial.manifest.get("totals") or {}
+        seconds = float(totals.get("train_seconds") or math.nan) + float(totals.get("reference_seconds") or 0)
+        return seconds / float(trial.probe_tokens[-1]) * self.unit[trial.size]
+
     def step_seconds(self, trial: Trial) -> float:
         """Median seconds of a training step; nan when the run has not recorded it."""
         seconds = (trial.manifest.get("totals") or {}).get("median_step_seconds")

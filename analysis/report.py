@@ -18,6 +18,7 @@ from typing import Any
 
 from analysis import instrument_blocks as instruments
 from analysis import report_tables as tables
+from analysis.answers import qualified
 from analysis.blocks import Answer, Block, Heading, Table, Text
 from analysis.compare import compare_study
 from analysis.figures import Figures
@@ -86,7 +87,7 @@ def answers(comparison: Mapping[str, Any]) -> list[Block]:
             Answer(
                 question=f"Does {answer['arm']} lower the loss, and relieve its deceleration, without scale?",
                 sentence=answer["sentence"],
-                word=answer["word"] + (", beyond LR decay" if answer["beyond_lr_decay"] else ""),
+                word=qualified(answer["word"], answer["beyond_lr_decay"]),
                 exploratory=answer["exploratory"],
                 notes=tuple(notes),
             )

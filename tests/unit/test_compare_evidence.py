@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from analysis.answers import qualified
 from analysis.evidence import (
     Contrast,
     across_sizes,
@@ -198,6 +199,7 @@ def test_mitigates_needs_a_better_slope_or_lower_break_the_same_at_every_cut():
     assert word(at(BELOW), at(BELOW), {"L_d": at(BELOW)}, {"L_d": [-1.0, -2.0]}) == "mitigates deceleration"
     assert word(at(BELOW), at(BELOW), better, {"tail_slope": [0.1, -0.2, 0.1]}) == "improves"
     assert word(at(BELOW), at(BELOW), better, {}) == "improves"
+    assert word(at(BELOW), at(BELOW), better, {"tail_slope": [0.1, math.nan, 0.1]}) == "improves"
     assert word(at(BELOW), at(BELOW), {"tail_slope": at(BELOW)}, same) == "improves"
     # r_d takes the tail slope's place where breaks are identified; a worse one vetoes a lower L_d.
     veto = {"r_d": at(BELOW), "L_d": at(BELOW), "tail_slope": at(ABOVE)}
@@ -218,12 +220,15 @@ def test_below_six_seeds_and_undeclared_contrasts_are_exploratory():
     assert judge(at(BELOW, 10), at(BELOW, 5), {}, {}).exploratory
     assert not judge(at(BELOW, 6), at(BELOW, 6), {}, {}).exploratory
     assert judge(at(BELOW, 6), None, {}, {}, declared=False).exploratory
+    assert judge(at(BELOW, 6), None, {}, {}, complete=False).exploratory
 
 
 def test_beyond_lr_decay_is_said_only_when_it_was_run():
     assert judge(at(BELOW), at(BELOW), {}, {}).beyond_lr_decay is None
     assert judge(at(BELOW), at(BELOW), {}, {}, beyond_cosine=at(BELOW)).beyond_lr_decay is True
     assert judge(at(BELOW), at(BELOW), {}, {}, beyond_cosine=at(ACROSS)).beyond_lr_decay is False
+    assert qualified("improves", True) == "improves, beyond LR decay"
+    assert qualified("hurts", True) == "hurts" and qualified("improves", False) == "improves"
 
 
 def test_the_smallest_effect_is_that_of_the_weaker_contrast():

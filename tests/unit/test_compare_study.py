@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from analysis.compare import compare
+from analysis.curves import plane
+from analysis.measures import Measures
+from analysis.mechanism import mechanism
+from analysis.report import write_report
 from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
+from analysis.studies import load_study
 
 PCGRAD = SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.03, cost=1.3)
 PLACEBO = SimulatedArm(name="placebo:pcgrad", intervention="placebo:pcgrad", role="placebo", of="pcgrad")
@@ -159,3 +164,65 @@ def test_an_arm_with_cosine_is_no_question_of_its_own(tmp_path):
     comparison = study(tmp_path, arms=arms, seeds=2)
     assert [a["arm"] for a in comparison["answers"]] == ["pcgrad"]
     assert row(comparison)["beyond_cosine"]["arm"] == "pc" and row(comparison)["beyond_cosine"]["against"] == "c"
+
+
+def rewrite(results, intervention, change):
+    """Apply `change` to every probe line and manifest of an intervention's trials."""
+    for folder in (results / "trials").iterdir():
+        if json.loads((folder / "config.json").read_text())["intervention"] == intervention:
+            lines = [json.loads(line) for line in (folder / "probes.jsonl").read_text().splitlines()]
+            manifest = json.loads((folder / "manifest.json").read_text())
+            change(lines, manifest["totals"])
+            (folder / "probes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_equal_compute_is_in_time_per_token_and_charges_a_reference_model(tmp_path):
+    """Steps of half the tokens in half the time cost as much: nothing changes at equal compute."""
+    same = SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.03, cost=1.0)
+    results = write_study(tmp_path, np.random.default_rng(1), arms=(BASELINE, same), sizes=("0.1M",), seeds=2,
+                          steps=300, step_lines=False)  # fmt: skip
+
+    def halve(lines, totals):
+        for line in lines:
+            line["tokens"] //= 2
+        totals |= {key: totals[key] / 2 for key in ("tokens", "train_seconds", "median_step_seconds")}
+
+    rewrite(results, "pcgrad", halve)
+    found = row(compare(results))
+    assert found["equal_compute"]["cost"] == [pytest.approx(1, abs=0.05)]
+    assert found["equal_compute"]["estimate"] == pytest.approx(found["primary"]["estimate"], abs=0.006)
+    rewrite(results, "pcgrad", lambda lines, totals: totals.update(reference_seconds=totals["train_seconds"]))
+    assert row(compare(results))["equal_compute"]["cost"] == [pytest.approx(2, abs=0.1)]
+
+
+def test_a_size_with_too_few_pairs_is_named_and_makes_the_answer_exploratory(tmp_path):
+    faults = {("pcgrad", "0.2M", seed): "failed" for seed in range(5)}
+    comparison = study(tmp_path, sizes=("0.1M", "0.2M"), seeds=6, faults=faults)
+    found, [answer] = row(comparison), comparison["answers"]
+    assert found["sizes_left_out"] == {"pcgrad": ["0.2M"]} and found["exploratory"]
+    assert "over 6 seeds at 1 size." in answer["sentence"] and "left out: size 0.2M" in answer["sentence"]
+    assert not row(study(tmp_path / "whole", sizes=("0.1M",), seeds=6))["exploratory"]
+    faults = {("placebo:pcgrad", "0.2M", seed): "failed" for seed in range(6)}
+    comparison = study(tmp_path / "placebo", arms=(BASELINE, PCGRAD, PLACEBO), sizes=("0.1M", "0.2M"), seeds=6,
+                       faults=faults)  # fmt: skip
+    assert row(comparison)["exploratory"] and "against placebo:pcgrad" in comparison["answers"][0]["sentence"]
+
+
+def test_an_update_that_moved_nothing_is_drawn_and_averaged_without_its_d(tmp_path):
+    """A rate of 0 at T (cosine to 0): M = 0, and D is not defined."""
+    arms = (BASELINE, SimulatedArm(name="cosine", intervention="cosine", role="control"))
+    results = write_study(tmp_path, np.random.default_rng(0), arms=arms, sizes=("0.1M",), seeds=3, steps=192,
+                          step_lines=False)  # fmt: skip
+
+    def still(lines, totals):
+        for key in ("dt1_heldout", "dt1_batch"):
+            lines[-1][key] = {"D": None, "M": 0.0, "dL": 0.0, "n": 6144}
+
+    rewrite(results, "cosine", still)
+    measures = Measures(load_study(results))
+    drawn = plane(measures, "cosine", "0.1M", "dt1_heldout")
+    assert len(drawn.x) == len(plane(measures, "baseline", "0.1M", "dt1_heldout").x) - 1 and (drawn.y > 0).all()
+    write_report(measures, tmp_path / "report.html")
+    [found] = [r for r in mechanism(measures, "cosine", "baseline") if r["instrument"] == "dt1_heldout.D"]
+    assert abs(found["matched_step"]["estimate"]) < 0.05
