@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from zslx import registry, tokens
 from zslx.config import Config
+from zslx.records import read_run
 
 # Raise by hand whenever a change to the core may change a run's numbers; tests/invariants/test_numerics.py
 # fails when the numbers move and this does not.
@@ -39,25 +41,40 @@ def ingredients(config: Config) -> dict[str, Any]:
     path = values["data"].pop("path")  # the text's hash counts, not where it lies
     methods = registry.load_spec(config.intervention, config.settings)
     values["settings"] = {m.name: {s["name"]: s["default"] for s in m.card()["settings"]} for m in methods}
-    values["reference"] = reference_identity(config.reference) if config.reference else ""
+    corpus = tokens.prepare(path, config.data.vocab_size)
+    values["reference"] = reference_identity(config.reference, corpus) if config.reference else ""
     sources = sorted({f for m in methods for f in registry.source_files(m)})
     return {
         "config": values,
-        "sources": {"/".join(f.parts[-2:]): hashlib.sha256(f.read_bytes()).hexdigest() for f in sources},
-        "corpus": tokens.prepare(path, config.data.vocab_size).hash,
+        "sources": _digests(sources),
+        "corpus": corpus.hash,
         "numerics": NUMERICS,
         "torch": torch.__version__,
         "device": device_kind(config),
     }
 
 
-def reference_identity(folder: str) -> str:
-    """The identity of the run that serves as reference model."""
-    from zslx.records import read_run
+def _digests(files: list[Path]) -> dict[str, str]:
+    """sha256 by folder and name; those of files that share both are joined."""
+    found: dict[str, str] = {}
+    for file in files:
+        name, own = "/".join(file.parts[-2:]), hashlib.sha256(file.read_bytes()).hexdigest()
+        found[name] = f"{found[name]}+{own}" if name in found else own
+    return found
 
+
+def reference_identity(folder: str, corpus: tokens.Corpus) -> str:
+    """The identity of the run that serves as reference model; its tokens must be those of `corpus`."""
     run = read_run(folder)
     if run.status != "finished":
         raise ValueError(f"reference={folder}: that run is {run.status}, not finished")
+    data = Config.from_dict(run.config).data
+    other = tokens.prepare(data.path, data.vocab_size)
+    if other.folder != corpus.folder and other.tokenizer.to_str() != corpus.tokenizer.to_str():
+        raise ValueError(
+            f"reference={folder}: that run has another tokenizer (data.path={data.path!r}, data.vocab_size="
+            f"{data.vocab_size}), so its losses are of other tokens: train the reference with those of this run"
+        )
     return run.manifest["identity"]
 
 

@@ -168,7 +168,10 @@ class Methods:
             product = weights if product is None else product * weights
         if product is not None and len(self.hooks["token_weights"]) > 1:
             if not product.sum() > 0:
-                self._fail(self.methods[0], "token_weights", view.step, "the product of all token weights is zero")
+                names = " and ".join(repr(m.name) for m in self.hooks["token_weights"])
+                raise InterventionError(
+                    f"interventions {names}, hook token_weights, step {view.step}: the product of their weights is zero"
+                )
             if not any(m.keep_scale for m in self.hooks["token_weights"]):
                 product = product / product.mean()
         return product

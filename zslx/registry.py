@@ -178,13 +178,14 @@ def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Inte
 
 
 def source_files(method: Intervention) -> list[Path]:
-    """The files that decide what a method does: those of its classes and what they import from beside them.
+    """The files that decide what a method does: those of its classes and what they import from beside them, that is
+    from `interventions`, from a plugin's own folder or from its package.
 
     Part of a trial's identity: a changed plugin is never served an old result.
     """
     kept_out = (object, ABC, Intervention)  # the interface is covered by zslx.identity.NUMERICS
     waiting = [Path(inspect.getfile(c)).resolve() for c in type(method).__mro__ if c not in kept_out]
-    beside = {ROOT / "interventions", *(path.parent for path in waiting)} - {ROOT / "zslx"}
+    beside = {ROOT / "interventions", *map(_package, waiting)} - {ROOT / "zslx"}
     files: set[Path] = set()
     while waiting:
         path = waiting.pop()
@@ -194,17 +195,40 @@ def source_files(method: Intervention) -> list[Path]:
     return sorted(files)
 
 
+def _package(path: Path) -> Path:
+    """The folder of the outermost package that a file belongs to; its own folder where that is none."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and (folder.parent / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
 def _imports(path: Path) -> Iterator[Path]:
-    """Files that a file may import from the root of the project or from its own folder."""
+    """Files that a file may import: modules, and the `__init__.py` of every package on the way to one."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [a.name for a in node.names]
+            starts, names = _roots(path), [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            names = [base, *(f"{base}.{a.name}" if base else a.name for a in node.names)]
+            starts = [path.parents[min(node.level, len(path.parents)) - 1]] if node.level else _roots(path)
+            base = [node.module] if node.module else []
+            names = [".".join(base), *(".".join([*base, a.name]) for a in node.names)]
+        else:
+            continue
         for name in names:
-            for start in (ROOT, path.parent):
-                candidate = start.joinpath(*name.split(".")).with_suffix(".py") if name else start
-                if candidate.is_file():
-                    yield candidate.resolve()
+            for start in starts:
+                yield from _modules(start, name.split(".") if name else [])
+
+
+def _roots(path: Path) -> list[Path]:
+    """Where an absolute import may start: Python's path, and beside the file's own package."""
+    return list(dict.fromkeys([ROOT, _package(path).parent, *(Path(p or ".").resolve() for p in sys.path)]))
+
+
+def _modules(start: Path, parts: list[str]) -> Iterator[Path]:
+    """The files that importing `parts` from the folder `start` runs."""
+    for i in range(len(parts) + 1):
+        folder = start.joinpath(*parts[:i])
+        candidates = [folder / "__init__.py"] if i or (start / "__init__.py").is_file() else []
+        if i:
+            candidates.append(folder.with_name(f"{folder.name}.py"))
+        yield from (c.resolve() for c in candidates if c.is_file())

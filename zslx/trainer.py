@@ -42,7 +42,7 @@ from zslx.losses import token_losses
 from zslx.methods import InterventionError, Methods
 from zslx.model import build_model
 from zslx.optim import adamw, parameter_groups, schedule_factor
-from zslx.records import RunRecords, read_json, write_json
+from zslx.records import RunRecords, read_json, read_run, write_json
 from zslx.run_model import reference_model
 from zslx.seeds import generator
 from zslx.step import Diverged, GradientPass, StepGradient, check_loss
@@ -107,7 +107,8 @@ class TrainingRun:
         self.methods = Methods(methods, config, len(corpus.domains))
         reference = None
         if "reference_losses" in self.methods.needs:
-            reference = reference_model(config.reference, self.methods.methods[0].name).to(self.device)
+            method = next(m.name for m in self.methods.methods if "reference_losses" in m.needs)
+            reference = reference_model(config.reference, method).to(self.device)
         self.gradient = GradientPass(
             self.model,
             self.methods,
@@ -160,6 +161,8 @@ class TrainingRun:
             clock.write(step)
             self.records.flush(sync=True)
         totals = {"steps": step, "tokens": self.tokens, **clock.totals(self.out)}
+        if config.reference:
+            totals["reference_seconds"] = read_run(config.reference).manifest["totals"]["train_seconds"]
         return {"status": status, "totals": totals}
 
     def step(self, step: int, clock: Clock) -> float:

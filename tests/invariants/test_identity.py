@@ -80,6 +80,55 @@ def test_files_of_one_name_in_two_folders_do_not_meet(plugins: Path):
         assert imported.X == imported.FACTOR == ("a", "b").index(folder) + 1
 
 
+def test_a_package_beside_a_plugin_counts_with_what_it_imports(plugins: Path):
+    (plugins / "helpers").mkdir()
+    (plugins / "helpers" / "__init__.py").write_text("from .deep import X\n")
+    (plugins / "helpers" / "deep.py").write_text("X = 1\n")
+    write(plugins, "mine", imports="from .helpers import X")
+    before = of("mine")
+    (plugins / "helpers" / "deep.py").write_text("X = 2\n")
+    assert of("mine") != before
+
+
+@pytest.mark.parametrize("imports", ["from their_methods.constants import X", "from .constants import X",
+                                     "from ..constants import X"])  # fmt: skip
+def test_the_modules_of_an_installed_plugin_count(imports: str, plugins: Path, tmp_path: Path, monkeypatch):
+    site, inner = tmp_path / "site", "sub" if ".." in imports else "."
+    package = site / "their_methods"
+    (package / inner).mkdir(parents=True)
+    for folder in {package, package / inner}:
+        (folder / "__init__.py").write_text("")
+    (package / "constants.py").write_text("X = 1\n")
+    write(package / inner, "theirs", imports=imports)
+    info = site / "their_methods-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_methods\nVersion: 1.0\n")
+    module = "their_methods.sub.theirs" if inner == "sub" else "their_methods.theirs"
+    (info / "entry_points.txt").write_text(f"[zslx.interventions]\ntheirs = {module}:Mine\n")
+    monkeypatch.syspath_prepend(str(site))
+    try:
+        before = of("theirs")
+        (package / "constants.py").write_text("X = 2\n")
+        assert of("theirs") != before
+    finally:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "their_methods"]:
+            del sys.modules[name]
+
+
+def test_files_that_share_folder_and_name_all_count(tmp_path: Path, monkeypatch):
+    folders = [tmp_path / part / "plugins" for part in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "common.py").write_text("X = 1\n")
+        write(folder, f"mine_{folder.parent.name}", imports="from .common import X")
+    monkeypatch.setenv("ZSLX_PLUGINS", ":".join(map(str, folders)))
+    found = [of("mine_a+mine_b")]
+    for folder in folders:
+        (folder / "common.py").write_text("X = 2\n")
+        found.append(of("mine_a+mine_b"))
+    assert len(set(found)) == 3
+
+
 def test_our_own_bases_and_helpers_count():
     names = {f.name for f in source_files(load_intervention("pcgrad"))}
     assert names == {"pcgrad.py", "surgery.py"}
@@ -148,6 +197,8 @@ def test_the_reference_counts_by_what_it_is(tmp_path: Path):
         train(plain({"train.seed": seed, "train.steps": 2}), tmp_path / name)
     a, b, c = (of("rho1", reference=str(tmp_path / name)) for name in "abc")
     assert a == b != c
+    with pytest.raises(ValueError, match=r"reference=.*c: that run has another tokenizer .*data\.vocab_size="):
+        of("rho1", reference=str(tmp_path / "c"), **{"data.vocab_size": 300})
     manifest = tmp_path / "a" / "manifest.json"
     write_json(manifest, read_json(manifest) | {"status": "running"})
     with pytest.raises(ValueError, match="that run is running, not finished"):

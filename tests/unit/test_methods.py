@@ -57,7 +57,7 @@ def test_a_kept_scale_stays():
 def test_weights_that_cancel_each_other_are_an_error():
     first, second = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0.0, 1, 1]])
     methods = Methods([weigher("a", first), weigher("b", second)], Config(), 2)
-    with pytest.raises(InterventionError, match="step 7: the product of all token weights is zero"):
+    with pytest.raises(InterventionError, match="step 7: the product of their weights is zero"):
         methods.token_weights(view(torch.ones(1, 3)))
 
 
