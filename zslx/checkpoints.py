@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,15 +27,20 @@ ROLLING_KEPT = 2
 
 def pack(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
     """`value` as strict JSON, its tensors and generators moved into `tensors` under their paths."""
-    if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {TENSOR: path, "device": value.device.type}
-    if isinstance(value, torch.Generator):
-        tensors[path] = value.get_state()
-        return {GENERATOR: path, "device": value.device.type}
-    if isinstance(value, np.ndarray):
-        return pack(value.tolist(), tensors, path)
+    if isinstance(value, (torch.Tensor, torch.Generator)):
+        name = path
+        while name in tensors:  # {"a/b": x} beside {"a": {"b": y}}
+            name += "'"
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value.detach().cpu().contiguous().clone()
+        else:
+            tensors[name] = value.get_state()
+        return {TENSOR if isinstance(value, torch.Tensor) else GENERATOR: name, "device": value.device.type}
     if isinstance(value, dict):
+        if wrong := [k for k in value if not isinstance(k, str) and type(k) is not int]:
+            raise TypeError(
+                f"{path or 'state'}: the key {wrong[0]!r} cannot be kept in a checkpoint; allowed are texts, integers"
+            )
         if all(isinstance(k, str) and not k.startswith("__") for k in value):
             return {k: pack(v, tensors, f"{path}/{k}") for k, v in value.items()}
         return {KEYED: [[k, pack(v, tensors, f"{path}/{k}")] for k, v in value.items()]}  # integer keys
@@ -44,7 +48,10 @@ def pack(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
         return [pack(v, tensors, f"{path}/{i}") for i, v in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{path or 'state'}: a {type(value).__name__} cannot be kept in a checkpoint")
+    raise TypeError(
+        f"{path or 'state'}: a {type(value).__name__} cannot be kept in a checkpoint; allowed are "
+        "dict, list, tensor, generator, number, text and None"
+    )
 
 
 def unpack(value: Any, tensors: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> Any:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -24,7 +26,7 @@ from zslx.intervention import Intervention
 from zslx.places import ROOT
 
 ENTRY_POINTS = "zslx.interventions"
-UNREADABLE = (SyntaxError, ValueError, OSError)  # what reading and parsing a file may raise
+UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, OSError)  # what reading and parsing a file may raise
 UNKNOWN = ast.ClassDef(name="", bases=[], keywords=[], body=[], decorator_list=[])
 
 
@@ -65,11 +67,11 @@ def _from_package() -> Iterator[Source]:
 
 
 def _from_folders() -> Iterator[Source]:
-    for folder in plugin_folders():
-        if folder != ROOT / "interventions" and folder.is_dir():
-            for path in sorted(folder.rglob("*.py")):
-                if not path.name.startswith("test_"):
-                    yield from _classes(path, None)
+    folders = [folder for folder in plugin_folders() if folder != ROOT / "interventions" and folder.is_dir()]
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    for path in dict.fromkeys(path.resolve() for path in paths):  # of folders in one another: each file once
+        if not path.name.startswith("test_"):
+            yield from _classes(path, None)
 
 
 def _from_entry_points() -> Iterator[Source]:
@@ -138,6 +140,13 @@ def _parsed(path: Path, stamp: tuple[int, int, int]) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), path.name)
 
 
+def literal(node: ast.expr) -> Any:
+    """The value of a literal that JSON can hold; ValueError or TypeError for any other expression."""
+    value = ast.literal_eval(node)
+    json.dumps(value)
+    return value
+
+
 def literals(node: ast.ClassDef) -> dict[str, Any]:
     """Class attributes set to literals."""
     values = {}
@@ -149,10 +158,8 @@ def literals(node: ast.ClassDef) -> dict[str, Any]:
         else:
             continue
         if isinstance(target, ast.Name):
-            try:
-                values[target.id] = ast.literal_eval(value)
-            except ValueError:
-                continue
+            with suppress(*UNREADABLE):
+                values[target.id] = literal(value)
     return values
 
 
@@ -176,8 +183,8 @@ def settings_of(node: ast.ClassDef) -> list[dict[str, Any]]:
                 *((k.arg, k.value) for k in call.keywords),
             ]:
                 try:
-                    row[str(key)] = ast.literal_eval(value)
-                except ValueError:
+                    row[str(key)] = literal(value)
+                except UNREADABLE:
                     row[str(key)] = ast.unparse(value)
             rows.append(row)
     return rows

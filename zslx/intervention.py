@@ -128,6 +128,7 @@ class Intervention:
     needs: ClassVar[frozenset[str]] = frozenset()
     sums: ClassVar[tuple[str, ...]] = ()  # of SUMS, what `combine` reads
     keep_scale: ClassVar[bool] = False  # token weights are not renormalised: their scale is the method
+    signed: ClassVar[bool] = False  # group weights may have a negative total: the method may turn the step around
     proxy: ClassVar[bool] = False  # token groups: the Gramian of the unembedding alone stands for the whole
     scale: ClassVar[str] = "matched"  # rescale the combined gradient to the plain one's norm, or "paper": leave it
     placebo: ClassVar[str | None] = None  # group_weights | elementwise | tokens | samples | schedule: what its
@@ -184,6 +185,19 @@ class Intervention:
     def combine(self, sums: CoordinateSums, state: State) -> Tensor:
         """The gradient of one parameter from sums over its group gradients."""
         raise _not_overridden("combine")
+
+    def mask(self, sums: CoordinateSums, combined: Tensor) -> Tensor:
+        """What `combine` did to each coordinate, in the form that the placebo permutes: a factor on the plain gradient.
+
+        A method whose factor has no bound, because it is large where the groups' gradients nearly cancel, overrides
+        this and `apply_mask` with a form that has: permuted, a few huge factors would be the whole gradient.
+        """
+        nothing = sums.sum == 0
+        return torch.where(nothing, 1.0, combined / torch.where(nothing, 1.0, sums.sum))
+
+    def apply_mask(self, sums: CoordinateSums, mask: Tensor) -> Tensor:
+        """The combined gradient of one parameter, from what `mask` gives."""
+        return sums.sum * mask
 
     # Optimization.
     def optimizer(self, parameters: list[dict], config: Any) -> torch.optim.Optimizer:

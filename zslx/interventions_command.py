@@ -64,7 +64,7 @@ def run_list(args: argparse.Namespace) -> int:
 # By what a class declares as `placebo`: how its placebo departs from it.
 PLACEBOS = {
     "group_weights": "its weights are permuted over the groups, and the step keeps the length of the true one",
-    "elementwise": "its mask (combined / plain gradient, coordinate by coordinate) is permuted within each tensor",
+    "elementwise": "what it does to each coordinate is permuted within each tensor",
     "tokens": "its weights are permuted over the tokens of the batch",
     "samples": "as many sequences as it would keep are drawn at random",
 }
@@ -130,7 +130,7 @@ def run_new(args: argparse.Namespace) -> int:
     from zslx.discovery import plugin_folders
 
     plugin, test = scaffold.write(args.name, args.folder)
-    found = plugin.parent in plugin_folders()
+    found = any(plugin.resolve().is_relative_to(folder) for folder in plugin_folders())
     shown = [path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path for path in (plugin, test)]
     print(f"wrote {shown[0]}   the method, commented: change it\n      {shown[1]}   its test: pytest {shown[1]}\n")
     if not found:

@@ -209,7 +209,7 @@ class Methods:
         weights = self.ask("group_weights", step, gramian, group_losses, self.state("group_weights"))
         if weights is None:
             return None
-        return checked(m, "group_weights", step, weights, group_losses.shape, gramian)
+        return checked(m, "group_weights", step, weights, group_losses.shape, gramian, signed=m.signed)
 
     def combine(self, sums: CoordinateSums, step: int) -> Tensor:
         m = self.hooks["combine"][0]
@@ -239,9 +239,11 @@ class Methods:
         return found
 
 
-def checked(m: Intervention, hook: str, step: int, weights: Any, shape: torch.Size, like: Tensor) -> Tensor:
+def checked(
+    m: Intervention, hook: str, step: int, weights: Any, shape: torch.Size, like: Tensor, *, signed: bool = False
+) -> Tensor:
     """`weights` detached, in the dtype and on the device of `like`; refused if not of the shape, not finite, or
-    without a positive total."""
+    without a positive total (`signed`: all zero)."""
     where = f"intervention {m.name!r}, hook {hook}, step {step}"
     if not isinstance(weights, Tensor) or weights.shape != shape:
         got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
@@ -249,7 +251,7 @@ def checked(m: Intervention, hook: str, step: int, weights: Any, shape: torch.Si
     weights = weights.detach().to(like.device, like.dtype)
     if not torch.isfinite(weights).all():
         raise InterventionError(f"{where}: weights are not finite")
-    total = float(weights.sum())
+    total = float((weights.abs() if signed else weights).sum())
     if not 0 < total < math.inf:  # an infinite one would divide every weight to 0
         raise InterventionError(f"{where}: the total weight is {total:g}, not positive and finite")
     return weights

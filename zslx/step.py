@@ -179,7 +179,8 @@ class GradientPass:
             return outcome
         factor = 1.0
         if self.methods.surgeon.scale == "matched":
-            weights = weights / weights.mean()  # some methods sum and some average: that is no part of the factor
+            # Some methods sum and some average: that is no part of the factor. A signed mean may be next to nothing.
+            weights = weights / (weights.abs() if self.methods.surgeon.signed else weights).mean()
             factor = matched_scale(stats.gramian, weights)
         stats.combine(weights * factor)
         outcome.group_weights = weights
@@ -245,11 +246,12 @@ def gramian_record(gramian: Tensor, weights: Tensor) -> dict[str, float | bool]:
     pairs = ~torch.eye(k, dtype=torch.bool, device=g.device)
     outer = (norms[:, None] * norms)[pairs]
     cosines = g[pairs][outer > 0] / outer[outer > 0]
+    total = float(w.mean().abs())
     plain, combined, inner = float(g.sum()), float(w @ g @ w), float(w @ g.sum(1))
     norm = math.sqrt(max(plain, 0.0) * max(combined, 0.0))
     return {
         "negative_cosines": float((cosines < 0).double().mean()) if len(cosines) else 0.0,
         "mean_cosine": float(cosines.mean()) if len(cosines) else 0.0,
         "cosine_to_plain": inner / norm if norm else 0.0,
-        "weight_spread": float(w.std(correction=0) / w.mean().abs()),
+        "weight_spread": float(w.std(correction=0)) / total if total else 0.0,
     }

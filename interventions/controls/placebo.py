@@ -2,8 +2,9 @@
 
     group weights   permuted over the groups, the combined gradient rescaled to the norm the true weights gave
                     (where they gave none, because the gradients cancel, left as they are)
-    elementwise     the mask (combined / plain, coordinate by coordinate) permuted within each tensor
-    tokens          the weights permuted within the batch
+    elementwise     what was done to each coordinate (`Intervention.mask`: the factor combined / plain, or a form
+                    that has a bound) permuted within each tensor
+    tokens          the weights permuted within the batch; whole sequences, where a method gives each one weight
     samples         as many sequences as the method would keep, drawn at random
 
 A method that beats its placebo does so because of where it acts; one that does not merely perturbs the step.
@@ -87,10 +88,9 @@ def permuted_group_weights(cls: type[Intervention]) -> Callable:
 def permuted_mask(cls: type[Intervention]) -> Callable:
     def combine(self: Any, sums: CoordinateSums, state: State) -> Tensor:
         true = cls.combine(self, sums, state)
-        zero = sums.sum == 0
-        mask = torch.where(zero, torch.ones_like(true), true / torch.where(zero, torch.ones_like(true), sums.sum))
+        mask = self.mask(sums, true)
         order = permutation(mask.numel(), state, mask.device)
-        return sums.sum * mask.flatten()[order].view_as(mask)
+        return self.apply_mask(sums, mask.flatten()[order].view_as(mask))
 
     return combine
 
@@ -98,6 +98,8 @@ def permuted_mask(cls: type[Intervention]) -> Callable:
 def permuted_token_weights(cls: type[Intervention]) -> Callable:
     def token_weights(self: Any, view: StepView, state: State) -> Tensor:
         true = cls.token_weights(self, view, state)
+        if (true == true[:, :1]).all():  # one weight a sequence
+            return random_order(true, state)
         return true.flatten()[permutation(true.numel(), state, true.device)].view_as(true)
 
     return token_weights
@@ -105,10 +107,13 @@ def permuted_token_weights(cls: type[Intervention]) -> Callable:
 
 def random_samples(cls: type[Intervention]) -> Callable:
     def token_weights(self: Any, view: StepView, state: State) -> Tensor:
-        true = cls.token_weights(self, view, state)
-        return true[permutation(len(true), state, true.device)]
+        return random_order(cls.token_weights(self, view, state), state)
 
     return token_weights
+
+
+def random_order(weights: Tensor, state: State) -> Tensor:
+    return weights[permutation(len(weights), state, weights.device)]
 
 
 HOOKS = {

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zslx.intervention import State, fresh_state, setting
 from zslx.surgery import Grouped, floating
 
+LARGEST = 1e6  # of `a`: beyond it, all weight is on one group
+
 
 @dataclass(frozen=True)
 class Random(Grouped):
-    """Weights each group's gradient by 1 + spread·z, z standard normal, cut at zero and scaled to mean 1.
+    """Weights each group's gradient by exp(a·z), z standard normal, scaled to mean 1, with `a` such that the weights
+    of every step have the spread that is asked for.
 
     Random loss weighting, with the spread a setting: give it the `weight_spread` that a method's records show,
-    and it is the control for having unequal weights at all. spread 0 is the plain step.
+    and it is the control for having unequal weights at all. spread 0 is the plain step. K positive weights have a
+    spread of at most √(K − 1), where all weight is on one group: asked for more, it gives that.
     """
 
     name = "random"
     family = "controls"
-    source = "Lin et al. 2021 (RLW), arXiv 2111.10603, with normal weights in place of a softmax"
+    source = "Lin et al. 2021 (RLW), arXiv 2111.10603, with log-normal weights of a given spread in place of a softmax"
     cost = "as pcgrad without its solver"
     neutral = {"spread": 0.0}
     needs = frozenset({"gramian"})
@@ -32,6 +37,21 @@ class Random(Grouped):
         gramian = floating(gramian)
         state = fresh_state(self, len(gramian), state)
         noise = torch.randn(len(gramian), generator=state["generator"], dtype=torch.float64)
-        weights = (1 + self.spread * noise).clamp(min=0)
-        weights = torch.ones_like(weights) if not weights.sum() > 0 else weights / weights.mean()
-        return weights.to(gramian.device, gramian.dtype)
+        return torch.from_numpy(with_spread(noise.numpy(), self.spread)).to(gramian.device, gramian.dtype)
+
+
+def with_spread(noise: np.ndarray, spread: float) -> np.ndarray:
+    """exp(a·noise) (K,) over its mean, whose standard deviation is `spread`, or as near to that as K values come."""
+    noise = noise - noise.max()  # no overflow, and the largest weight is 1 before it is scaled
+
+    def weights(a: float) -> np.ndarray:
+        w = np.exp(a * noise)
+        return w / w.mean()
+
+    low, high = 0.0, 1.0
+    while weights(high).std() < spread and high < LARGEST:
+        high *= 2
+    for _ in range(60 if spread > 0 else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if weights(middle).std() < spread else (low, middle)
+    return weights(low)

@@ -33,6 +33,8 @@ class AdaCons(Surgery):
     source = "Choukroun et al. 2024, arXiv 2411.03742"
     cost = "Gramian; solver 0.6 ms at K=256"
 
+    signed = True
+
     momentum: float = setting(0.99, "share of the old sorted coefficients kept", low=0.0, high=0.99999)
 
     def init_state(self, num_groups: int, generator: torch.Generator) -> State:

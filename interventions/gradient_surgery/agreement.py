@@ -65,6 +65,20 @@ class Agreement(Grouped):
             scaled = scaled * (sums.sum.norm() / norm) if norm > 0 else scaled
         return scaled
 
+    def mask(self, sums: CoordinateSums, combined: Tensor) -> Tensor:
+        """For p < 0 the share of Σ|g| that was added, between 0 and 1: the factor c^p has no bound."""
+        if self.power >= 0:
+            return super().mask(sums, combined)
+        assert sums.abs_sum is not None
+        whole = sums.abs_sum.clamp(min=torch.finfo(sums.sum.dtype).tiny)
+        return (combined - sums.sum) * sums.sum.sign() / whole
+
+    def apply_mask(self, sums: CoordinateSums, mask: Tensor) -> Tensor:
+        if self.power >= 0:
+            return super().apply_mask(sums, mask)
+        assert sums.abs_sum is not None
+        return sums.sum + sums.sum.sign() * sums.abs_sum * mask
+
     def observe(self, stats: StepStats, state: State) -> None:
         state["step"] = stats.view.step
 

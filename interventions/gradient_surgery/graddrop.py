@@ -48,6 +48,18 @@ class GradDrop(Grouped):
         torch.sub(sums.sum, kept, out=kept).div_(2)
         return torch.lerp(kept, sums.sum, self.leak) if self.leak else kept
 
+    def mask(self, sums: CoordinateSums, combined: Tensor) -> Tensor:
+        """+1 where the parts of the sum's own sign were kept, else −1. The factor has no bound: Σ|g| / |Σg|."""
+        kept = combined - self.leak * sums.sum  # (1 − leak) × the parts
+        return torch.where((2 * kept - (1 - self.leak) * sums.sum < 0) == (sums.sum < 0), 1.0, -1.0)
+
+    def apply_mask(self, sums: CoordinateSums, mask: Tensor) -> Tensor:
+        assert sums.abs_sum is not None
+        if self.leak == 1:
+            return sums.sum
+        kept = (sums.sum + torch.where(sums.sum < 0, -mask, mask) * sums.abs_sum) / 2
+        return torch.lerp(kept, sums.sum, self.leak)
+
 
 def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform numbers of the shape and on the device of `like`, decided by a CPU generator."""

@@ -40,7 +40,6 @@ def test_tensors_generators_and_odd_numbers_come_back(tmp_path: Path):
         "half": torch.tensor([math.nan, -0.0, math.inf], dtype=torch.bfloat16),
         "generator": generator,
         "nan": math.nan,
-        "array": np.array([1, 2]),
         "__tensor__": "a key like ours",
     }
     save(tmp_path, 5, state)
@@ -49,7 +48,15 @@ def test_tensors_generators_and_odd_numbers_come_back(tmp_path: Path):
     assert found["a"]["b"][1].dtype == torch.int64 and found["empty"].shape == (0, 3)
     assert torch.equal(found["half"].view(torch.int16), state["half"].view(torch.int16))
     assert torch.equal(torch.rand(9, generator=found["generator"]), torch.rand(9, generator=generator))
-    assert math.isnan(found["nan"]) and found["array"] == [1, 2] and found["__tensor__"] == "a key like ours"
+    assert math.isnan(found["nan"]) and found["__tensor__"] == "a key like ours"
+
+
+def test_names_of_tensors_never_meet(tmp_path: Path):
+    names = ["a/b", "a", "a/b'", 1, "1", "1'"]
+    state = {name: torch.tensor(float(i)) for i, name in enumerate(names) if name != "a"}
+    state["a"] = {"b": torch.tensor(8.0), "b'": torch.tensor(9.0)}
+    save(tmp_path, 1, {"own": state})
+    assert load(tmp_path, 1)["own"] == state
 
 
 def test_tensors_that_share_memory_come_back_apart(tmp_path: Path):
@@ -63,6 +70,10 @@ def test_tensors_that_share_memory_come_back_apart(tmp_path: Path):
 def test_what_cannot_be_kept_is_named(tmp_path: Path):
     with pytest.raises(TypeError, match="/mine/cache: a set cannot be kept in a checkpoint"):
         save(tmp_path, 1, {"mine": {"cache": {1, 2}}})
+    with pytest.raises(TypeError, match=r"/mine: the key \(0, 1\) cannot be kept in a checkpoint; allowed are texts"):
+        save(tmp_path, 1, {"mine": {(0, 1): 2.0}})
+    with pytest.raises(TypeError, match="/mine: a ndarray cannot be kept in a checkpoint; allowed are dict, list"):
+        save(tmp_path, 1, {"mine": np.ones(2)})
     assert steps(tmp_path) == [] and not list(tmp_path.iterdir())
 
 

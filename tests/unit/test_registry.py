@@ -56,6 +56,19 @@ def test_folders_of_the_environment_take_the_place_of_plugins(plugins: Path, tmp
     assert "there" in discover() and "here" not in discover()
 
 
+def test_folders_in_one_another_are_no_clash(plugins: Path, monkeypatch):
+    write(plugins / "deeper", "mine")
+    monkeypatch.setenv("ZSLX_PLUGINS", f"{plugins}:{plugins / 'deeper'}:{plugins}")
+    assert len(discover()["mine"]) == 1 and load_intervention("mine").rounds == 3
+
+
+@pytest.mark.parametrize("line", ['odd = {["p"]: 0}', 'odd: int = setting({1, 2}, "a set")', "odd = b'bytes'"])
+def test_odd_literals_stop_no_listing(line: str, plugins: Path):
+    path = write(plugins, "mine")
+    path.write_text(path.read_text().replace("    mode: str", f"    {line}\n    mode: str"))
+    json.dumps([registry.describe(name, sources) for name, sources in discover().items()])
+
+
 @pytest.fixture
 def install(plugins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Installs a package of given files with entry points; forgets its modules afterwards."""
