@@ -214,6 +214,48 @@ def trends(comparison: Mapping[str, Any]) -> Table | None:
     )
 
 
+LAWS = {
+    "kaplan": "L = (N_c / N)^α (Kaplan et al. 2020)",
+    "chinchilla": "L = E + A N^−α (Hoffmann et al. 2022)",
+    "chinchilla_tokens": "L = E + A N^−α + B D^−β (Hoffmann et al. 2022)",
+}
+
+
+def laws(comparison: Mapping[str, Any]) -> Table | None:
+    """Scaling laws of the baseline's final loss, or why a study's sizes do not support one."""
+    rows = []
+    for name, law in comparison["trends"].get("laws", {}).items():
+        if "refused" in law:
+            rows.append((LAWS[name], MISSING, MISSING, f"not fitted: {law['refused']}"))
+            continue
+        constants = {key.replace("_", " "): minus(f"{value:.3g}") for key, value in law.items() if key != "rmse_log"}
+        rows.append((LAWS[name], ", ".join(f"{k} = {v}" for k, v in constants.items()), percent(law["rmse_log"]), ""))
+    if not rows:
+        return None
+    return Table(
+        columns=("law", "constants", "misses the loss by", ""),
+        rows=tuple(rows),
+        folded="Scaling laws of the baseline",
+        caption="Fitted to the mean held-out loss at T of each size; N the non-embedding parameters, D the tokens "
+        "trained on; root mean square of the misfit in log loss.",
+    )
+
+
+def seeds_needed(comparison: Mapping[str, Any]) -> Table | None:
+    """How many paired seeds a verdict on an effect of a given size would need."""
+    found = {row["arm"]: row["seeds_needed"] for row in comparison["contrasts"] if row["seeds_needed"]}
+    if not found:
+        return None
+    effects = list(next(iter(found.values())))
+    return Table(
+        columns=("arm", *(percent(float(effect)) for effect in effects)),
+        rows=tuple((arm, *(str(n[effect] or "over 10,000") for effect in effects)) for arm, n in found.items()),
+        folded="How many seeds would it take?",
+        caption="Paired seeds with which a true effect of that size on held-out loss would be found with probability "
+        ".8, from the spread of this study's paired differences. From few seeds that spread is itself uncertain.",
+    )
+
+
 def cost(comparison: Mapping[str, Any]) -> list[Block | None]:
     """Step cost by arm and size, and the primary contrast at equal compute."""
     sizes = [s["size"] for s in comparison["sizes"]]
@@ -227,7 +269,8 @@ def cost(comparison: Mapping[str, Any]) -> list[Block | None]:
         columns=("arm", *(f"step cost, {s}" for s in sizes), "difference at equal steps", "at equal compute"),
         rows=tuple(rows),
         caption="Median seconds of a training step over the baseline's, paired by seed (without instruments). Equal "
-        "compute: the dearer arm's curve is read where the other's time is up. It is read off curves made for T steps, "
+        "compute: the dearer arm's curve is read where the other's time of training is up, that of a reference model "
+        "included. It is read off curves made for T steps, "
         "not retrained for the budget: fair to constant rates, unfair to a decaying schedule that is cut short.",
     )
     return [table if rows else None]

@@ -2,7 +2,8 @@
 
 A process may run many trials, one after the other. `fresh` undoes what one can leave behind for the next, so that
 the order of trials does not matter (tests/sweeps/test_order.py): global generators, torch's modes and threads, the
-working directory, and the plugin modules, which are imported anew from the source that the identity hashes.
+working directory, and the modules of our interventions and of plugin folders, which are imported anew from the
+source that the identity hashes. Installed packages stay imported: what they remember in a module is theirs.
 """
 
 from __future__ import annotations

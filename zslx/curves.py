@@ -91,7 +91,7 @@ def read(path: str | Path) -> Curve:
         steps.append(s)
         losses.append(y)
     if not any(steps):
-        raise CurveError(f"{path}: no row after the header")
+        raise CurveError(f"{path}: no row {'with a step above 0' if steps else 'after the header'}")
     return curve(steps, losses, warmup)
 
 

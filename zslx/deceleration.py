@@ -179,7 +179,7 @@ def _plan(breaks: int | str, smoothing: str | None, protocol: str | None, irredu
 
 
 class Judgement(NamedTuple):
-    """Status and its reason, the number of breaks preferred or asked for, the test, and the profile interval of t_d."""
+    """Status and its reason, the number of breaks that was fitted, the test, and the profile interval of t_d."""
 
     status: str
     reason: str
@@ -220,7 +220,7 @@ class _Work:
         ci95 = intervals(e, last, thetas, None if plan.paper else profile) if given else dict.fromkeys(MEASURES)
         chosen = e if asked or plan.paper else self._power_law()
         return self._fit(
-            chosen, test, status=status, reason=reason, breaks=asked, sensitivity=table, profile_t_d=profile,
+            chosen, test, status=status, reason=reason, breaks=test.breaks, sensitivity=table, profile_t_d=profile,
             ci95=ci95, ci_method=self._method(e, bootstrap),
             **{n: natural(n, v) if given else None for n, v in zip(MEASURES, values, strict=True)},
         )  # fmt: skip
@@ -235,13 +235,14 @@ class _Work:
         asked = test.breaks if breaks == "auto" else int(breaks)
         if not (asked and test.breaks):
             return Judgement("no_break", test.reason or "no break was asked for", asked, test, None)
-        if asked > test.breaks:
-            return Judgement("not_identifiable", "the data prefer one break to the two asked for", asked, test, None)
         profile = profile_t_d(e)
         around = [self._t_d(plan, (self.cut or self.default) * share) for share in (0.5, 2.0)]
         first, last = float(self.kept.steps[0]), float(self.kept.steps[-1])
         t_d = float(np.exp(measures(plan.form, e.solution.theta, last)[1]))
-        return Judgement(*identified(e.solution, first, last, t_d, around, profile), asked, test, profile)
+        status, reason = identified(e.solution, first, last, t_d, around, profile)
+        if asked > test.breaks and status != "break_outside":
+            status, reason = "not_identifiable", "the data prefer one break to the two asked for"
+        return Judgement(status, reason, asked, test, profile)
 
     def _usual(self) -> _Work:
         """The default fit of a curve that is fitted by the paper's protocol, at its own cut unless one was given."""
@@ -307,7 +308,7 @@ class _Work:
         )
         return Fit(
             L_T=last_loss(self.c, self.plan), T=int(self.c.steps[-1]),
-            criterion=list(test.criterion), second=_second(test, self.plan, e, max(test.breaks, values["breaks"])),
+            criterion=list(test.criterion), second=_second(test, self.plan, e),
             transient=self.cut, smoothing=self.plan.smoothing,
             protocol="paper" if self.plan.paper else None, **curve, **values,
         )  # fmt: skip
@@ -347,10 +348,11 @@ def _parameters(e: Estimate, kept: Curve) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _second(test: BreakTest, plan: Plan, e: Estimate | None, breaks: int) -> dict[str, float] | None:
-    """All parameters of the two-break fit, the earlier break first, where two are preferred or asked for."""
-    asked = e is not None and plan.form.breaks == 2
-    if breaks < 2 or not (asked or len(test.solutions) == 3):
+def _second(test: BreakTest, plan: Plan, e: Estimate | None) -> dict[str, float] | None:
+    """All parameters of the two-break fit, the earlier break first, where two are preferred, or asked for while a
+    break is preferred to none."""
+    asked = e is not None and plan.form.breaks == 2 and test.breaks > 0
+    if not asked and (test.breaks < 2 or len(test.solutions) < 3):
         return None
     s = e.solution if asked and e else test.solutions[2]
     c, d, f, a = s.form.split(s.theta)

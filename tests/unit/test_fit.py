@@ -262,7 +262,15 @@ def test_two_breaks_where_one_is_preferred_are_not_identifiable():
     assert fit(steps, losses).status == "break"
     forced = fit(steps, losses, breaks=2)
     assert forced.status == "not_identifiable" and forced.r_d is None and "two asked for" in forced.reason
-    assert forced.second["d1"] <= forced.second["d2"]
+    assert forced.breaks == 1 and forced.second["d1"] <= forced.second["d2"]
+
+
+@pytest.mark.parametrize("asked", ["auto", 0, 1, 2])
+def test_breaks_is_what_the_data_prefer_whatever_is_asked_for(asked):
+    steps = np.arange(1.0, 5001)
+    losses = 9 * steps**-0.1 * np.exp(np.random.default_rng(0).normal(0, 0.01, steps.size))
+    result = fit(steps, losses, breaks=asked)
+    assert result.status == "no_break" and result.breaks == 0 and result.second is None
 
 
 def test_intervals_reach_as_far_as_the_profile_of_t_d():

@@ -83,6 +83,7 @@ BAD = {
     "empty": (b"", ": the file is empty"),
     "blank": (b"\n\n", ": the file is empty"),
     "header": (b"step,loss\n", ": no row after the header"),
+    "before training": (b"step,loss\n0,7.6\n", ": no row with a step above 0"),
     "nan": (b"step,loss\n1,3\n2,nan\n", ":3: loss is 'nan'"),
     "infinite": (b"step,loss\n1,3\n2,-inf\n", ":3: loss is '-inf'"),
     "text": (b"step,loss\n1,3\n2,abc\n", ":3: loss is 'abc'"),
@@ -190,3 +191,13 @@ def test_cut_robust_measures_are_in_the_record(good, capsys):
     slope = record["local_slope"]
     assert len(slope["steps"]) == len(slope["value"]) > 10 and slope["value"][0] > slope["value"][-1]
     assert record["loss_at"]["steps"][-1] == 1500
+
+
+def test_the_papers_protocol_says_when_it_smooths_a_second_time(tmp_path, capsys):
+    path = tmp_path / "thinned.csv"
+    path.write_text("step,loss\n" + "".join(f"{s},{9 * s**-0.1}\n" for s in range(100, 20_000, 100)))
+    hint = "thinned.csv: its points are 100 steps apart, so it may be smoothed already"
+    assert zslx_fit(path, "--json", "--protocol", "paper", "--bootstrap", 0) == 0
+    assert hint in capsys.readouterr().err
+    assert zslx_fit(path, "--json", "--protocol", "paper", "--smoothing", "none", "--bootstrap", 0) == 0
+    assert not capsys.readouterr().err

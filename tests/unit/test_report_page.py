@@ -12,7 +12,7 @@ from analysis.compare import compare_study
 from analysis.instrument_blocks import term_trends
 from analysis.measures import Measures
 from analysis.report import blocks, slug, write_report
-from analysis.report_tables import training
+from analysis.report_tables import laws, seeds_needed, training
 from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
 from analysis.studies import load_study
 
@@ -93,6 +93,17 @@ def test_the_instruments_tables_have_their_numbers(measures):
     ce, ee = terms.rows[0], terms.rows[1]
     assert float(ee[2]) == pytest.approx(0.7 * float(ce[2]), abs=0.002)
     assert ee[-3] == ce[-3] and ee[-1] == "0.000"  # a fixed share of the loss has the loss's own slope
+
+
+def test_laws_and_seeds_needed_are_told_or_why_not():
+    found = {"kaplan": {"alpha": 0.07, "log_N_c": 28.0, "rmse_log": 0.001}, "chinchilla": {"refused": "3 sizes"}}
+    table = laws({"trends": {"laws": found}})
+    assert table is not None and table.rows[0][1:] == ("alpha = 0.07, log N c = 28", "0.10 %", "")
+    assert table.rows[1][-1] == "not fitted: 3 sizes" and laws({"trends": {"refused": "no sizes"}}) is None
+    rows = [{"arm": "a", "seeds_needed": {"0.0025": 40, "0.02": None}}, {"arm": "b", "seeds_needed": None}]
+    seeds = seeds_needed({"contrasts": rows})
+    assert seeds is not None and seeds.columns == ("arm", "0.25 %", "2.0 %")
+    assert seeds.rows == (("a", "40", "over 10,000"),)
 
 
 @pytest.mark.medium
