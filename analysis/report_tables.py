@@ -215,10 +215,11 @@ def trends(comparison: Mapping[str, Any]) -> Table | None:
 
 
 LAWS = {
-    "kaplan": "L = (N_c / N)^α (Kaplan et al. 2020)",
-    "chinchilla": "L = E + A N^−α (Hoffmann et al. 2022)",
-    "chinchilla_tokens": "L = E + A N^−α + B D^−β (Hoffmann et al. 2022)",
+    "kaplan": "L = (N_c / N)^α",
+    "chinchilla": "L = E + A N^−α",
+    "chinchilla_tokens": "L = E + A N^−α + B D^−β",
 }
+CONSTANTS = {"alpha": "α", "beta": "β", "log_N_c": "log N_c", "log_A": "log A", "log_B": "log B"}
 
 
 def laws(comparison: Mapping[str, Any]) -> Table | None:
@@ -226,18 +227,18 @@ def laws(comparison: Mapping[str, Any]) -> Table | None:
     rows = []
     for name, law in comparison["trends"].get("laws", {}).items():
         if "refused" in law:
-            rows.append((LAWS[name], MISSING, MISSING, f"not fitted: {law['refused']}"))
+            rows.append((LAWS[name], f"not fitted: {law['refused']}", MISSING))
             continue
-        constants = {key.replace("_", " "): minus(f"{value:.3g}") for key, value in law.items() if key != "rmse_log"}
-        rows.append((LAWS[name], ", ".join(f"{k} = {v}" for k, v in constants.items()), percent(law["rmse_log"]), ""))
+        constants = {CONSTANTS.get(k, k): minus(f"{value:.3g}") for k, value in law.items() if k != "rmse_log"}
+        rows.append((LAWS[name], ", ".join(f"{k} = {v}" for k, v in constants.items()), percent(law["rmse_log"])))
     if not rows:
         return None
     return Table(
-        columns=("law", "constants", "misses the loss by", ""),
+        columns=("law", "constants", "misfit"),
         rows=tuple(rows),
         folded="Scaling laws of the baseline",
-        caption="Fitted to the mean held-out loss at T of each size; N the non-embedding parameters, D the tokens "
-        "trained on; root mean square of the misfit in log loss.",
+        caption="Kaplan et al. 2020 and Hoffmann et al. 2022, fitted to the mean held-out loss at T of each size; N the "
+        "non-embedding parameters, D the tokens trained on. Misfit: root mean square in log loss.",
     )
 
 
