@@ -237,8 +237,8 @@ def laws(comparison: Mapping[str, Any]) -> Table | None:
         columns=("law", "constants", "misfit"),
         rows=tuple(rows),
         folded="Scaling laws of the baseline",
-        caption="Kaplan et al. 2020 and Hoffmann et al. 2022, fitted to the mean held-out loss at T of each size; N the "
-        "non-embedding parameters, D the tokens trained on. Misfit: root mean square in log loss.",
+        caption="Kaplan et al. 2020 and Hoffmann et al. 2022, fitted to the mean held-out loss at T of each size; N "
+        "the non-embedding parameters, D the tokens trained on. Misfit: root mean square in log loss.",
     )
 
 
