@@ -331,6 +331,11 @@ def _no_test(why: str) -> BreakTest:
     return BreakTest(breaks=0, criterion=(), tail=(), solutions=(), reason=why)
 
 
+def _exp(x: float) -> float:
+    """exp of a parameter; the paper's fit of a hopeless curve may run away beyond what a float holds."""
+    return float(np.exp(min(float(x), 700.0)))
+
+
 def _parameters(e: Estimate, kept: Curve) -> dict[str, Any]:
     """The fields of `Fit` that describe the fitted curve; c1, d1, f1 are None without a break.
 
@@ -340,9 +345,9 @@ def _parameters(e: Estimate, kept: Curve) -> dict[str, Any]:
     raw = log_loss(form, theta, np.log(kept.steps)) - kept.log_losses
     rsle = float(np.sqrt(np.mean(raw**2))) if e.plan.smoothing == "none" else e.rsle
     c, d, f, a = form.split(theta)
-    first = {"c1": c, "d1": np.exp(np.minimum(d, 700.0)), "f1": f}  # the paper's fit may run away
+    first = {"c1": c, "d1": np.array([_exp(x) for x in d]), "f1": f}
     return {
-        "b": float(np.exp(theta[0])), "c0": float(theta[1]), "a": float(a[0]), "rsle": rsle,
+        "b": _exp(theta[0]), "c0": float(theta[1]), "a": float(a[0]), "rsle": rsle,
         **{name: float(v[0]) if form.breaks else None for name, v in first.items()},
         "form": form, "theta": theta,
     }  # fmt: skip
@@ -358,7 +363,7 @@ def _second(test: BreakTest, plan: Plan, e: Estimate | None) -> dict[str, float]
     c, d, f, a = s.form.split(s.theta)
     first, later = np.argsort(d)
     return {
-        "b": float(np.exp(s.theta[0])), "c0": float(s.theta[1]), "a": float(a[0]),
-        "c1": float(c[first]), "c2": float(c[later]), "d1": float(np.exp(d[first])), "d2": float(np.exp(d[later])),
+        "b": _exp(s.theta[0]), "c0": float(s.theta[1]), "a": float(a[0]),
+        "c1": float(c[first]), "c2": float(c[later]), "d1": _exp(d[first]), "d2": _exp(d[later]),
         "f1": float(f[first]), "f2": float(f[later]),
     }  # fmt: skip

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zslx.bnsl import Form, log_loss, solve
@@ -127,6 +127,7 @@ def test_profile_interval_of_t_d_agrees_where_noise_is_small():
     assert np.allclose(result.profile_t_d, result.ci95["t_d"], rtol=0.03)
 
 
+@example(33, 2, 1.0, True)  # b beyond what a float holds
 @given(st.integers(1, 60), st.integers(0, 10), st.floats(0.2, 5), st.booleans())
 @settings(max_examples=15, deadline=None)
 def test_any_short_curve_gets_a_status_and_strict_json(size, seed, scale, paper):
