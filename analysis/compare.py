@@ -185,15 +185,15 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
     difference = paired(measures, arm.name, base, measures.log_loss)
     primary = pooled(difference)
     placebo = find_placebo(study, arm)
-    placebo_difference = paired(measures, arm.name, placebo.name, measures.log_loss) if placebo else difference
-    against_placebo = pooled(placebo_difference) if placebo else None
+    differences = {arm.name: difference}
+    if placebo:
+        differences[placebo.name] = paired(measures, arm.name, placebo.name, measures.log_loss)
+    against_placebo = pooled(differences[placebo.name]) if placebo else None
     secondary = secondary_contrasts(measures, arm.name, base, difference)
     with_cosine, cosine = find_cosine(study, arm)
     beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
     signs = cut_signs(measures, arm.name, base, evidence.pooled_sizes(difference))
-    left_out = {arm.name: left_out_of(study, difference)}
-    if placebo:
-        left_out[placebo.name] = left_out_of(study, placebo_difference)
+    left_out = {name: left_out_of(study, d) for name, d in differences.items()}
     verdict = evidence.judge(
         primary,
         against_placebo,

@@ -39,6 +39,11 @@ class Curve:
         """log L (N,)."""
         return np.log(self.losses)
 
+    @property
+    def gap(self) -> float:
+        """Median steps between neighbouring points: above 1 the curve was thinned."""
+        return float(np.median(np.diff(self.steps))) if self.steps.size > 1 else 1.0
+
 
 def curve(steps: ArrayLike, losses: ArrayLike, warmup: int | None = None) -> Curve:
     """A checked curve from two sequences of equal length; raises ValueError."""

@@ -84,8 +84,7 @@ def cut_curve(c: Curve, cut: float) -> Curve:
 
 def is_smoothed(c: Curve, residuals: Array) -> bool:
     """Whether the curve is an average already: thinned, or with noise correlated beyond what training gives."""
-    thinned = c.steps.size > 1 and float(np.median(np.diff(c.steps))) > 1
-    return thinned or noise.correlation_length(residuals[-(2**15) :]) > LONGEST_CORRELATION
+    return c.gap > 1 or noise.correlation_length(residuals[-(2**15) :]) > LONGEST_CORRELATION
 
 
 def plan_for(c: Curve, plan: Plan) -> Plan:

@@ -14,8 +14,6 @@ import math
 import sys
 from typing import Any
 
-import numpy as np
-
 from zslx.curves import Curve, CurveError, read
 from zslx.deceleration import Fit, fit_curve, local_slope, loss_at, tail_slope
 from zslx.forecast import forecast_curve
@@ -77,10 +75,9 @@ def run(args: argparse.Namespace) -> int:
     for file in args.files:
         try:
             curve = read(file)
-            gap = float(np.median(np.diff(curve.steps))) if curve.steps.size > 1 else 1.0
-            if args.protocol == "paper" and args.smoothing is None and gap > 1:
+            if args.protocol == "paper" and args.smoothing is None and curve.gap > 1:
                 print(
-                    f"zslx fit: {_printable(file)}: its points are {gap:g} steps apart, so it may be smoothed "
+                    f"zslx fit: {_printable(file)}: its points are {curve.gap:g} steps apart, so it may be smoothed "
                     "already, and the paper's moving average smooths it once more; --smoothing none takes it as it is",
                     file=sys.stderr,
                 )

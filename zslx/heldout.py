@@ -94,6 +94,19 @@ class HeldOut:
         cuts = [slice(i, i + self.chunk) for i in starts]
         return [Batch(tokens=b.tokens[c], targets=b.targets[c], domains=b.domains[c]) for c in cuts]
 
+    def measure(
+        self, model: nn.Module, average: Mapping[str, Tensor] | None, decomposition: Decomposition | None
+    ) -> tuple[Tensor, dict[str, object]]:
+        """(losses (S, T) of the model, the record of the weights that the arm would ship: `average` where given).
+
+        The `decomposition` is of the shipped weights, too.
+        """
+        losses = self.losses(model, decomposition=decomposition if average is None else None)
+        if average is None:
+            return losses, self.record(losses)
+        record = self.record(self.losses(model, average, decomposition))
+        return losses, record | {"heldout_loss_trained": float(losses.double().mean())}
+
     def record(self, losses: Tensor) -> dict[str, object]:
         """Mean loss, over all tokens and by domain."""
         by_sequence = losses.double().mean(1)

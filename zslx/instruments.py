@@ -69,11 +69,7 @@ class Instruments:
         terms = None
         if probe and self.config.instruments.decomposition:
             terms = Decomposition(self.config.instruments.rank_bins)
-        losses = self.heldout.losses(model, decomposition=terms if average is None else None)
-        shipped = losses if average is None else self.heldout.losses(model, average, terms)
-        record = self.heldout.record(shipped)
-        if average is not None:
-            record["heldout_loss_trained"] = float(losses.double().mean())
+        losses, record = self.heldout.measure(model, average, terms)
         before, self._last = self._last, (step, losses)
         if not probe:
             return record

@@ -134,13 +134,10 @@ class RunProbe:
         at("losses")
         run, heldout = self._restored(step)
         terms = Decomposition(self.config.instruments.rank_bins)
-        average = run.average(step)
-        losses = self.losses[step] = heldout.losses(run.model, decomposition=terms if average is None else None)
-        shipped = losses if average is None else heldout.losses(run.model, average, terms)
+        losses, shipped = heldout.measure(run.model, run.average(step), terms)
+        self.losses[step] = losses
         record = {"step": step, "probe": self.key, "settings": dataclasses.asdict(self.settings)}
-        record |= {"tokens": run.tokens, **heldout.record(shipped), "decomposition": terms.record()}
-        if average is not None:
-            record["heldout_loss_trained"] = float(losses.double().mean())
+        record |= {"tokens": run.tokens, **shipped, "decomposition": terms.record()}
         if step % 2 == 0 and step // 2 in self.available:
             record["dtt"] = {"from": step // 2} | interference(losses - self._losses_at(step // 2))
         at("update")
@@ -160,15 +157,7 @@ class RunProbe:
         config, own = self.config, self.config.data
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
         run = TrainingRun(config, self.folder)
-        state = checkpoints.load(self.folder / "checkpoints", step, run.device)
-        named = dict(run.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in state["model"].items():
-                named[name].copy_(tensor)
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.loader.load_state_dict(state["data"])
-        run.methods.states = state["interventions"]
-        run.tokens = state["tokens"]
+        run.restore(checkpoints.load(self.folder / "checkpoints", step, run.device))
         length = self.settings.seq_len or own.seq_len
         if config.model.positions == "learned" and length > config.model.max_positions:
             raise ValueError(f"--seq-len {length}: the model has {config.model.max_positions} positions")

@@ -205,11 +205,12 @@ def _package(path: Path) -> Path:
 
 def _imports(path: Path) -> Iterator[Path]:
     """Files that a file may import: modules, and the `__init__.py` of every package on the way to one."""
+    roots = _roots(path)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            starts, names = _roots(path), [a.name for a in node.names]
+            starts, names = roots, [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
-            starts = [path.parents[min(node.level, len(path.parents)) - 1]] if node.level else _roots(path)
+            starts = [path.parents[min(node.level, len(path.parents)) - 1]] if node.level else roots
             base = [node.module] if node.module else []
             names = [".".join(base), *(".".join([*base, a.name]) for a in node.names)]
         else:

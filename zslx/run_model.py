@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from zslx import checkpoints, tokens
 from zslx.config import Config
@@ -29,8 +31,13 @@ def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
     state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
     corpus = tokens.prepare(config.data.path, config.data.vocab_size)
     model = build_model(config, corpus.vocab_size, None)
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in state["model"].items():
-            own[name].copy_(tensor)
+    load_weights(model, state["model"])
     return model
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's weights into a model."""
+    own = dict(model.named_parameters())
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)

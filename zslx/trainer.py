@@ -43,7 +43,7 @@ from zslx.methods import InterventionError, Methods
 from zslx.model import build_model
 from zslx.optim import adamw, parameter_groups, schedule_factor
 from zslx.records import RunRecords, read_json, read_run, write_json
-from zslx.run_model import reference_model
+from zslx.run_model import load_weights, reference_model
 from zslx.seeds import generator
 from zslx.step import Diverged, GradientPass, StepGradient, check_loss
 
@@ -260,20 +260,21 @@ class TrainingRun:
                 self.records.cut_to(step)
             except ValueError:
                 continue  # the records were lost with the disk: an older checkpoint may still fit them
-            own = dict(self.model.named_parameters())
-            with torch.no_grad():
-                for name, tensor in state["model"].items():
-                    own[name].copy_(tensor)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.loader.load_state_dict(state["data"])
-            self.methods.states = state["interventions"]
-            self.instruments.state = state["instruments"]
-            self.tokens = state["tokens"]
+            self.restore(state)
             return step
         self.records.cut_to(0)
         for name in ("steps", "probes", "timing"):  # step 0's own probe is measured again
             (self.out / f"{name}.jsonl").unlink(missing_ok=True)
         return 0
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put the run where it stood when `state` was saved."""
+        load_weights(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.loader.load_state_dict(state["data"])
+        self.methods.states = state["interventions"]
+        self.instruments.state = state["instruments"]
+        self.tokens = state["tokens"]
 
 
 def _same_run(out: Path, config: Config, identity: str) -> None:
