@@ -4,7 +4,7 @@
 
 Reading: a results folder of 10,000 simulated trials (200 written, the others hard links to their files, so that
 every byte is parsed but the disk holds a fiftieth), read by a fresh process: probes alone, which is what a
-comparison needs, and with every step record, as the report does. Error rates: analysis/error_rates.py.
+comparison needs, and with every step record, as the report does. Error rates: analysis/simulation/error_rates.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.error_rates import World, verdicts
-from analysis.simulate import ARMS, write_study
-from zslx.records import read_json, write_json
+from analysis.simulation.error_rates import World, verdicts
+from analysis.simulation.study import ARMS, write_study
+from zslx.runs.records import read_json, write_json
 
 WRITTEN_SEEDS = 10
 SIZES = ("0.1M", "0.2M", "0.4M", "0.8M")
@@ -63,8 +63,8 @@ def make(folder: Path, trials: int, steps: int) -> int:
 
 def read(folder: str, every_step: bool) -> dict[str, float]:
     """Seconds and peak memory of reading a study in this process."""
-    from analysis.measures import Measures
-    from analysis.studies import load_study
+    from analysis.study.load import load_study
+    from analysis.study.measures import Measures
 
     start, processor = time.perf_counter(), time.process_time()
     measures = Measures(load_study(folder))

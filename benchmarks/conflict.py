@@ -27,15 +27,16 @@ import torch
 from torch import Tensor
 
 import zslx
-from zslx import checkpoints, tokens
-from zslx.config import Config
-from zslx.data import Batch, Loader
+from zslx.config.run_config import Config
 from zslx.gradients import sequence_stats, token_group_stats
-from zslx.intervention import StepView
-from zslx.losses import token_losses
-from zslx.records import read_json
-from zslx.run_model import load_run_model
-from zslx.surgery import BY_TOKEN, GROUPINGS
+from zslx.intervention.base import StepView
+from zslx.intervention.gradient_method import BY_TOKEN, GROUPINGS
+from zslx.model.losses import token_losses
+from zslx.runs import checkpoints
+from zslx.runs.load import load_run_model
+from zslx.runs.records import read_json
+from zslx.text import token_cache
+from zslx.text.loader import Batch, Loader
 
 BATCHES = 4
 Row = dict[str, Any]
@@ -44,7 +45,7 @@ Row = dict[str, Any]
 def measure(folder: Path) -> Iterator[Row]:
     """One row a checkpoint, batch and grouping of a run."""
     config = Config.from_dict(read_json(folder / "config.json"))
-    corpus = tokens.prepare(config.data.path, config.data.vocab_size)
+    corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
     data = config.data
     loader = Loader(corpus, seed=config.train.seed, batch_size=data.batch_size, seq_len=data.seq_len, device="cpu")
     counts = torch.as_tensor(corpus.token_counts)

@@ -18,13 +18,13 @@ import time
 import numpy as np
 import torch
 
-from zslx import tokens
-from zslx.data import Loader
+from zslx.text import token_cache
+from zslx.text.loader import Loader
 
 STEP_MS = 30.0
 
 
-def batch_time(corpus: tokens.Corpus, batch_size: int, seq_len: int, mixture: list[float] | None) -> float:
+def batch_time(corpus: token_cache.Corpus, batch_size: int, seq_len: int, mixture: list[float] | None) -> float:
     """Median milliseconds of a batch over 500 steps, the first 50 left out."""
     loader = Loader(corpus, seed=0, batch_size=batch_size, seq_len=seq_len)
     times = []
@@ -35,7 +35,7 @@ def batch_time(corpus: tokens.Corpus, batch_size: int, seq_len: int, mixture: li
     return statistics.median(times[50:])
 
 
-def cross_entropies(corpus: tokens.Corpus) -> np.ndarray:
+def cross_entropies(corpus: token_cache.Corpus) -> np.ndarray:
     """(D, D) nats per held-out token of domain j under the bigram model of domain i."""
     size, result = corpus.vocab_size, np.empty((len(corpus.domains),) * 2)
     for i, train in enumerate(corpus.train):
@@ -61,12 +61,12 @@ def main() -> None:
     if arguments.prepare:
         with tempfile.TemporaryDirectory() as cache:
             start, used = time.perf_counter(), time.process_time()
-            tokens.prepare(vocab_size=arguments.vocab_size, cache=cache)
+            token_cache.prepare(vocab_size=arguments.vocab_size, cache=cache)
             wall, used = time.perf_counter() - start, time.process_time() - used
             print(f"\nprepared from nothing in {wall:.1f} s ({used:.1f} s of processor time)")
-    corpus = tokens.prepare(vocab_size=arguments.vocab_size)
+    corpus = token_cache.prepare(vocab_size=arguments.vocab_size)
     start = time.perf_counter()
-    tokens.prepare(vocab_size=arguments.vocab_size)
+    token_cache.prepare(vocab_size=arguments.vocab_size)
     print(f"opened from the cache in {1000 * (time.perf_counter() - start):.0f} ms\n")
 
     print("| batch | mixture | ms | share of a 30 ms step |\n|---|---|---|---|")

@@ -16,10 +16,10 @@ import time
 import numpy as np
 from scipy.optimize import curve_fit
 
-from zslx.curves import read
-from zslx.deceleration import MEASURES, fit
-from zslx.forecast import forecast_curve
-from zslx.planted import LATE, SETTINGS, STRAIGHT, Planted, coverage
+from zslx.deceleration.curve_file import read
+from zslx.deceleration.fit import MEASURES, fit
+from zslx.deceleration.forecast import forecast_curve
+from zslx.deceleration.planted_curves import LATE, SETTINGS, STRAIGHT, Planted, coverage
 
 
 def speed() -> None:

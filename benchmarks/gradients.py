@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import zslx
-from zslx.allocator import keep_freed_memory
 from zslx.gradients import position_interference, sequence_stats, token_interference
-from zslx.model import ModelConfig, Transformer
+from zslx.model.transformer import ModelConfig, Transformer
+from zslx.training.malloc import keep_freed_memory
 
 GOALS = {
     "interference_4M": 1.20,

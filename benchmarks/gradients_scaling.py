@@ -20,8 +20,8 @@ import time
 import torch
 
 from benchmarks.gradients import Workload, peak_bytes
-from zslx.allocator import keep_freed_memory
 from zslx.gradients import sequence_stats
+from zslx.training.malloc import keep_freed_memory
 
 BASE = {"B": 16, "T": 128, "width": 192, "vocabulary": 2048}
 POINTS = {"B": (8, 16, 32), "T": (64, 128, 256), "width": (96, 192, 384), "vocabulary": (1024, 2048, 8192)}

@@ -19,16 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zslx.config import Config, parse_overrides
-from zslx.decomposition import Decomposition
-from zslx.gradient_probe import sequence_record, spread
+from zslx.config.presets import preset
+from zslx.config.run_config import Config, parse_overrides
 from zslx.gradients import position_interference, sequence_stats
-from zslx.heldout import heldout_steps, probe_steps
-from zslx.losses import token_losses
-from zslx.presets import preset
+from zslx.instruments.gradient_interference import sequence_record, spread
+from zslx.instruments.heldout import heldout_steps, probe_steps
+from zslx.instruments.rank_decomposition import Decomposition
+from zslx.model.losses import token_losses
 from zslx.seeds import generator
-from zslx.tokens import prepare
-from zslx.trainer import TrainingRun, train
+from zslx.text.token_cache import prepare
+from zslx.training.loop import TrainingRun, train
 
 REPEATS = 15
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from zslx.clock import Clock
-from zslx.config import parse_overrides
-from zslx.discovery import discover
-from zslx.presets import preset
-from zslx.registry import load_class, load_intervention
-from zslx.trainer import TrainingRun, train
+from zslx.config.presets import preset
+from zslx.config.run_config import parse_overrides
+from zslx.intervention.discovery import discover
+from zslx.intervention.registry import load_class, load_intervention
+from zslx.training.clock import Clock
+from zslx.training.loop import TrainingRun, train
 
 SETTINGS = ["model=4M", "data.batch_size=16", "data.seq_len=128", "instruments.probes=false"]
 FAMILIES = ("gradient_surgery", "token_weighting")

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from zslx.clock import Clock
-from zslx.config import Config, parse_overrides
-from zslx.presets import preset
-from zslx.trainer import TrainingRun
+from zslx.config.presets import preset
+from zslx.config.run_config import Config, parse_overrides
+from zslx.training.clock import Clock
+from zslx.training.loop import TrainingRun
 
 BLOCKS, STEPS = 15, 20
 

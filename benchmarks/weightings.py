@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from zslx.registry import load_intervention
+from zslx.intervention.registry import load_intervention
 
 METHODS = {
     "pcgrad": "PCGradWeighting",

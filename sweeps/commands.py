@@ -31,7 +31,7 @@ LONG = 1200.0  # seconds: a sweep estimated longer says first how long, and that
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from zslx.presets import PRESETS
+    from zslx.config.presets import PRESETS
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
@@ -121,9 +121,10 @@ def carry_out(sweep: Sweep) -> int:
 
 def plan(args: argparse.Namespace) -> Sweep:
     """Everything that the command line asks for, checked; the text prepared."""
-    from zslx import registry
-    from zslx.config import one_spelling
-    from zslx.presets import model_preset, preset
+    from zslx.config.presets import preset
+    from zslx.config.run_config import one_spelling
+    from zslx.config.sizes import model_preset
+    from zslx.intervention import registry
 
     asked = tuple(dict.fromkeys(one_spelling(spec) for spec in args.intervention.split(",") if spec.strip()))
     if not asked:
@@ -162,13 +163,13 @@ def plan(args: argparse.Namespace) -> Sweep:
 
 def prepare_text(preset_name: str, values: dict[str, str]) -> None:
     """Tokenise the text once, here, where its progress shows: trials find it in the cache."""
-    from zslx import tokens
-    from zslx.config import override
-    from zslx.presets import preset
+    from zslx.config.presets import preset
+    from zslx.config.run_config import override
+    from zslx.text import token_cache
 
     data = {key: value for key, value in values.items() if key.startswith("data.")}
     config = override(preset(preset_name).config, data.items())
-    tokens.prepare(config.data.path, config.data.vocab_size)
+    token_cache.prepare(config.data.path, config.data.vocab_size)
 
 
 def cores() -> int:
@@ -261,7 +262,7 @@ def train(sweep: Sweep, notes: set[str]) -> dict[str, Failure]:
 
 
 def plugin_folders() -> Sequence[Path]:
-    from zslx.discovery import plugin_folders
+    from zslx.intervention.discovery import plugin_folders
 
     return plugin_folders()
 
@@ -337,6 +338,6 @@ def interrupted(sweep: Sweep) -> int:
 
 def answer(sweep: Sweep) -> None:
     """The table, the line that says what was found, and the report's path, last and alone on its line."""
-    from analysis import report_command
+    from analysis.commands import report
 
-    report_command.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))
+    report.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))

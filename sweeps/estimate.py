@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.study import BASELINE, Trial
-from zslx.config import Config
-from zslx.records import read_json
+from zslx.config.run_config import Config
+from zslx.runs.records import read_json
 
 START = 8.0  # seconds: Ray, imports in the workers, the analysis
 UNKNOWN_COST = 1.4  # of a step with an intervention that was never timed here, relative to the plain one
@@ -101,8 +101,8 @@ def step_seconds(config: Config) -> float:
     """
     import torch
 
-    from zslx.identity import device_kind
-    from zslx.model import build_model
+    from zslx.model.transformer import build_model
+    from zslx.runs.identity import device_kind
 
     device = device_kind(config).split()[0]
     draws = torch.Generator().manual_seed(0)

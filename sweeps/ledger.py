@@ -19,7 +19,7 @@ from typing import Any
 
 from sweeps.study import Study, Trial
 from zslx.locking import locked
-from zslx.records import last_line, read_json, write_json
+from zslx.runs.records import last_line, read_json, write_json
 
 DONE = ("finished", "diverged")
 

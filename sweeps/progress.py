@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sweeps.estimate import Estimate, duration
 from sweeps.ledger import Ledger
 from sweeps.study import Trial
-from zslx.records import last_line, read_json
+from zslx.runs.records import last_line, read_json
 
 PLAIN_SECONDS = 15.0
 REDRAW_SECONDS = 1.0

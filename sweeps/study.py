@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zslx import presets, registry
-from zslx.config import GROUPS, Config, known_keys, method_names, override, unknown
-from zslx.presets import Preset
+from zslx.config import presets
+from zslx.config.fields import unknown
+from zslx.config.groups import GROUPS
+from zslx.config.presets import Preset
+from zslx.config.run_config import Config, known_keys, method_names, override
+from zslx.intervention import registry
 
 MOST_SEEDS = 1000
 VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
@@ -114,7 +117,7 @@ def build(
     pairs = [split_pair(item) for item in overrides]
     arms = plan(asked, preset, pairs)
     trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
-    from zslx.identity import digest
+    from zslx.runs.identity import digest
 
     short = digest([trial.key for trial in trials])[:8]
     return Study(
@@ -210,7 +213,7 @@ def _reference(arm: Arm, pairs: Pairs) -> str:
 
 def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[Trial]:
     """The trials of one arm at one size. Seeds differ in train.seed alone, so the rest is hashed once."""
-    from zslx.identity import digest, ingredients
+    from zslx.runs.identity import digest, ingredients
 
     config = dataclasses.replace(
         preset.for_size(size),

@@ -24,10 +24,10 @@ import torch
 from sweeps import wandb_log
 from sweeps.ledger import DONE, claim, is_done, set_aside
 from sweeps.wandb_log import Labels
-from zslx.config import Config
-from zslx.identity import identity
-from zslx.records import read_json
-from zslx.trainer import train
+from zslx.config.run_config import Config
+from zslx.runs.identity import identity
+from zslx.runs.records import read_json
+from zslx.training.loop import train
 
 PLUGINS = ("interventions.", "zslx_plugins.")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zslx.records import Run, read_run, write_json
+from zslx.runs.records import Run, read_run, write_json
 
 PROJECT = "zslx"
 MODES = ("off", "offline", "online")

@@ -9,11 +9,11 @@ __all__ = ["Config", "Intervention", "load_intervention", "setting", "train"]
 
 # Loaded on first use, so that `import zslx` and `zslx --help` need no torch.
 _HOMES = {
-    "Config": "zslx.config",
-    "Intervention": "zslx.intervention",
-    "setting": "zslx.intervention",
-    "load_intervention": "zslx.registry",
-    "train": "zslx.trainer",
+    "Config": "zslx.config.run_config",
+    "Intervention": "zslx.intervention.base",
+    "setting": "zslx.intervention.base",
+    "load_intervention": "zslx.intervention.registry",
+    "train": "zslx.training.loop",
 }
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from zslx.cli import main
+from zslx.commands.cli import main
 
 sys.exit(main())

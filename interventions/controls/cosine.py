@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from zslx.config import Config
-from zslx.intervention import Intervention, setting
-from zslx.optim import schedule_factor
+from zslx.config.run_config import Config
+from zslx.intervention.base import Intervention, setting
+from zslx.model.optimization import schedule_factor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import Intervention, State, StepStats, setting
+from zslx.intervention.base import Intervention, State, StepStats, setting
 
 
 @dataclass(frozen=True)

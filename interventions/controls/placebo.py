@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zslx.intervention import CoordinateSums, Intervention, State, StepView, fresh_state
+from zslx.intervention.base import CoordinateSums, Intervention, State, StepView, fresh_state
 
 DRAWS = "placebo_generator"
 

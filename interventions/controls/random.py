@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zslx.intervention import State, fresh_state, setting
-from zslx.surgery import Grouped, floating
+from zslx.intervention.base import State, fresh_state, setting
+from zslx.intervention.gradient_method import Grouped, floating
 
 LARGEST = 1e6  # of `a`: beyond it, all weight is on one group
 

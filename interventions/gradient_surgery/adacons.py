@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import State, setting
-from zslx.surgery import Surgery
+from zslx.intervention.base import State, setting
+from zslx.intervention.gradient_method import Surgery
 
 CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
 

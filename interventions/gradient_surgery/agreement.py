@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import CoordinateSums, State, StepStats, setting
-from zslx.surgery import Grouped
+from zslx.intervention.base import CoordinateSums, State, StepStats, setting
+from zslx.intervention.gradient_method import Grouped
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
-from zslx.intervention import State, setting
-from zslx.surgery import Surgery
+from zslx.intervention.base import State, setting
+from zslx.intervention.gradient_method import Surgery
 
 CANCELLED = 1e-12  # weights this small relative to 1/K are rounding error
 SAME_LENGTH = 1e3  # norms within this ratio cost an eigendecomposition of G at most 6 of its 16 digits

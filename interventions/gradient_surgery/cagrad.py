@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery import complementarity
-from zslx.intervention import State, setting
-from zslx.surgery import Surgery
+from zslx.intervention.base import State, setting
+from zslx.intervention.gradient_method import Surgery
 
 ITERATIONS = 60
 PRECISION = 1e-13

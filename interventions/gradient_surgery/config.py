@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import State
-from zslx.surgery import Surgery
+from zslx.intervention.base import State
+from zslx.intervention.gradient_method import Surgery
 
 CANCELLED = 1e-6  # C⁺1 this small is rounding error (of float32 gradients, too): of a regular C it is at least 1/K
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery.bargaining import bargain
-from zslx.intervention import State, setting
-from zslx.surgery import Surgery
+from zslx.intervention.base import State, setting
+from zslx.intervention.gradient_method import Surgery
 
 
 @dataclass(frozen=True)

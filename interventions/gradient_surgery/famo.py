@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import State, StepStats, fresh_state, setting
-from zslx.surgery import GROUPINGS, Grouped, floating
+from zslx.intervention.base import State, StepStats, fresh_state, setting
+from zslx.intervention.gradient_method import GROUPINGS, Grouped, floating
 
 EPSILON = 1e-8  # beside a loss
 BETAS = (0.9, 0.999)  # Adam's

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import State
-from zslx.surgery import Surgery
+from zslx.intervention.base import State
+from zslx.intervention.gradient_method import Surgery
 
 CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
 NO_SOLUTION = 1e-6  # C⁺1 this small, too (of float32 gradients): of a regular C it is at least 1/K

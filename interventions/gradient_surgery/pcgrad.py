@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zslx.intervention import State, setting
-from zslx.surgery import Surgery
+from zslx.intervention.base import State, setting
+from zslx.intervention.gradient_method import Surgery
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zslx.intervention import State, setting
-from zslx.surgery import Surgery
+from zslx.intervention.base import State, setting
+from zslx.intervention.gradient_method import Surgery
 
 VERSION = "0.18.0"
 

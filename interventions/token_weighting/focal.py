@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import Intervention, State, StepView, setting
+from zslx.intervention.base import Intervention, State, StepView, setting
 
 LEAST = 1e-12  # so that a batch of certain tokens has a positive total weight
 

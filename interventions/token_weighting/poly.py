@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zslx.intervention import Intervention, State, StepView, setting
+from zslx.intervention.base import Intervention, State, StepView, setting
 
 
 @dataclass(frozen=True)

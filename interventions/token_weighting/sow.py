@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention import Intervention, State, StepView, setting
+from zslx.intervention.base import Intervention, State, StepView, setting
 
 SHAPES = ("linupper", "quadratic", "extremes")
 

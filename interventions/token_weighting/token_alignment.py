@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interventions.token_weighting.alignment import mid_ranks
-from zslx.intervention import Intervention, State, StepView, setting
+from zslx.intervention.base import Intervention, State, StepView, setting
 
 
 @dataclass(frozen=True)

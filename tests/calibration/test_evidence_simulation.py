@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from analysis.compare import compare
-from analysis.error_rates import World, verdicts
-from analysis.evidence import judge, pooled
-from analysis.simulate import BASELINE, SimulatedArm, write_study
+from analysis.inference.compare import compare
+from analysis.inference.evidence import judge, pooled
+from analysis.simulation.error_rates import World, verdicts
+from analysis.simulation.study import BASELINE, SimulatedArm, write_study
 
 STUDIES = 500
 NOTHING = "no effect found"

@@ -5,7 +5,7 @@ The same as `python -m benchmarks.fit coverage`, whose table stands in benchmark
 
 import pytest
 
-from zslx.planted import LATE, SETTINGS, STRAIGHT, coverage
+from zslx.deceleration.planted_curves import LATE, SETTINGS, STRAIGHT, coverage
 
 # With 200 curves an interval that covers 96 % leaves the range by chance in one cell of twenty.
 CURVES = 400

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from zslx import checkpoints
-from zslx.records import read_json, read_lines, read_run
+from zslx.runs import checkpoints
+from zslx.runs.records import read_json, read_lines, read_run
 from zslx.testing.subject import BLIND, Outcome, plain, text, trained
-from zslx.trainer import TrainingRun, train
+from zslx.training.loop import TrainingRun, train
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -119,7 +119,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path):
 def test_a_plugin_that_fails_leaves_failed_and_can_be_mended(plugins: Path, tmp_path: Path):
     source = """
 from dataclasses import dataclass
-from zslx.intervention import Intervention
+from zslx.intervention.base import Intervention
 
 @dataclass(frozen=True)
 class Mine(Intervention):

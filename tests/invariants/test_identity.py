@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from zslx import identity as module
-from zslx.identity import identity, ingredients
-from zslx.registry import load_intervention, source_files
+from zslx.intervention.registry import load_intervention, source_files
+from zslx.runs import identity as module
+from zslx.runs.identity import identity, ingredients
 from zslx.testing.subject import WATCHED, plain, text
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 PLUGIN = """
 from dataclasses import dataclass
-from zslx.intervention import Intervention, setting
+from zslx.intervention.base import Intervention, setting
 {imports}
 
 FACTOR = {factor}
@@ -131,7 +131,7 @@ def test_files_that_share_folder_and_name_all_count(tmp_path: Path, monkeypatch)
 
 def test_our_own_bases_and_helpers_count():
     names = {f.name for f in source_files(load_intervention("pcgrad"))}
-    assert names == {"pcgrad.py", "surgery.py"}
+    assert names == {"pcgrad.py", "gradient_method.py"}
     assert "placebo.py" in {f.name for f in source_files(load_intervention("placebo:pcgrad"))}
 
 
@@ -190,8 +190,8 @@ def test_numerics_and_torch_count(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_reference_counts_by_what_it_is(tmp_path: Path):
     """The folder's place does not matter, the run in it does; an unfinished one is refused."""
-    from zslx.records import read_json, write_json
-    from zslx.trainer import train
+    from zslx.runs.records import read_json, write_json
+    from zslx.training.loop import train
 
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(plain({"train.seed": seed, "train.steps": 2}), tmp_path / name)

@@ -16,7 +16,17 @@ PACKAGES = ("zslx", "interventions", "sweeps", "analysis")
 ALLOWED = {"zslx": set(), "interventions": {"zslx"}, "sweeps": {"zslx"}, "analysis": {"zslx"}}
 # Heavy packages, and where they may be imported at the top of a file.
 HEAVY = ("ray", "wandb", "datasets", "transformers", "matplotlib", "torchjd", "rich", "jinja2", "optuna")
-TORCH_FREE = ("records", "deceleration", "smoothing", "config", "presets", "cli", "progress", "slopes", "noise")
+TORCH_FREE = (
+    "commands.cli",
+    "config.presets",
+    "config.run_config",
+    "deceleration.binning",
+    "deceleration.fit",
+    "deceleration.residual_noise",
+    "deceleration.slopes",
+    "progress",
+    "runs.records",
+)
 
 
 def sources(package: str) -> list[Path]:

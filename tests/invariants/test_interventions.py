@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zslx import registry
-from zslx.discovery import discover
+from zslx.intervention import registry
+from zslx.intervention.discovery import discover
 from zslx.testing import CHECKS, Subject, examine
 
 QUICK = {"none", "focal", "pcgrad", "placebo:and_mask"}  # one of each kind; all the others are CI's
@@ -49,7 +49,7 @@ HEAD = '''
 import itertools
 import torch
 from dataclasses import dataclass
-from zslx.intervention import Intervention, setting
+from zslx.intervention.base import Intervention, setting
 
 @dataclass(frozen=True)
 class Bad(Intervention):
@@ -127,7 +127,7 @@ def test_broken_plugin_is_caught(broken: str, plugins: Path, tmp_path: Path):
 
 def test_instruments_that_train_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`unobserved` on an instrument that moves a weight by one part in 10^7."""
-    from zslx.instruments import Instruments
+    from zslx.instruments.during_training import Instruments
 
     true = Instruments.after
 
@@ -144,21 +144,21 @@ def test_instruments_that_train_are_caught(tmp_path: Path, monkeypatch: pytest.M
 
 def test_unchecked_hook_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`names_its_failures` on a run that takes any token weights."""
-    monkeypatch.setattr("zslx.methods.checked", lambda m, hook, step, weights, shape, like: weights)
+    monkeypatch.setattr("zslx.intervention.composed.checked", lambda m, hook, step, weights, shape, like: weights)
     with pytest.raises(AssertionError, match="token_weights that returns"):
         law("names_its_failures")(Subject("focal", tmp_path))
 
 
 def test_unscaled_gradient_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`normalised` on a run that does not rescale the combined gradient."""
-    monkeypatch.setattr("zslx.step.matched_scale", lambda gramian, weights: 1.0)
+    monkeypatch.setattr("zslx.training.step_gradient.matched_scale", lambda gramian, weights: 1.0)
     with pytest.raises(AssertionError, match="of the plain one's"):
         law("normalised")(Subject("mgda", tmp_path))
 
 
 def test_unnormalised_token_weights_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`normalised` on a run that takes token weights as they come."""
-    from zslx.methods import Methods
+    from zslx.intervention.composed import Methods
 
     true = Methods.token_weights
     monkeypatch.setattr(Methods, "token_weights", lambda self, view: true(self, view) * 1.001)

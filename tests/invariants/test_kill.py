@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from zslx import checkpoints
-from zslx.records import read_json
+from zslx.runs import checkpoints
+from zslx.runs.records import read_json
 from zslx.testing.subject import WATCHED, Outcome, plain, train_values, trained
 
 STEPS = 40
@@ -86,4 +86,4 @@ def _wait_for_work(child: Any, out: Path) -> None:
 
 # One process imports torch; every child is a fork of it, so that a start takes milliseconds.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["zslx.trainer", "zslx.testing.subject"])
+CONTEXT.set_forkserver_preload(["zslx.training.loop", "zslx.testing.subject"])

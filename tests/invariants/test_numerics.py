@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from zslx.identity import NUMERICS
-from zslx.records import read_run
+from zslx.runs.identity import NUMERICS
+from zslx.runs.records import read_run
 from zslx.testing.subject import plain, trained
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -48,8 +48,8 @@ def test_losses_have_not_moved(name: str, tmp_path: Path):
     found = losses(name, tmp_path)
     moved = found != pytest.approx(STORED[name], rel=1e-9)
     assert not moved or NUMERICS > STORED_FOR, (
-        f"the losses of {name} are {found}, not {STORED[name]}: raise zslx.identity.NUMERICS, so that no result of "
-        "the old numbers is taken for one of the new, and store the new losses with it"
+        f"the losses of {name} are {found}, not {STORED[name]}: raise zslx.runs.identity.NUMERICS, so that no result of"
+        " the old numbers is taken for one of the new, and store the new losses with it"
     )
     assert not moved, f"NUMERICS is {NUMERICS}: store the losses {found} of {name}, and STORED_FOR = {NUMERICS}"
     assert NUMERICS == STORED_FOR, f"NUMERICS is {NUMERICS}: set STORED_FOR to it"

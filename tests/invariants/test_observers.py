@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zslx import checkpoints
-from zslx.config import Config
-from zslx.heldout import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps
-from zslx.instruments import Instruments
-from zslx.interference import interference
-from zslx.records import read_lines
-from zslx.trainer import TrainingRun, train
+from zslx.config.run_config import Config
+from zslx.instruments.during_training import Instruments
+from zslx.instruments.heldout import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps
+from zslx.instruments.loss_interference import interference
+from zslx.runs import checkpoints
+from zslx.runs.records import read_lines
+from zslx.training.loop import TrainingRun, train
 
 STEPS = 12
 NONE = {"instruments.probes": False, "instruments.gradient_sequences": 0, "instruments.heldout_points": 2}

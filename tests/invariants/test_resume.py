@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from zslx import checkpoints
-from zslx.intervention import Intervention
-from zslx.methods import Methods
-from zslx.records import read_json, read_run, write_json
+from zslx.intervention.base import Intervention
+from zslx.intervention.composed import Methods
+from zslx.runs import checkpoints
+from zslx.runs.records import read_json, read_run, write_json
 from zslx.testing.subject import WATCHED, Outcome, Stopped, plain, trained
-from zslx.trainer import TrainingRun, train
+from zslx.training.loop import TrainingRun, train
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -141,12 +141,12 @@ class Idle(Intervention):
         return torch.ones_like(view.losses)
 
     def schedule(self, step, config):
-        from zslx.optim import schedule_factor
+        from zslx.model.optimization import schedule_factor
 
         return schedule_factor(step, config)
 
     def optimizer(self, parameters, config):
-        from zslx.optim import adamw
+        from zslx.model.optimization import adamw
 
         return adamw(parameters, config)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zslx.decomposition import Decomposition, target_ranks
-from zslx.losses import cross_entropy
+from zslx.instruments.rank_decomposition import Decomposition, target_ranks
+from zslx.model.losses import cross_entropy
 
 
 def definition(logits: torch.Tensor, targets: torch.Tensor, log2: bool = False) -> dict[str, float]:

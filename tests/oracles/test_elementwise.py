@@ -5,8 +5,8 @@ from functools import cache
 import pytest
 import torch
 
-from zslx.intervention import CoordinateSums
-from zslx.registry import load_intervention
+from zslx.intervention.base import CoordinateSums
+from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
 

@@ -7,10 +7,10 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.signal import lfilter
 
-from zslx.bnsl import Form, log_loss, solve, value_and_jacobian
-from zslx.curves import read
-from zslx.deceleration import fit, fit_curve
-from zslx.smoothing import paper_points, trailing_mean
+from zslx.deceleration.binning import paper_points, trailing_mean
+from zslx.deceleration.broken_power_law import Form, log_loss, solve, value_and_jacobian
+from zslx.deceleration.curve_file import read
+from zslx.deceleration.fit import fit, fit_curve
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "curves"
 # Name: log b, c0, c1, log d1, f1; T; t_d, L_d, r_d, L̂_T (arXiv 2506.05447, its released notebook).

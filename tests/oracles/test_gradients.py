@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zslx.gradients import sequence_stats, token_group_stats
-from zslx.model import ModelConfig, Transformer
+from zslx.model.transformer import ModelConfig, Transformer
 
 VARIANTS = {
     "tied": {},

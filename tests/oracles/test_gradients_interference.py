@@ -22,8 +22,8 @@ from zslx.gradients import (
     token_interference,
     totals,
 )
-from zslx.gradients.sampling import sample_tokens
-from zslx.gradients.tokens import jackknife_mean
+from zslx.gradients.engine.token_sample import sample_tokens
+from zslx.gradients.token_interference import jackknife_mean
 
 
 def token_gradients(model, batch, mask=None):

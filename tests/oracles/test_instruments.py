@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from zslx.config import ModelConfig
-from zslx.data import Batch
-from zslx.gradient_probe import agreement, sequence_record, spread
+from zslx.config.groups import ModelConfig
 from zslx.gradients import parameter_roles, sequence_stats
-from zslx.losses import token_losses
-from zslx.model import Transformer
+from zslx.instruments.gradient_interference import agreement, sequence_record, spread
+from zslx.model.losses import token_losses
+from zslx.model.transformer import Transformer
+from zslx.text.loader import Batch
 
 
 def small(tied: bool = True, sequences: int = 5) -> tuple[Transformer, Batch]:

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from zslx.registry import load_intervention
+from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
 

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from interventions.gradient_surgery.pcgrad import project_conflicts, visiting_order
 from interventions.gradient_surgery.upgrad import project
-from zslx.registry import load_intervention
+from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
 

@@ -7,9 +7,9 @@ import shlex
 import pytest
 
 from sweeps.study import build, command, parse_seeds, plan, seeds_text, slug, split_pair
-from zslx import presets
-from zslx.identity import identity
-from zslx.trainer import train
+from zslx.config import presets
+from zslx.runs.identity import identity
+from zslx.training.loop import train
 
 
 def roles(asked: tuple[str, ...], preset: str = "verdict") -> dict[str, tuple[str, str | None]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zslx.records import read_run
+from zslx.runs.records import read_run
 
 pytestmark = pytest.mark.medium
 OPTIONS = ("--seeds", "2", "--steps", "40")

@@ -15,9 +15,9 @@ import torch
 from sweeps.ledger import Ledger, is_done
 from sweeps.study import build
 from sweeps.trial import trial
-from zslx.config import parse_overrides
-from zslx.presets import preset
-from zslx.records import last_line
+from zslx.config.presets import preset
+from zslx.config.run_config import parse_overrides
+from zslx.runs.records import last_line
 
 FILES = ("config.json", "steps.jsonl", "probes.jsonl")
 
@@ -144,7 +144,7 @@ class Stopping(Intervention):
 
 
 def test_a_plugin_changed_after_planning_is_refused(config, plugins, tmp_path):
-    from zslx.identity import identity
+    from zslx.runs.identity import identity
 
     (plugins / "stopping.py").write_text(STOPPING)
     planned = config("intervention=stopping")

@@ -8,7 +8,7 @@ import pytest
 
 from sweeps import wandb_log
 from sweeps.wandb_log import Labels
-from zslx.records import RunRecords, read_run, write_json
+from zslx.runs.records import RunRecords, read_run, write_json
 
 
 @pytest.fixture

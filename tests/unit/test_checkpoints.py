@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zslx import checkpoints
-from zslx.checkpoints import latest, load, pack, prune, save, steps, unpack
+from zslx.runs import checkpoints
+from zslx.runs.checkpoints import latest, load, pack, prune, save, steps, unpack
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 states = st.recursive(

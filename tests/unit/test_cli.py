@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zslx import cli
-from zslx.cli import COMMANDS, main
+from zslx.commands import cli
+from zslx.commands.cli import COMMANDS, main
 from zslx.places import ROOT
 
 
@@ -29,7 +29,8 @@ def command(cache: Path, plugins: Path, capsys):
 
 
 def test_help_needs_no_torch_and_names_every_command():
-    code = "import sys, zslx.cli; zslx.cli.main([]); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys; from zslx.commands import cli; cli.main([]); "
+    code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
@@ -100,7 +101,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
     def broken(args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("zslx.presets_command.run", broken)
+    monkeypatch.setattr("zslx.commands.presets.run", broken)
     with pytest.raises(ZeroDivisionError):
         main(["presets"])
 
@@ -135,7 +136,7 @@ def test_show_of_a_placebo_says_of_what_and_what_it_permutes(command, plugins: P
     assert code == 0 and card["name"] == "placebo:my_idea" and card["placebo"] is None
     assert "its weights are permuted over the tokens of the batch" in card["summary"]
     from interventions.controls.placebo import HOOKS
-    from zslx.interventions_command import PLACEBOS
+    from zslx.commands.interventions import PLACEBOS
 
     assert PLACEBOS.keys() == HOOKS.keys()
 
@@ -143,7 +144,7 @@ def test_show_of_a_placebo_says_of_what_and_what_it_permutes(command, plugins: P
 def test_new_writes_what_runs_and_overwrites_nothing(command, plugins: Path, tmp_path: Path):
     code, out, _ = command("interventions", "new", "my_idea")
     assert code == 0 and "plugins/my_idea.py" in out and "make sweep INTERVENTION=my_idea" in out
-    from zslx.registry import load_intervention
+    from zslx.intervention.registry import load_intervention
 
     assert type(load_intervention("my_idea")).__name__ == "MyIdea"
     before = {p: p.read_text() for p in plugins.glob("*.py")}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.answers import qualified
-from analysis.evidence import (
+from analysis.inference.answers import qualified
+from analysis.inference.evidence import (
     Contrast,
     across_sizes,
     contrast,

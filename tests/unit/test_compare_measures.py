@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.measures import Measures, parameters
-from analysis.mechanism import at_matched_loss, at_matched_step, mechanism
-from analysis.studies import Arm, Study, Trial
-from zslx.config import Config, ModelConfig
-from zslx.presets import LAPTOP_SIZES, PAPER_SIZES, model_preset
+from analysis.inference.matched_loss import at_matched_loss, at_matched_step, mechanism
+from analysis.study.load import Arm, Study, Trial
+from analysis.study.measures import Measures, parameters
+from zslx.config.groups import ModelConfig
+from zslx.config.run_config import Config
+from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES, model_preset
 
 STEPS = np.unique(np.geomspace(1, 1024, 60).astype(int))
 UNIT = 512  # tokens of a step
@@ -100,7 +101,7 @@ MODELS = [
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: f"d{m.d_model}l{m.n_layers}")
 def test_parameter_counts_are_those_of_the_model(model):
-    from zslx.model import Transformer
+    from zslx.model.transformer import Transformer
 
     config = Config(model=model).to_dict()
     vocabulary = model.vocab_size or config["data"]["vocab_size"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.scaling import equivalent_gain, laws, trend
+from analysis.inference.size_trends import equivalent_gain, laws, trend
 
 N = np.array([1e4, 3e4, 1e5, 4e5])
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.step_records import BINS, binned, edges, read_columns, summarise
-from zslx.records import RunRecords, columns, read_lines
+from analysis.study.step_records import BINS, binned, edges, read_columns, summarise
+from zslx.runs.records import RunRecords, columns, read_lines
 
 pytest.importorskip("pyarrow")
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from analysis.simulate import BASELINE, SimulatedArm, write_study
-from analysis.studies import find_study, load_study, numbers_of
-from zslx.records import write_json
+from analysis.simulation.study import BASELINE, SimulatedArm, write_study
+from analysis.study.load import find_study, load_study, numbers_of
+from zslx.runs.records import write_json
 
 TWO = (BASELINE, SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.02))
 

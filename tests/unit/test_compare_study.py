@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from analysis.compare import compare
-from analysis.curves import plane
-from analysis.measures import Measures
-from analysis.mechanism import mechanism
-from analysis.report import write_report
-from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
-from analysis.studies import load_study
+from analysis.inference.compare import compare
+from analysis.inference.matched_loss import mechanism
+from analysis.report.curves import plane
+from analysis.report.report import write_report
+from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
+from analysis.study.load import load_study
+from analysis.study.measures import Measures
 
 PCGRAD = SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.03, cost=1.3)
 PLACEBO = SimulatedArm(name="placebo:pcgrad", intervention="placebo:pcgrad", role="placebo", of="pcgrad")

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zslx.config import GROUPS, Config, known_keys, parse_overrides
-from zslx.presets import LAPTOP_SIZES, PAPER_SIZES, PRESETS, preset
+from zslx.config.groups import GROUPS
+from zslx.config.presets import PRESETS, preset
+from zslx.config.run_config import Config, known_keys, parse_overrides
+from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES
 
 
 def test_overrides():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks import conflict
-from zslx.config import Config
-from zslx.trainer import train
+from zslx.config.run_config import Config
+from zslx.training.loop import train
 
 
 def test_known_gramians():

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interventions.controls.random import with_spread
-from zslx.config import Config
-from zslx.intervention import CoordinateSums, StepView
-from zslx.methods import Methods
-from zslx.registry import load_intervention
+from zslx.config.run_config import Config
+from zslx.intervention.base import CoordinateSums, StepView
+from zslx.intervention.composed import Methods
+from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zslx import corpus, embedded, split
-from zslx.corpus import Document, document_of
+from zslx.text import builtin, documents, heldout_split
+from zslx.text.documents import Document, document_of
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> Path:
@@ -23,7 +23,7 @@ def write(root: Path, files: dict[str, str | bytes]) -> Path:
     return root
 
 
-def names(domains: tuple[corpus.Domain, ...]) -> dict[str, list[str]]:
+def names(domains: tuple[documents.Domain, ...]) -> dict[str, list[str]]:
     return {d.name: [x.name for x in d.documents] for d in domains}
 
 
@@ -32,7 +32,7 @@ def names(domains: tuple[corpus.Domain, ...]) -> dict[str, list[str]]:
 
 def test_a_sub_folder_is_a_domain_and_loose_files_are_one_named_after_the_folder(tmp_path: Path) -> None:
     root = write(tmp_path / "notes", {"b/x.txt": "x", "b/deep/y.md": "y", "a/z.txt": "z", "loose.txt": "l"})
-    domains, skipped = corpus.folder(str(root))
+    domains, skipped = documents.folder(str(root))
     assert names(domains) == {"a": ["a/z.txt"], "b": ["b/deep/y.md", "b/x.txt"], "notes": ["loose.txt"]}
     assert skipped == 0
     assert [d.text for d in domains[1].documents] == ["y", "x"]
@@ -40,18 +40,22 @@ def test_a_sub_folder_is_a_domain_and_loose_files_are_one_named_after_the_folder
 
 def test_a_glob_counts_domains_from_its_fixed_part(tmp_path: Path) -> None:
     root = write(tmp_path / "notes", {"b/x.txt": "x", "b/y.md": "y", "a/deep/z.txt": "z", "loose.txt": "l"})
-    assert names(corpus.folder(f"{root}/**/*.txt")[0]) == {
+    assert names(documents.folder(f"{root}/**/*.txt")[0]) == {
         "a": ["a/deep/z.txt"],
         "b": ["b/x.txt"],
         "notes": ["loose.txt"],
     }
-    assert names(corpus.folder(f"{root}/b/*")[0]) == {"b": ["x.txt", "y.md"]}
-    assert names(corpus.folder(f"{root}/loose.txt")[0]) == {"notes": ["loose.txt"]}
+    assert names(documents.folder(f"{root}/b/*")[0]) == {"b": ["x.txt", "y.md"]}
+    assert names(documents.folder(f"{root}/loose.txt")[0]) == {"notes": ["loose.txt"]}
 
 
 def test_relative_paths_and_a_glob_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path / "here", {"x.txt": "x", "a/y.txt": "y"}))
-    assert names(corpus.folder(".")[0]) == names(corpus.folder("**/*.txt")[0]) == {"a": ["a/y.txt"], "here": ["x.txt"]}
+    assert (
+        names(documents.folder(".")[0])
+        == names(documents.folder("**/*.txt")[0])
+        == {"a": ["a/y.txt"], "here": ["x.txt"]}
+    )
 
 
 def test_what_is_no_text_is_skipped_and_counted_and_twins_count_once(tmp_path: Path) -> None:
@@ -67,7 +71,7 @@ def test_what_is_no_text_is_skipped_and_counted_and_twins_count_once(tmp_path: P
         "a/.hidden": "hidden",
         "a/bom": b"\xef\xbb\xbfwith a mark",
     }
-    domains, skipped = corpus.folder(str(write(tmp_path / "r", files)))
+    domains, skipped = documents.folder(str(write(tmp_path / "r", files)))
     assert names(domains) == {"a": ["a/1", "a/bom"]}
     assert domains[0].documents[1].text == "with a mark"
     assert skipped == 5
@@ -86,12 +90,12 @@ def test_errors_name_the_path(tmp_path: Path, path: str, message: str) -> None:
     write(tmp_path, {"binary/x": b"\0"})
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message) as error:
-        corpus.folder(str(tmp_path / path))
+        documents.folder(str(tmp_path / path))
     assert str(tmp_path / path) in str(error.value)
 
 
 def test_a_file_that_changes_while_it_is_prepared_is_noticed(tmp_path: Path) -> None:
-    domains, _ = corpus.folder(str(write(tmp_path / "r", {"a.txt": "before"})))
+    domains, _ = documents.folder(str(write(tmp_path / "r", {"a.txt": "before"})))
     write(tmp_path / "r", {"a.txt": "after!"})
     with pytest.raises(ValueError, match=r"a\.txt changed while it was being prepared"):
         _ = domains[0].documents[0].text
@@ -105,7 +109,7 @@ def lines(seed: int, n: int = 60) -> list[str]:
     return [f"line {draw.random()} of document {seed}" for _ in range(n)]
 
 
-def documents(*sizes: int, first: int = 0) -> list[Document]:
+def made(*sizes: int, first: int = 0) -> list[Document]:
     texts = ["\n".join(lines(first + i))[: max(size, 1)] for i, size in enumerate(sizes)]
     return [document_of(f"f{first + i}.txt", text) for i, text in enumerate(texts)]
 
@@ -113,48 +117,48 @@ def documents(*sizes: int, first: int = 0) -> list[Document]:
 @settings(max_examples=50, deadline=None)
 @given(sizes=st.lists(st.integers(30, 2500), min_size=2, max_size=60))
 def test_split_keeps_files_whole_in_order_and_both_sides_filled(sizes: list[int]) -> None:
-    given_ = documents(*sizes)
-    train, held = split.split(given_)
+    given_ = made(*sizes)
+    train, held = heldout_split.split(given_)
     assert train and held
     assert sorted([*train, *held], key=lambda d: d.name) == sorted(given_, key=lambda d: d.name)
     assert [d for d in given_ if d in train] == train and [d for d in given_ if d in held] == held
     total, most = sum(d.size for d in given_), max(d.size for d in given_)
-    assert sum(d.size for d in held) <= max(1.25 * split.MOST * total, most)
+    assert sum(d.size for d in held) <= max(1.25 * heldout_split.MOST * total, most)
     # The choice does not depend on the order in which the files come.
-    assert set(d.name for d in split.split(given_[::-1])[1]) == set(d.name for d in held)
+    assert set(d.name for d in heldout_split.split(given_[::-1])[1]) == set(d.name for d in held)
 
 
 def test_split_of_many_files_reaches_its_share() -> None:
-    given_ = documents(*[2400] * 1000)
-    share = sum(d.size for d in split.split(given_)[1]) / sum(d.size for d in given_)
-    assert split.MOST <= share < 1.05 * split.MOST  # 2.4 MB: LEAST would be a fifth of it
+    given_ = made(*[2400] * 1000)
+    share = sum(d.size for d in heldout_split.split(given_)[1]) / sum(d.size for d in given_)
+    assert heldout_split.MOST <= share < 1.05 * heldout_split.MOST  # 2.4 MB: LEAST would be a fifth of it
 
 
 def test_near_duplicates_stay_together() -> None:
     base = lines(0)
     variants = ["\n".join([*base[:40], *lines(i, 20)]) for i in range(1, 4)]  # each shares two thirds with the others
     twins = [document_of(f"twin{i}", text) for i, text in enumerate(variants)]
-    others = documents(*[2000] * 5, first=100)
-    groups = split.near_duplicates([*twins, *others])
+    others = made(*[2000] * 5, first=100)
+    groups = heldout_split.near_duplicates([*twins, *others])
     assert groups[0] == [0, 1, 2] and sorted(map(len, groups)) == [1, 1, 1, 1, 1, 3]
     for shift in range(30):  # whichever group the names' hashes choose
         renamed = [document_of(f"{shift}-{d.name}", d.text) for d in [*twins, *others]]
-        held = [d.name for d in split.split(renamed)[1]]
+        held = [d.name for d in heldout_split.split(renamed)[1]]
         assert sum("twin" in name for name in held) in (0, 3)
 
 
 def test_boilerplate_makes_no_duplicates() -> None:
     shared = lines(7, 10)
-    given_ = [document_of(f"f{i}", "\n".join([*shared, *lines(i + 50, 10)])) for i in range(split.COMMON + 1)]
-    assert len(split.near_duplicates(given_)) == split.COMMON + 1
+    given_ = [document_of(f"f{i}", "\n".join([*shared, *lines(i + 50, 10)])) for i in range(heldout_split.COMMON + 1)]
+    assert len(heldout_split.near_duplicates(given_)) == heldout_split.COMMON + 1
 
 
 def test_a_domain_that_cannot_be_split_by_file_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least two files.*has 1: f0\.txt"):
-        split.split(documents(100))
-    twin = documents(1500)[0]
+        heldout_split.split(made(100))
+    twin = made(1500)[0]
     with pytest.raises(ValueError, match="at least two files that differ"):
-        split.split([twin, document_of("copy", twin.text + "\nend")])
+        heldout_split.split([twin, document_of("copy", twin.text + "\nend")])
 
 
 # --------------------------------------------------------------------------------------------- embedded text
@@ -178,7 +182,7 @@ x = """A string that documents nothing and is therefore not taken, however long 
 
 
 def test_docstrings_are_found_wherever_they_stand() -> None:
-    ((_, text),) = embedded._docstrings(MODULE)
+    ((_, text),) = builtin._docstrings(MODULE)
     starts = [part.split(",")[0] for part in text.split("\n\n")]
     assert starts == [
         "The module's docstring",
@@ -189,7 +193,7 @@ def test_docstrings_are_found_wherever_they_stand() -> None:
 
 
 def test_topics_are_documents_of_their_own() -> None:
-    assert dict(embedded._topics('# made by Sphinx\ntopics = {"if": "The if statement", "for": "Loops"}')) == {
+    assert dict(builtin._topics('# made by Sphinx\ntopics = {"if": "The if statement", "for": "Loops"}')) == {
         "#if": "The if statement",
         "#for": "Loops",
     }
@@ -197,35 +201,36 @@ def test_topics_are_documents_of_their_own() -> None:
 
 def test_licences_stay_once_whatever_the_year_and_comment_mark() -> None:
     seen: set[str] = set()
-    first = embedded._without_known_licences("# Copyright 2020 someone.\n# All rights.\n\nimport os\n", seen)
-    again = embedded._without_known_licences("// Copyright 2021 someone.\n// All rights.\n\nint x;\n", seen)
+    first = builtin._without_known_licences("# Copyright 2020 someone.\n# All rights.\n\nimport os\n", seen)
+    again = builtin._without_known_licences("// Copyright 2021 someone.\n// All rights.\n\nint x;\n", seen)
     assert "Copyright" in first and again == "int x;\n"
-    assert embedded._without_known_licences("int y;\n\nint y;\n", seen) == "int y;\n\nint y;\n"
+    assert builtin._without_known_licences("int y;\n\nint y;\n", seen) == "int y;\n\nint y;\n"
 
 
 def test_generated_code_and_tables_are_left_out() -> None:
-    assert list(embedded._code("// @generated by torchgen\nint x;")) == []
-    assert list(embedded._code("int x;")) == [("", "int x;")]
-    assert embedded._is_table("0x1F, 0x2E, 0x3D, 17.5, 8839, 1234\n" * 50)
-    assert not embedded._is_table("for i in range(10):\n    total += weights[i] * values[i]\n")
+    assert list(builtin._code("// @generated by torchgen\nint x;")) == []
+    assert list(builtin._code("int x;")) == [("", "int x;")]
+    assert builtin._is_table("0x1F, 0x2E, 0x3D, 17.5, 8839, 1234\n" * 50)
+    assert not builtin._is_table("for i in range(10):\n    total += weights[i] * values[i]\n")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = embedded._Source(domain="d", package="no_such_package_here", patterns=("*.py",))
-    monkeypatch.setattr(embedded, "SOURCES", (source,))
+    source = builtin._Source(domain="d", package="no_such_package_here", patterns=("*.py",))
+    monkeypatch.setattr(builtin, "SOURCES", (source,))
     with pytest.raises(ValueError, match=r"needs the package no_such_package_here, which is not.*data\.path="):
-        embedded.versions()
+        builtin.versions()
     with pytest.raises(ValueError, match="no_such_package_here"):
-        embedded.domains()
+        builtin.domains()
 
 
 @pytest.mark.medium
 def test_the_embedded_corpus_is_four_domains_of_real_text_read_without_imports() -> None:
     program = """
 import sys
-from zslx import embedded, split
+from zslx.text import builtin
+from zslx.text import heldout_split
 before = set(sys.modules)
-domains = embedded.domains()
+domains = builtin.domains()
 loaded = {name.split('.')[0] for name in set(sys.modules) - before}
 assert not loaded & {'scipy', 'sympy', 'torch', 'numpy'}, loaded
 assert [d.name for d in domains] == ['python', 'prose', 'math', 'cpp']
@@ -236,8 +241,8 @@ for d in domains:
     assert list(d.documents) == sorted(d.documents, key=lambda x: x.name)
     size = sum(x.size for x in d.documents)
     assert 5e6 < size < 22e6, (d.name, size)
-    train, held = split.split(d.documents)
-    assert 0.9 * split.LEAST < sum(x.size for x in held) < 0.08 * size and len(held) >= 10, d.name
+    train, held = heldout_split.split(d.documents)
+    assert 0.9 * heldout_split.LEAST < sum(x.size for x in held) < 0.08 * size and len(held) >= 10, d.name
     # What a held-out file shares with training files is boilerplate: below a quarter of its longer lines.
     known = {line.strip() for x in train for line in x.text.splitlines()}
     lines = [line.strip() for x in held for line in x.text.splitlines() if len(line.strip()) >= 20]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zslx.scaling_law import decomposition_trends, scaling_trend
+from zslx.deceleration.scaling_law import decomposition_trends, scaling_trend
 
 
 def test_a_planted_power_law_is_found() -> None:

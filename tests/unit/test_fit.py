@@ -7,15 +7,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from zslx.bnsl import Form, log_loss, solve
-from zslx.break_test import STATUSES
-from zslx.deceleration import MEASURES, fit, local_slope, loss_at, tail_slope
-from zslx.planted import Planted
-from zslx.smoothing import bins, windows
+from zslx.deceleration.binning import bins, windows
+from zslx.deceleration.break_choice import STATUSES
+from zslx.deceleration.broken_power_law import Form, log_loss, solve
+from zslx.deceleration.fit import MEASURES, fit, local_slope, loss_at, tail_slope
+from zslx.deceleration.planted_curves import Planted
 
 
 def planted(*, seed=0, **settings):
-    """Steps and losses of a curve with one planted break (zslx/planted.py)."""
+    """Steps and losses of a curve with one planted break (zslx/deceleration/planted_curves.py)."""
     return Planted(**settings).draw(np.random.default_rng(seed))
 
 

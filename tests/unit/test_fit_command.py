@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from zslx import fit_command
+from zslx.commands import fit
 
 KEYS = (
     *("file", "status", "b", "c0", "c1", "d1", "f1", "L_d", "t_d", "r_d", "L_T_hat", "L_T", "rsle"),
@@ -16,8 +16,8 @@ KEYS = (
 
 def zslx_fit(*arguments):
     parser = argparse.ArgumentParser()
-    fit_command.add_arguments(parser)
-    return fit_command.run(parser.parse_args([str(a) for a in arguments]))
+    fit.add_arguments(parser)
+    return fit.run(parser.parse_args([str(a) for a in arguments]))
 
 
 @pytest.fixture

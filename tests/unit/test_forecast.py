@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from zslx.forecast import forecast
-from zslx.planted import Planted
+from zslx.deceleration.forecast import forecast
+from zslx.deceleration.planted_curves import Planted
 
 
 def test_a_broken_power_law_is_foretold_after_its_break():

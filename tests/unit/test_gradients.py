@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from benchmarks import gradients as benchmark
-from zslx.data import Batch
 from zslx.gradients import body_of, parameter_roles, sequence_stats, token_interference
-from zslx.gradients.batches import batch_size, take
-from zslx.losses import token_losses
-from zslx.model import ModelConfig, Transformer
+from zslx.gradients.engine.loss_batch import batch_size, take
+from zslx.model.losses import token_losses
+from zslx.model.transformer import ModelConfig, Transformer
+from zslx.text.loader import Batch
 
 
 def build(**config):
@@ -127,7 +127,7 @@ def test_batches_of_every_kind():
 
 
 def test_the_check_of_a_model_happens_once(monkeypatch):
-    from zslx.gradients.tape import Tape
+    from zslx.gradients.engine.tape import Tape
 
     seen = []
     monkeypatch.setattr(Tape, "_check", lambda self, losses, check=Tape._check: seen.append(1) or check(self, losses))

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from zslx.config import Config, ModelConfig
-from zslx.data import Batch
-from zslx.decomposition import Decomposition
-from zslx.heldout import HeldOut
-from zslx.losses import token_losses
-from zslx.model import Transformer
-from zslx.records import read_lines
-from zslx.trainer import train
+from zslx.config.groups import ModelConfig
+from zslx.config.run_config import Config
+from zslx.instruments.heldout import HeldOut
+from zslx.instruments.rank_decomposition import Decomposition
+from zslx.model.losses import token_losses
+from zslx.model.transformer import Transformer
+from zslx.runs.records import read_lines
+from zslx.text.loader import Batch
+from zslx.training.loop import train
 
 
 def small(seed: int, chunk: int = 2) -> tuple[Transformer, HeldOut]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from zslx.config import Config
-from zslx.intervention import Intervention, StepStats, StepView
-from zslx.methods import InterventionError, Methods
+from zslx.config.run_config import Config
+from zslx.intervention.base import Intervention, StepStats, StepView
+from zslx.intervention.composed import InterventionError, Methods
 
 
 def view(losses: torch.Tensor) -> StepView:

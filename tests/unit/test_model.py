@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from zslx.config import Config, DataConfig, ModelConfig, TrainConfig
-from zslx.model import Transformer, build_model
-from zslx.presets import LAPTOP_SIZES, PAPER_SIZES, model_preset
+from zslx.config.groups import DataConfig, ModelConfig, TrainConfig
+from zslx.config.run_config import Config
+from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES, model_preset
+from zslx.model.transformer import Transformer, build_model
 
 # Totals of the paper's Table 3 sizes with V = 50,304: V·d + 5.5·L·d², tied, no gains, no biases.
 PAPER_COUNTS = {

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from zslx.config import Config, ModelConfig, OptimConfig, TrainConfig
-from zslx.model import Transformer
-from zslx.optim import adamw, parameter_groups, schedule_factor
+from zslx.config.groups import ModelConfig, OptimConfig, TrainConfig
+from zslx.config.run_config import Config
+from zslx.model.optimization import adamw, parameter_groups, schedule_factor
+from zslx.model.transformer import Transformer
 
 
 def config(steps: int = 100, **optim) -> Config:

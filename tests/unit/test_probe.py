@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from zslx.cli import main
-from zslx.config import Config
-from zslx.probe import FILE, ProbeSettings, RunProbe
-from zslx.records import read_lines, write_json
-from zslx.trainer import train
+from zslx.commands.cli import main
+from zslx.config.run_config import Config
+from zslx.probing.probe import FILE, ProbeSettings, RunProbe
+from zslx.runs.records import read_lines, write_json
+from zslx.training.loop import train
 
 STEPS = 12
 SETTINGS = ProbeSettings(n=8)

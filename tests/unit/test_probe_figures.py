@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from zslx.config import Config, parse_overrides
-from zslx.probe_figures import FIGURES, Series, at, run_label, write_figures
+from zslx.config.run_config import Config, parse_overrides
+from zslx.probing.figures import FIGURES, Series, at, run_label, write_figures
 
 
 def record(step: int, size: float, **other: Any) -> dict[str, Any]:

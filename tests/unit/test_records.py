@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zslx.records import LINE_FILES, RunRecords, columns, dumps, read_json, read_lines, read_run, write_json
+from zslx.runs.records import LINE_FILES, RunRecords, columns, dumps, read_json, read_lines, read_run, write_json
 
 
 def fill(records: RunRecords, steps: range) -> None:
@@ -114,7 +114,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkey
 def test_lines_flushed_before_a_kill_are_there(tmp_path):
     code = """
 import os, signal, sys
-from zslx.records import RunRecords
+from zslx.runs.records import RunRecords
 records = RunRecords(sys.argv[1])
 for step in range(1, 1001):
     records.append_step({"step": step, "loss": 1.0})

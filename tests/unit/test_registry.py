@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from zslx import discovery, registry
-from zslx.config import method_names
-from zslx.discovery import discover
-from zslx.identity import identity
-from zslx.registry import load_intervention, load_spec, resolve
+from zslx.config.run_config import method_names
+from zslx.intervention import discovery, registry
+from zslx.intervention.discovery import discover
+from zslx.intervention.registry import load_intervention, load_spec, resolve
+from zslx.runs.identity import identity
 
 PLUGIN = '''
 from dataclasses import dataclass
-from zslx.intervention import Intervention, setting
+from zslx.intervention.base import Intervention, setting
 
 @dataclass(frozen=True)
 class Mine(Intervention):
@@ -205,7 +205,7 @@ def test_a_file_that_fails_on_import_says_so(line: str, error: str, plugins: Pat
 POST_INIT = "\n    def __post_init__(self):\n        "
 ABSTRACT = """
 from dataclasses import dataclass
-from zslx.surgery import Surgery
+from zslx.intervention.gradient_method import Surgery
 
 @dataclass(frozen=True)
 class Bad(Surgery):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import compare_command, report_command
-from analysis.simulate import BASELINE, SimulatedArm, write_study
+from analysis.commands import compare, report
+from analysis.simulation.study import BASELINE, SimulatedArm, write_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,9 +30,9 @@ def results(tmp_path_factory):
 
 
 def test_compare_prints_the_table_or_strict_json(results, capsys):
-    assert run(compare_command, results) == 0
+    assert run(compare, results) == 0
     assert "held-out loss at T" in capsys.readouterr().out
-    assert run(compare_command, results, "--json") == 0
+    assert run(compare, results, "--json") == 0
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -43,19 +43,20 @@ def test_compare_prints_the_table_or_strict_json(results, capsys):
 
 @pytest.mark.medium
 def test_report_prints_its_path_last_and_alone(results, capsys, tmp_path):
-    assert run(report_command, results) == 0
+    assert run(report, results) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str((results / "simulated.html").resolve())
-    assert run(report_command, results, "--study", "simulated", "--out", tmp_path / "a" / "b.html") == 0
+    assert run(report, results, "--study", "simulated", "--out", tmp_path / "a" / "b.html") == 0
     assert (tmp_path / "a" / "b.html").stat().st_size > 10_000
 
 
 def test_an_unknown_study_is_an_error_that_lists_what_there_is(results):
     with pytest.raises(ValueError, match="there are: simulated"):
-        run(compare_command, results, "--study", "x")
+        run(compare, results, "--study", "x")
 
 
 def test_analysis_imports_no_torch_and_no_ray():
-    modules = [f"analysis.{p.stem}" for p in (ROOT / "analysis").glob("*.py") if p.stem != "__init__"]
+    files = [p.relative_to(ROOT) for p in (ROOT / "analysis").rglob("*.py") if p.stem != "__init__"]
+    modules = [".".join(f.with_suffix("").parts) for f in files]
     heavy = ("torch", "ray", "wandb", "matplotlib")
     code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from analysis.compare import compare_study
-from analysis.instrument_blocks import term_trends
-from analysis.measures import Measures
-from analysis.report import blocks, slug, write_report
-from analysis.report_tables import laws, seeds_needed, training
-from analysis.simulate import ARMS, BASELINE, SimulatedArm, write_study
-from analysis.studies import load_study
+from analysis.inference.compare import compare_study
+from analysis.report.instrument_blocks import term_trends
+from analysis.report.report import blocks, slug, write_report
+from analysis.report.tables import laws, seeds_needed, training
+from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
+from analysis.study.load import load_study
+from analysis.study.measures import Measures
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -4,8 +4,9 @@ import io
 
 import pytest
 
-from analysis.blocks import Table
-from analysis.numbers import (
+from analysis.report.blocks import Table
+from analysis.report.headline import COLUMNS, headline, print_comparison
+from analysis.report.numbers import (
     change,
     count,
     difference,
@@ -17,7 +18,6 @@ from analysis.numbers import (
     printable,
     ranged,
 )
-from analysis.table import COLUMNS, headline, print_comparison
 
 LONG = "x" * 300
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zslx.smoothing import AS_THEY_ARE, BINS, bins, paper_points, windows
+from zslx.deceleration.binning import AS_THEY_ARE, BINS, bins, paper_points, windows
 
 
 @given(st.integers(1, 3000), st.integers(1, 50), st.floats(1, 40))

@@ -7,8 +7,8 @@ import torch
 
 from interventions.token_weighting.alignment import mid_ranks
 from interventions.token_weighting.confidence_penalty import log_confidence, target_ranks
-from zslx.intervention import StepView
-from zslx.registry import load_intervention
+from zslx.intervention.base import StepView
+from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from zslx import embedded, tokenizer, tokens
-from zslx.corpus import Domain, document_of
-from zslx.data import Loader, heldout
+from zslx.text import builtin, token_cache, tokenizer
+from zslx.text.documents import Domain, document_of
+from zslx.text.loader import Loader, heldout
 
 WORDS = [
     "the",
@@ -64,8 +64,8 @@ def hash_free(domain: str, i: int) -> int:
     return 100 * ord(domain) + i
 
 
-def prepare(text: Path, **settings: object) -> tokens.Corpus:
-    return tokens.prepare(str(text), **({"vocab_size": 300, "cache": text.parent / "cache"} | settings))  # type: ignore[arg-type]
+def prepare(text: Path, **settings: object) -> token_cache.Corpus:
+    return token_cache.prepare(str(text), **({"vocab_size": 300, "cache": text.parent / "cache"} | settings))  # type: ignore[arg-type]
 
 
 def folders(text: Path) -> list[str]:
@@ -175,11 +175,11 @@ def test_what_the_recipe_makes_changes_only_with_its_number(text: Path) -> None:
     corpus = prepare(text)
     made = [np.asarray(stream).tolist() for stream in (*corpus.train, *corpus.heldout)]
     source = 'def f():\n    """' + prose(0, 40) + '"""\n'
-    rules = [[s.domain, s.package, s.patterns, s.cap, s.extract.__name__] for s in embedded.SOURCES]
-    skipped = [sorted(embedded._SKIPPED_FOLDERS), embedded._SKIPPED_FILES.pattern, embedded._GENERATED.pattern]
-    licence = embedded._without_known_licences("Copyright 1.\n\nCopyright 2.\n\ntext", set())
-    digest = tokens._sha256([made, list(embedded._docstrings(source)), rules, skipped, licence])
-    assert (tokens.RECIPE, digest[:16]) == (1, "df60d4bc922254b7")
+    rules = [[s.domain, s.package, s.patterns, s.cap, s.extract.__name__] for s in builtin.SOURCES]
+    skipped = [sorted(builtin._SKIPPED_FOLDERS), builtin._SKIPPED_FILES.pattern, builtin._GENERATED.pattern]
+    licence = builtin._without_known_licences("Copyright 1.\n\nCopyright 2.\n\ntext", set())
+    digest = token_cache._sha256([made, list(builtin._docstrings(source)), rules, skipped, licence])
+    assert (token_cache.RECIPE, digest[:16]) == (1, "df60d4bc922254b7")
 
 
 def test_one_thread_gives_the_same_tokens(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_files_that_did_not_change_are_not_read_again(text: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise AssertionError("the text was read")
 
-    monkeypatch.setattr("zslx.corpus.read_text", refuse)
+    monkeypatch.setattr("zslx.text.documents.read_text", refuse)
     assert prepare(text).hash == first.hash
     monkeypatch.undo()
     monkeypatch.setattr(time, "time", lambda: now() + 10)
@@ -216,12 +216,12 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ZSLX_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert tokens.cache_folder() == tmp_path / "home/.cache/zslx"
+    assert token_cache.cache_folder() == tmp_path / "home/.cache/zslx"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert tokens.cache_folder() == tmp_path / "xdg/zslx"
+    assert token_cache.cache_folder() == tmp_path / "xdg/zslx"
     monkeypatch.setenv("ZSLX_CACHE", str(tmp_path / "own"))
-    assert tokens.cache_folder() == tmp_path / "own"
-    assert tokens.cache_folder(tmp_path / "given") == tmp_path / "given"
+    assert token_cache.cache_folder() == tmp_path / "own"
+    assert token_cache.cache_folder(tmp_path / "given") == tmp_path / "given"
 
 
 # ------------------------------------------------------------------------------------------------- refusal
@@ -278,8 +278,8 @@ def test_a_damaged_cache_is_made_again(
     first = prepare(text)
     kept = np.array(first.train[0])
     damage(first.folder / name)
-    with pytest.raises((tokens.DamagedCache, FileNotFoundError)):
-        tokens.load(first.folder)
+    with pytest.raises((token_cache.DamagedCache, FileNotFoundError)):
+        token_cache.load(first.folder)
     again = prepare(text)
     assert again.hash == first.hash and again.folder == first.folder
     assert (again.train[0] == kept).all()
@@ -292,34 +292,34 @@ def test_a_manifest_of_another_shape_is_damage_not_a_traceback(text: Path) -> No
     file = prepare(text).folder / "manifest.json"
     for content in (b"[]", b"{}", b"null", b'"x"', b'{"check": 1}', b"\xff", b"{"):
         file.write_bytes(content)
-        with pytest.raises(tokens.DamagedCache, match=r"manifest\.json"):
-            tokens.load(file.parent)
+        with pytest.raises(token_cache.DamagedCache, match=r"manifest\.json"):
+            token_cache.load(file.parent)
 
 
 def test_large_files_are_checked_at_both_ends_and_in_between(tmp_path: Path) -> None:
     file = tmp_path / "large"
     with file.open("wb") as stream:
         stream.truncate(200 * 2**20)  # sparse
-    before = tokens._fingerprint(file)
+    before = token_cache._fingerprint(file)
     for place in (0, 200 * 2**20 - 1):
         with file.open("r+b") as stream:
             stream.seek(place)
             stream.write(b"x")
-        assert tokens._fingerprint(file) != before
+        assert token_cache._fingerprint(file) != before
         with file.open("r+b") as stream:
             stream.seek(place)
             stream.write(b"\0")
     with file.open("ab") as stream:
         stream.write(b"\0")
-    assert tokens._fingerprint(file) != before
+    assert token_cache._fingerprint(file) != before
 
 
 # ------------------------------------------------------------------------------------- processes and kills
 
 PREPARE = """
 import sys
-from zslx import tokens
-corpus = tokens.prepare(sys.argv[1], 300, cache=sys.argv[2])
+from zslx.text import token_cache
+corpus = token_cache.prepare(sys.argv[1], 300, cache=sys.argv[2])
 print(corpus.hash)
 """
 
@@ -330,8 +330,8 @@ def start(text: Path, program: str = PREPARE) -> subprocess.Popen[str]:
 
 
 def test_many_processes_prepare_it_once(text: Path) -> None:
-    slow = PREPARE.replace("corpus =", "import time; b = tokens._write_tokens\n"
-        "tokens._write_tokens = lambda *a: (print('building'), time.sleep(3), b(*a))[2]\ncorpus =")  # fmt: skip
+    slow = PREPARE.replace("corpus =", "import time; b = token_cache._write_tokens\n"
+        "token_cache._write_tokens = lambda *a: (print('building'), time.sleep(3), b(*a))[2]\ncorpus =")  # fmt: skip
     results = [process.communicate() for process in [start(text, slow) for _ in range(4)]]
     assert sum("building" in out for out, _ in results) == 1
     assert sum("waiting for another process that prepares" in err for _, err in results) == 3
@@ -345,8 +345,8 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_finished(text: Pa
     program = PREPARE.replace(
         "corpus =",
         "import os, signal\n"
-        f"whole = tokens.{moment}\n"
-        f"tokens.{moment} = lambda *a: (whole(*a), os.kill(os.getpid(), signal.SIGKILL))\n"
+        f"whole = token_cache.{moment}\n"
+        f"token_cache.{moment} = lambda *a: (whole(*a), os.kill(os.getpid(), signal.SIGKILL))\n"
         "corpus =",
     )
     process = start(text, program)
@@ -408,13 +408,13 @@ def test_a_fork_after_a_preparation_is_silent(text: Path) -> None:
 @pytest.mark.medium
 def test_the_embedded_corpus_is_prepared_in_time(tmp_path: Path) -> None:
     start = time.process_time()
-    corpus = tokens.prepare(cache=tmp_path, progress=False)
+    corpus = token_cache.prepare(cache=tmp_path, progress=False)
     assert time.process_time() - start < 60  # processor time; 32 s measured on a busy machine
     assert corpus.domains == ("python", "prose", "math", "cpp") and corpus.vocab_size == 2048
     assert 10e6 < sum(map(len, corpus.train)) + sum(map(len, corpus.heldout)) < 20e6
     assert min(map(len, corpus.heldout)) > 100_000
     start = time.perf_counter()
-    assert tokens.prepare(cache=tmp_path).hash == corpus.hash
+    assert token_cache.prepare(cache=tmp_path).hash == corpus.hash
     assert time.perf_counter() - start < 1
 
 
@@ -426,6 +426,6 @@ def test_the_embedded_corpus_repeats_bit_for_bit(
     manifests = []
     for threads in ("true", "false"):
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", threads)
-        corpus = tokens.prepare(vocab_size=vocab_size, cache=tmp_path / threads, progress=False)
+        corpus = token_cache.prepare(vocab_size=vocab_size, cache=tmp_path / threads, progress=False)
         manifests.append(json.loads((corpus.folder / "manifest.json").read_text()))
     assert manifests[0] == manifests[1] and manifests[0]["vocab_size"] == vocab_size

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from interventions.gradient_surgery.pcgrad import PCGrad
 from interventions.gradient_surgery.upgrad import project
-from zslx.intervention import StepView
-from zslx.registry import load_intervention
-from zslx.surgery import GROUPINGS
+from zslx.intervention.base import StepView
+from zslx.intervention.gradient_method import GROUPINGS
+from zslx.intervention.registry import load_intervention
 
 
 def view(sequences=4, positions=6, vocabulary=50, domains=3, seed=0) -> StepView:

@@ -14,13 +14,13 @@ bfloat16 autocast, activation checkpointing (use_reentrant=False), compiled mode
 accumulation (`combine` adds to .grad). Refused: data-parallel wrappers, re-entrant checkpointing.
 """
 
+from zslx.gradients.cancellation import Totals, histogram, totals
 from zslx.gradients.first_order import FirstOrder, first_order, token_changes
-from zslx.gradients.groups import GroupStats, sequence_stats
-from zslx.gradients.interference import Totals, histogram, totals
-from zslx.gradients.positions import PositionInterference, position_interference
-from zslx.gradients.roles import Role, body_of, parameter_roles
+from zslx.gradients.parameter_roles import Role, body_of, parameter_roles
+from zslx.gradients.position_interference import PositionInterference, position_interference
+from zslx.gradients.sequence_groups import GroupStats, sequence_stats
 from zslx.gradients.token_groups import token_group_stats
-from zslx.gradients.tokens import TokenInterference, token_interference
+from zslx.gradients.token_interference import TokenInterference, token_interference
 
 __all__ = [
     "FirstOrder",

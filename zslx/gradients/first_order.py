@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zslx.gradients.batches import LossFn, choose, split
-from zslx.gradients.token_pass import TokenPass
+from zslx.gradients.engine.loss_batch import LossFn, choose, split
+from zslx.gradients.engine.token_pass import TokenPass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zslx.gradients.batches import LossFn, Selection, choose, cotangent_of, random_signs, split
-from zslx.gradients.contributions import Dense, GroupGradients, Grouping, Product, matrix_shape
-from zslx.gradients.groups import DEFAULT_WANT, GroupStats, collect
-from zslx.gradients.reduction import Reduction
-from zslx.gradients.uses import LINEAR, bind
+from zslx.gradients.engine.contributions import Dense, GroupGradients, Grouping, Product, matrix_shape
+from zslx.gradients.engine.loss_batch import LossFn, Selection, choose, cotangent_of, random_signs, split
+from zslx.gradients.engine.reduction import Reduction
+from zslx.gradients.engine.uses import LINEAR, bind
+from zslx.gradients.sequence_groups import DEFAULT_WANT, GroupStats, collect
 
 
 def token_group_stats(

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zslx import registry
-from zslx.intervention import CLAIMED_BY_HOOK, SURGERY_HOOKS, Intervention
-from zslx.methods import HOOKS, InterventionError
-from zslx.step import SCALE_LIMITS
+from zslx.intervention import registry
+from zslx.intervention.base import CLAIMED_BY_HOOK, SURGERY_HOOKS, Intervention
+from zslx.intervention.composed import HOOKS, InterventionError
 from zslx.testing.gramians import hard_gramians
 from zslx.testing.subject import STEPS, WATCHED, NotApplicable, Subject, global_draws_watched, with_hooks
+from zslx.training.step_gradient import SCALE_LIMITS
 
 ENGINE_TOLERANCE = 1e-9  # ‖Δθ‖/‖θ‖ after the tiny run, float64
 

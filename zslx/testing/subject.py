@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from zslx import checkpoints, registry
-from zslx.config import Config, override
-from zslx.intervention import Intervention
-from zslx.records import read_json, write_atomic, write_json
-from zslx.tokens import cache_folder
-from zslx.trainer import TrainingRun, train
+from zslx.config.run_config import Config, override
+from zslx.intervention import registry
+from zslx.intervention.base import Intervention
+from zslx.runs import checkpoints
+from zslx.runs.records import read_json, write_atomic, write_json
+from zslx.text.token_cache import cache_folder
+from zslx.training.loop import TrainingRun, train
 
 STEPS = 6
 TINY = {

@@ -1,0 +1,368 @@
+"""The comparison of a study's arms: one JSON-ready dict, the single source of table, `--json`, report and wandb.
+
+Read top down: `compare` gathers what each arm measures (cells), the paired contrasts, scale-equivalent
+gains and mechanism of each arm but the baseline, and the answers. The rule is in analysis/inference/evidence.py, what
+is read off a trial in analysis/study/measures.py; here they meet. Deterministic: the generator of the bootstrap
+is seeded by BOOTSTRAP_SEED. Units: losses in nats per token; differences of log loss (−0.01 is 1 % lower);
+seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.inference import evidence, size_trends
+from analysis.inference.answers import answer
+from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
+from analysis.inference.matched_loss import instruments, mechanism
+from analysis.study.load import Arm, Study, Trial, environment, load_study
+from analysis.study.measures import TAIL_FACTORS, Measures, parameters
+
+BOOTSTRAP_SEED = 20250605
+BREAK_MEASURES = ("L_d", "t_d", "r_d")
+DECLARED_EFFECTS = (0.0025, 0.005, 0.01, 0.02)  # of the loss: for each, the seeds that finding it would need
+
+Measure = Callable[[Trial], float]
+
+
+def compare(results: Path | str, study: str | None = None) -> dict[str, Any]:
+    """Everything that the records of one study (the newest by default) say. ValueError when there is none."""
+    return compare_study(Measures(load_study(results, study)))
+
+
+def compare_study(measures: Measures) -> dict[str, Any]:
+    """The comparison of a loaded study."""
+    study = measures.study
+    contrasts = [compare_arm(measures, arm) for arm in study.arms if arm.role != "baseline"]
+    declaration = study.declaration
+    asked = {arm.name for arm in study.arms if asked_about(study, arm)}
+    answers = [answer(study, row) for row in contrasts if row["arm"] in asked]
+    seeds = [c["primary"]["seeds"] for c in contrasts if c["primary"]]
+    return {
+        "study": study.name,
+        "preset": declaration.get("preset"),
+        "created": declaration.get("created"),
+        "command": declaration.get("command"),
+        "verdict_command": declaration.get("verdict_command"),
+        "exploratory": bool(declaration.get("exploratory")) or not seeds or min(seeds) < evidence.VERDICT_SEEDS,
+        "answers": answers,
+        "sizes": [describe_size(measures, size) for size in study.sizes],
+        "seeds": list(study.seeds),
+        "arms": [
+            {
+                "name": a.name,
+                "intervention": a.intervention,
+                "role": a.role,
+                "of": a.of,
+                "settings": dict(a.settings),
+            }
+            for a in study.arms
+        ],
+        "cells": [describe_cell(measures, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
+        "contrasts": contrasts,
+        "trends": trends(measures),
+        "failures": [
+            {"arm": t.arm, "size": t.size, "seed": t.seed, "status": t.status, "error": t.error}
+            for t in study.trials
+            if not t.finished
+        ],
+        "trials": dict(Counter(t.status for t in study.trials)),
+        "provenance": provenance(study),
+        "rule": (evidence.__doc__ or "").strip(),
+    }
+
+
+def asked_about(study: Study, arm: Arm) -> bool:
+    """Whether the study's question is about this arm: not where it only adds cosine to another one."""
+    return arm.role == "arm" and not any(
+        arm.parts == other.parts | {"cosine"} for other in study.arms if other.role == "arm" and other != arm
+    )
+
+
+def describe_size(measures: Measures, size: str) -> dict[str, Any]:
+    """T, tokens a step and parameter counts of one size."""
+    trial = measures.example(size)
+    horizon, unit = measures.horizon.get(size), measures.unit.get(size)
+    return {
+        "size": size,
+        "T": horizon,
+        "tokens_per_step": unit,
+        "parameters": parameters(trial.config) if trial else None,
+    }
+
+
+# What an arm measures.
+
+
+def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
+    """One arm at one size: means with 95 % t intervals over seeds, and the paired difference to baseline."""
+    study, size = measures.study, measures.study.sizes[at]
+    trials = list(study.of(arm.name, size)) if size in measures.horizon else []
+    loss = [math.exp(measures.log_loss(t)) for t in trials]
+    cell: dict[str, Any] = {
+        "arm": arm.name,
+        "size": size,
+        "finished": len(trials),
+        "heldout_loss": mean_interval(loss),
+        "tail_slope": mean_interval([measures.tail(t) for t in trials]),
+        "break_status": dict(Counter(measures.fit(t).status for t in trials)),
+    }
+    for name in BREAK_MEASURES:
+        cell[name] = mean_interval([measures.broken(t, name) for t in trials], log=name == "t_d")
+    cell["difference"] = None
+    if arm.role != "baseline":
+        both = paired(measures, arm.name, study.baseline.name, measures.log_loss)
+        found = contrast(both[[at]])
+        cell["difference"] = found.as_dict() if found else None
+    cell["cost"] = step_cost(measures, arm.name, at)
+    cell["step_seconds"] = mean_interval([measures.step_seconds(t) for t in trials], log=True)
+    cell["instruments"] = {
+        key: mean_interval([measures.instrument(t, key) for t in trials])
+        for key in instruments(measures)
+        if any(key in t.values for t in trials)
+    }
+    return cell
+
+
+def step_cost(measures: Measures, arm: str, at: int) -> dict[str, Any] | None:
+    """Seconds of a step over the baseline's, paired by seed: geometric mean and interval."""
+    log_seconds = paired(measures, arm, measures.study.baseline.name, lambda t: math.log(measures.step_seconds(t)))
+    return mean_interval(np.exp(log_seconds[at]), log=True)
+
+
+def trends(measures: Measures) -> dict[str, Any]:
+    """Slopes of each arm's measures in log N (non-embedding and total), and laws of the baseline's loss."""
+    study = measures.study
+    counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
+    if any(c is None for c in counts):
+        return {"refused": "a size without a finished trial has no parameter count"}
+    found: dict[str, Any] = {}
+    for kind in ("non_embedding", "total"):
+        n = np.array([c[kind] for c in counts], dtype=np.float64)
+        found[kind] = {
+            arm.name: {
+                name: size_trends.trend(study.grid(arm.name, m), n) for name, m in trend_measures(measures).items()
+            }
+            for arm in study.arms
+        }
+    n = np.array([c["non_embedding"] for c in counts], dtype=np.float64)
+    tokens = np.array([measures.horizon[s] * measures.unit[s] for s in study.sizes])
+    found["laws"] = size_trends.laws(study.grid(study.baseline.name, measures.log_loss), n, tokens)
+    return found
+
+
+def trend_measures(measures: Measures) -> dict[str, Measure]:
+    return {"log_loss": measures.log_loss, "tail_slope": measures.tail} | {
+        name: broken(measures, name) for name in BREAK_MEASURES
+    }
+
+
+def broken(measures: Measures, name: str) -> Measure:
+    """r_d, log L_d or log t_d of a trial; nan where its break is not identified."""
+
+    if name == "r_d":
+        return partial(measures.broken, name=name)
+    return lambda trial: math.log(measures.broken(trial, name))  # log nan is nan
+
+
+# Paired contrasts.
+
+
+def paired(measures: Measures, arm: str, against: str, measure: Measure) -> np.ndarray:
+    """Differences (S, n) between two arms; nan where either trial is missing."""
+    study = measures.study
+    return study.grid(arm, measure) - study.grid(against, measure)
+
+
+def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
+    """One arm against the baseline, and against its placebo and cosine where the study has them."""
+    study, base = measures.study, measures.study.baseline.name
+    difference = paired(measures, arm.name, base, measures.log_loss)
+    primary = pooled(difference)
+    placebo = find_placebo(study, arm)
+    differences = {arm.name: difference}
+    if placebo:
+        differences[placebo.name] = paired(measures, arm.name, placebo.name, measures.log_loss)
+    against_placebo = pooled(differences[placebo.name]) if placebo else None
+    secondary = secondary_contrasts(measures, arm.name, base, difference)
+    with_cosine, cosine = find_cosine(study, arm)
+    beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
+    signs = cut_signs(measures, arm.name, base, evidence.pooled_sizes(difference))
+    left_out = {name: left_out_of(study, d) for name, d in differences.items()}
+    verdict = evidence.judge(
+        primary,
+        against_placebo,
+        secondary,
+        signs,
+        beyond_cosine=beyond,
+        declared=asked_about(study, arm) and not study.declaration.get("exploratory"),
+        complete=not any(left_out.values()),
+    )
+    adjusted = evidence.holm_family(secondary)
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    logs = study.grid(arm.name, measures.log_loss), study.grid(base, measures.log_loss)
+    return {
+        "arm": arm.name,
+        "role": arm.role,
+        "against": base,
+        "word": verdict.word,
+        "reasons": list(verdict.reasons),
+        "exploratory": verdict.exploratory,
+        "smallest_effect": verdict.smallest_effect,
+        "beyond_lr_decay": verdict.beyond_lr_decay,
+        "primary": as_dict(primary),
+        "by_size": {size: as_dict(contrast(difference[[s]])) for s, size in enumerate(study.sizes)},
+        "sizes_left_out": left_out,
+        "sign_flip": evidence.sign_flip(difference, generator),
+        "across_sizes": evidence.across_sizes(*logs, generator),
+        "placebo": {"arm": placebo.name, **(as_dict(against_placebo) or {})} if placebo else None,
+        "has_placebo": arm.has_placebo,
+        "beyond_cosine": {"arm": with_cosine, "against": cosine, **(as_dict(beyond) or {})} if with_cosine else None,
+        "secondary": {
+            name: (as_dict(c) or {}) | {"p_holm": adjusted[name]} for name, c in secondary.items() if c is not None
+        },
+        "cut_signs": {name: [value_or_none(s) for s in row] for name, row in signs.items()},
+        "seeds_needed": seeds_needed(primary),
+        "equal_compute": equal_compute(measures, arm.name, base),
+        "scale_equivalent_gain": gains(measures, difference),
+        "mechanism": mechanism(measures, arm.name, base),
+        "diverged": unmatched(study, arm.name, base),
+    }
+
+
+def left_out_of(study: Study, difference: np.ndarray) -> list[str]:
+    """Sizes with too few pairs to count in the average over sizes."""
+    return [size for size, ok in zip(study.sizes, evidence.pooled_sizes(difference), strict=True) if not ok]
+
+
+def as_dict(found: Contrast | None) -> dict[str, Any] | None:
+    return None if found is None else found.as_dict()
+
+
+def find_placebo(study: Study, arm: Arm) -> Arm | None:
+    return next((a for a in study.arms if a.role == "placebo" and a.of == arm.name), None)
+
+
+def find_cosine(study: Study, arm: Arm) -> tuple[str | None, str | None]:
+    """(arm + cosine, cosine) by name, where the study has both."""
+    cosine = next((a for a in study.arms if a.parts == {"cosine"}), None)
+    both = next((a for a in study.arms if a.parts == arm.parts | {"cosine"} and a != arm), None)
+    return (both.name, cosine.name) if both and cosine and both != cosine else (None, None)
+
+
+def secondary_contrasts(measures: Measures, arm: str, against: str, primary: np.ndarray) -> dict[str, Contrast | None]:
+    """Slopes, breaks (as logs) and instruments, arm − baseline, averaged over sizes.
+
+    A break measure counts where both runs of a pair have an identified break; with less than half of the
+    pairs, or a size without two, it is None: what is left would be a selection.
+    """
+    found: dict[str, Contrast | None] = {"tail_slope": pooled(paired(measures, arm, against, measures.tail))}
+    sizes = evidence.usable_sizes(primary)
+    for name in BREAK_MEASURES:
+        d = paired(measures, arm, against, broken(measures, name))[sizes]
+        enough = evidence.usable_sizes(d).all() and 2 * np.isfinite(d).sum() >= np.isfinite(primary[sizes]).sum()
+        found[name] = contrast(d) if sizes.any() and enough else None
+    for key in instruments(measures):
+        found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)))
+    return found
+
+
+def cut_signs(measures: Measures, arm: str, against: str, sizes: np.ndarray) -> dict[str, list[float]]:
+    """Differences at each early cut (breaks) or tail length (tail slope), over `sizes`: their signs must agree."""
+
+    def differ(measure: Measure) -> float:
+        return mean_difference(paired(measures, arm, against, measure)[sizes])
+
+    signs = {"tail_slope": [differ(partial(measures.tail, factor=factor)) for factor in TAIL_FACTORS]}
+    for name in ("r_d", "L_d"):
+        signs[name] = [differ(partial(measures.at_cut, cut=cut, name=name)) for cut in measures.cuts]
+    return signs
+
+
+def mean_difference(d: np.ndarray) -> float:
+    """The average over sizes; nan when a size has no pair."""
+    present = np.isfinite(d)
+    return float(evidence.size_means(d).mean()) if d.size and present.any(axis=1).all() else math.nan
+
+
+def seeds_needed(primary: Contrast | None) -> dict[str, int | None] | None:
+    """Paired seeds with which an effect of x on log loss would be found with probability .8."""
+    if primary is None or primary.se is None:
+        return None
+    spread = primary.se * math.sqrt(primary.seeds)
+    return {f"{effect:g}": evidence.seeds_needed(effect, spread) for effect in DECLARED_EFFECTS}
+
+
+def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] | None:
+    """Paired difference at equal measured compute: the dearer of the two is read where its time is up.
+
+    Compute: seconds of training up to T, those of a reference model included, without instruments.
+
+    Read off curves whose schedule was made for T steps, not retrained for the budget: `read_off` says so.
+    It is fair to constant rates; a decaying schedule that is cut short is put at a disadvantage.
+    """
+    study = measures.study
+    log_seconds = paired(measures, arm, against, lambda trial: math.log(measures.compute_seconds(trial)))
+    cost = np.array([(mean_interval(np.exp(row), log=True) or {}).get("mean") or np.nan for row in log_seconds])
+    if not np.isfinite(cost).any():
+        return None
+    place = {size: s for s, size in enumerate(study.sizes)}
+
+    def read(share: Callable[[float], float]) -> Measure:
+        def at(trial: Trial) -> float:
+            c = cost[place[trial.size]]
+            return measures.log_loss(trial, measures.horizon[trial.size] * share(c)) if np.isfinite(c) else math.nan
+
+        return at
+
+    arm_loss = study.grid(arm, read(lambda c: min(1.0, 1 / c)))
+    base_loss = study.grid(against, read(lambda c: min(1.0, c)))
+    found = pooled(arm_loss - base_loss)
+    return None if found is None else found.as_dict() | {"read_off": True, "cost": [value_or_none(c) for c in cost]}
+
+
+def value_or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def gains(measures: Measures, difference: np.ndarray) -> dict[str, Any]:
+    """Scale-equivalent gain at each size."""
+    study = measures.study
+    counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
+    if any(c is None for c in counts):
+        return {size: {"refused": "a size has no finished trial"} for size in study.sizes}
+    n = np.array([c["non_embedding"] for c in counts], dtype=np.float64)
+    base = study.grid(study.baseline.name, measures.log_loss)
+    return {size: size_trends.equivalent_gain(difference, base, n, s) for s, size in enumerate(study.sizes)}
+
+
+def unmatched(study: Study, arm: str, against: str) -> dict[str, int]:
+    """Trials of the arm that diverged where the baseline's did not: they are missing from every contrast."""
+    ended = {(t.arm, t.size, t.seed): t.status for t in study.trials}
+    lost = [
+        t
+        for t in study.trials
+        if t.arm == arm and t.status == "diverged" and ended.get((against, t.size, t.seed)) == "finished"
+    ]
+    return {"trials": len(lost), "of": sum(t.arm == arm for t in study.trials)}
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """Identities, versions and hardware of the finished trials."""
+    finished = [t for t in study.trials if t.finished]
+    first: dict[str, Any] = dict(finished[0].manifest) if finished else {}
+    revisions = sorted({str(t.manifest["revision"]) for t in finished if t.manifest.get("revision")})
+    return {
+        "environment": environment(finished[0]) if finished else {},
+        "versions": first.get("versions") or {},
+        "hardware": first.get("hardware") or {},
+        "revisions": revisions,
+        "identities": [{"arm": t.arm, "size": t.size, "seed": t.seed, "identity": t.identity} for t in study.trials],
+    }

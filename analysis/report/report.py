@@ -1,0 +1,131 @@
+"""The report of a study as a list of blocks, in the order in which a sceptical reader asks.
+
+The question and the answer; headline table; loss curves with fits, breaks and their status; how the break hangs on
+the early cut; slopes that need no break; paired differences and what they rest on; D and M; gradient interference
+against chance; decomposition of the loss; mechanism; trends over sizes and the scale-equivalent gain; cost; what the
+intervention did; failures; how to reproduce it, and the rule. Everything comes from the records: `comparison`
+(analysis/inference/compare.py) and the curves of its trials. A section without data is left out. page.py renders
+the blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.inference.answers import qualified
+from analysis.inference.compare import compare_study
+from analysis.report import instrument_blocks as instruments
+from analysis.report import tables as tables
+from analysis.report.blocks import Answer, Block, Heading, Table, Text
+from analysis.report.figures import Figures
+from analysis.report.headline import headline
+from analysis.report.numbers import MISSING
+from analysis.report.page import render
+from analysis.study.measures import Measures
+from zslx.runs.records import write_atomic
+
+
+def write_report(measures: Measures, out: Path, comparison: Mapping[str, Any] | None = None) -> Path:
+    """Write the HTML report of a loaded study to `out`."""
+    comparison = comparison or compare_study(measures)
+    page = render(blocks(measures, comparison), title=f"zslx: {comparison['study']}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, page.encode("utf-8", errors="replace"))
+    return out
+
+
+def slug(name: str) -> str:
+    """A file name from any study name: letters, digits, `-` and `_`, at most 80 of them."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "study"
+
+
+def blocks(measures: Measures, comparison: Mapping[str, Any]) -> list[Block]:
+    """The whole report."""
+    figures, c = Figures(measures), comparison
+    sections: list[tuple[str, str, list[Block | None]]] = [
+        ("The arms at a glance", "table", [headline(c)]),
+        ("Loss curves", "loss", [figures.losses(), tables.break_status(c), figures.differences()]),
+        ("How the break hangs on the early cut", "cut", [tables.sensitivity(measures, c)]),
+        ("Slopes that need no break", "slopes", [figures.slopes(), tables.tail_slopes(c)]),
+        (
+            "Paired differences",
+            "differences",
+            [figures.forest(c["contrasts"]), *tables.contrast_tables(c), tables.seeds_needed(c)],
+        ),
+        ("Loss interference", "interference", [*instruments.interference(figures), instruments.plane(figures)]),
+        ("Gradient interference", "gradients", [instruments.gradients(figures)]),
+        ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),
+        ("Better loss through less interference?", "mechanism", [tables.mechanism(c)]),
+        ("Over model sizes", "sizes", [tables.gains(c), tables.trends(c), tables.laws(c)]),
+        ("Cost", "cost", [*tables.cost(c)]),
+        ("What the interventions did", "did", [tables.training(measures), *(figures.metrics())]),
+        ("Failures", "failures", [tables.failures(c)]),
+        ("How to reproduce this", "reproduce", [*reproduce(c)]),
+    ]
+    found = answers(c)
+    for title, anchor, section in sections:
+        if there := [block for block in section if block is not None]:
+            found += [Heading(text=title, anchor=anchor), *there]
+    return found
+
+
+def answers(comparison: Mapping[str, Any]) -> list[Block]:
+    """One card an arm that was asked about."""
+    trials = sum(comparison["trials"].values())
+    sizes = ", ".join(s["size"] for s in comparison["sizes"])
+    about = (
+        f"Study {comparison['study']}: {len(comparison['arms'])} arms at {len(comparison['sizes'])} sizes ({sizes}), "
+        f"{len(comparison['seeds'])} seeds, {comparison['trials'].get('finished', 0)} of {trials} trials finished"
+        + (f", {str(comparison['created'])[:10]}" if comparison["created"] else "")
+    )
+    found: list[Block] = [Text(text=about)]
+    for answer in comparison["answers"]:
+        notes = [reason[:1].upper() + reason[1:] + "." for reason in answer["reasons"]]
+        if answer["verdict_command"]:
+            notes.append(f"For a verdict: {answer['verdict_command']}")
+        found.append(
+            Answer(
+                question=f"Does {answer['arm']} lower the loss, and relieve its deceleration, without scale?",
+                sentence=answer["sentence"],
+                word=qualified(answer["word"], answer["beyond_lr_decay"]),
+                exploratory=answer["exploratory"],
+                notes=tuple(notes),
+            )
+        )
+    if not comparison["answers"]:
+        found.append(Text(text="No arm is asked about in this study: controls and baseline only."))
+    return found
+
+
+def reproduce(comparison: Mapping[str, Any]) -> list[Block | None]:
+    """Command, versions, hardware, identities, the rule."""
+    found = comparison["provenance"]
+    facts = [(k, str(v)) for part in ("versions", "hardware") for k, v in found[part].items() if v is not None]
+    facts += [("revision", ", ".join(found["revisions"]) or MISSING)]
+    facts += [(k, v) for k, v in found["environment"].items() if k in ("numerics", "corpus", "device")]
+    arms = tuple(
+        (
+            a["name"],
+            a["intervention"],
+            a["role"],
+            json.dumps(a["settings"], ensure_ascii=False) if a["settings"] else "",
+        )
+        for a in comparison["arms"]
+    )
+    identities = tuple((i["arm"], i["size"], str(i["seed"]), i["identity"]) for i in found["identities"])
+    return [
+        Text(text=comparison["command"] or "(the study does not name its command)", mono=True),
+        Table(columns=("arm", "intervention", "role", "settings"), rows=arms, folded="Arms and their settings"),
+        Table(columns=("what", "value"), rows=tuple(facts), folded="Versions and hardware"),
+        Table(
+            columns=("arm", "size", "seed", "identity"),
+            rows=identities,
+            heads=2,
+            folded="Identities of the trials",
+        ),
+        Text(text=comparison["rule"], mono=True, folded="The rule by which the answer was given"),
+    ]

@@ -1,0 +1,288 @@
+"""A study as the sweep left it: which trials it asked for, and what the ledger has of each.
+
+    RESULTS/studies/<folder>/study.json    arms, sizes, seeds, and the identity of each trial
+    RESULTS/trials/<identity>/             the trial's run folder (zslx/runs/records.py), shared between studies
+
+Reading never fails for one bad trial: a folder that is missing or damaged makes that trial `failed` with the
+reason, which the report prints. Trials of another machine or version than most are set apart in the same
+way: one comparison never mixes them. Only a study.json that is missing or damaged is an error.
+
+Probe lines become numbers under dotted keys ("heldout_loss", "dt1_heldout.D"), so that 10,000 trials fit in
+memory; nothing else of a run is kept. Cost: about 3 ms a trial of 100 probe lines (benchmarks/analysis.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zslx.runs.records import Run, last_line, read_json, read_run
+
+IDENTITY = re.compile(r"[0-9a-f]{8,64}")
+# What must agree between trials that are compared: (part of the manifest, key).
+ENVIRONMENT = (
+    ("ingredients", "numerics"),
+    ("ingredients", "torch"),
+    ("ingredients", "device"),
+    ("ingredients", "corpus"),
+    ("hardware", "processor"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One intervention with fixed settings. role: baseline, arm, control or placebo (`of` names its arm);
+    has_placebo: whether a placebo of it exists (extra losses, optimizers and schedules have none)."""
+
+    name: str
+    intervention: str
+    role: str
+    of: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    has_placebo: bool = True
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """`pcgrad+cosine` → {pcgrad, cosine}."""
+        return frozenset(self.intervention.split("+")) - {"none"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """arm × size × seed. `values[key]` = (rows, numbers): which probe lines have the key, and its numbers."""
+
+    arm: str
+    size: str
+    seed: int
+    identity: str
+    status: str
+    error: str = ""
+    folder: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    probe_steps: np.ndarray = field(default_factory=lambda: np.empty(0))
+    probe_tokens: np.ndarray = field(default_factory=lambda: np.empty(0))
+    values: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(steps, tokens, numbers) of one instrument, empty when the run has not recorded it."""
+        rows, numbers = self.values.get(key, (np.empty(0, dtype=np.int64), np.empty(0)))
+        return self.probe_steps[rows], self.probe_tokens[rows], numbers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """Arms × sizes × seeds with the trials that were asked for."""
+
+    name: str
+    folder: Path
+    arms: tuple[Arm, ...]
+    sizes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trials: tuple[Trial, ...]
+    declaration: Mapping[str, Any]  # study.json as it is
+
+    @property
+    def baseline(self) -> Arm:
+        return next(arm for arm in self.arms if arm.role == "baseline")
+
+    def of(self, arm: str, size: str | None = None) -> Iterator[Trial]:
+        """The finished trials of an arm, at one size or all."""
+        return (t for t in self._finished if t.arm == arm and size in (None, t.size))
+
+    @cached_property
+    def _finished(self) -> tuple[Trial, ...]:
+        return tuple(t for t in self.trials if t.finished)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], list[tuple[int, Trial]]]:
+        cells: dict[tuple[str, str], list[tuple[int, Trial]]] = {}
+        place = {seed: i for i, seed in enumerate(self.seeds)}
+        for t in self._finished:
+            cells.setdefault((t.arm, t.size), []).append((place[t.seed], t))
+        return cells
+
+    def grid(self, arm: str, measure: Callable[[Trial], float | None]) -> np.ndarray:
+        """measure of each finished trial of an arm, (S, n) as sizes and seeds are ordered; nan where none."""
+        table = np.full((len(self.sizes), len(self.seeds)), np.nan)
+        for s, size in enumerate(self.sizes):
+            for i, trial in self._cells.get((arm, size), ()):
+                value = measure(trial)
+                table[s, i] = np.nan if value is None else value
+        return table
+
+
+def find_study(results: str | Path, name: str | None = None) -> Path:
+    """The folder of the study called `name`, or of the newest one. ValueError lists what there is."""
+    root = Path(results) / "studies"
+    found = {path.parent: read_json(path) for path in sorted(root.glob("*/study.json"))}
+    if not found:
+        raise ValueError(f"{results}: no study here (there is no studies/*/study.json)")
+    if name is None:
+        return max(found, key=lambda folder: (str(found[folder].get("created", "")), folder.name))
+    for folder, declaration in found.items():
+        if name in (declaration.get("name"), folder.name):
+            return folder
+    names = ", ".join(sorted(str(d.get("name", f.name)) for f, d in found.items()))
+    raise ValueError(f"{results}: no study {name!r}; there are: {names}")
+
+
+def load_study(results: str | Path, name: str | None = None) -> Study:
+    """A study with the records of its trials."""
+    folder = find_study(results, name)
+    path = folder / "study.json"
+    declaration = read_json(path)
+    try:
+        arms = tuple(_arm(a) for a in declaration["arms"])
+        study = Study(
+            name=str(declaration["name"]),
+            folder=folder,
+            arms=arms,
+            sizes=tuple(map(str, declaration["sizes"])),
+            seeds=tuple(map(int, declaration["seeds"])),
+            trials=tuple(_trial(Path(results), t) for t in declaration["trials"]),
+            declaration=declaration,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not a study: {type(error).__name__} {error}") from None
+    _check(study, path)
+    return _one_environment(_in_order(study))
+
+
+def _arm(entry: Mapping[str, Any]) -> Arm:
+    return Arm(
+        name=str(entry["name"]),
+        intervention=str(entry["intervention"]),
+        role=str(entry["role"]),
+        of=entry.get("of"),
+        settings=entry.get("settings") or {},
+        has_placebo=bool(entry.get("has_placebo", True)),
+    )
+
+
+def _check(study: Study, path: Path) -> None:
+    roles = Counter(arm.role for arm in study.arms)
+    if roles["baseline"] != 1:
+        raise ValueError(f"{path}: needs exactly one arm with the role baseline, has {roles['baseline']}")
+    names = {arm.name for arm in study.arms}
+    for t in study.trials:
+        if t.arm not in names or t.size not in study.sizes or t.seed not in study.seeds:
+            raise ValueError(f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds")
+
+
+def _in_order(study: Study) -> Study:
+    """Trials as arms, sizes and seeds are ordered: no sum depends on which trial was done first."""
+    arms = [arm.name for arm in study.arms]
+
+    def place(trial: Trial) -> tuple[int, int, int]:
+        return arms.index(trial.arm), study.sizes.index(trial.size), study.seeds.index(trial.seed)
+
+    return replace(study, trials=tuple(sorted(study.trials, key=place)))
+
+
+def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
+    """One trial from the ledger; whatever is wrong with its folder becomes its error."""
+    trial = Trial(
+        arm=str(entry["arm"]),
+        size=str(entry["size"]),
+        seed=int(entry["seed"]),
+        identity=str(entry.get("identity") or ""),
+        status=str(entry.get("status") or "waiting"),
+        error=str(entry.get("error") or ""),
+    )
+    folder = results / "trials" / trial.identity
+    if not IDENTITY.fullmatch(trial.identity) or not folder.is_dir():
+        gone = trial.finished
+        return replace(trial, status="failed", error="its records are gone from the ledger") if gone else trial
+    try:
+        run = read_run(folder)
+        steps, tokens, values = numbers_of(run.probes)
+        if run.status == "finished":
+            _whole(run, steps, values)
+    except (ValueError, OSError) as error:
+        return replace(trial, status="failed", error=str(error), folder=folder)
+    # The run knows better than the study whether it is done; why it was given up the study knows.
+    done = run.status in ("finished", "diverged") or trial.finished
+    return replace(
+        trial,
+        status=run.status if done else trial.status,
+        error=trial.error or str(run.manifest.get("error") or ""),
+        folder=folder,
+        config=run.config,
+        manifest=run.manifest,
+        probe_steps=steps,
+        probe_tokens=tokens,
+        values=values,
+    )
+
+
+def _whole(run: Run, steps: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """ValueError where the records of a finished run stop before its end: one such trial would move the T of all."""
+    if not ("heldout_loss" in values and steps[-1] > 0):
+        raise ValueError(f"{run.folder / 'probes.jsonl'}: no held-out loss of a trained model")
+    wanted = run.manifest.get("totals", {}).get("steps")
+    ends = {"probes": steps[values["heldout_loss"][0][-1]], "steps": last_line(run.folder / "steps.jsonl").get("step")}
+    for name, end in ends.items():
+        if wanted is not None and end is not None and end < wanted:
+            path = run.folder / f"{name}.jsonl"
+            raise ValueError(f"{path}: ends at step {end:g} of {wanted}, the file was cut short")
+
+
+def numbers_of(
+    probes: list[dict[str, Any]],
+) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """(steps, tokens, {dotted key: (rows, numbers)}) of probe lines; null is left out."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for row, line in enumerate(probes):
+        for key, value in _leaves(line, ""):
+            places, numbers = found.setdefault(key, ([], []))
+            places.append(row)
+            numbers.append(value)
+    values = {k: (np.array(r, dtype=np.int32), np.array(v, dtype=np.float64)) for k, (r, v) in found.items()}
+    empty = np.empty(0, dtype=np.int32), np.empty(0)
+    (_, steps), (rows, tokens) = values.pop("step", empty), values.pop("tokens", empty)
+    if len(rows) != len(probes):
+        raise ValueError("a probe line has no number of tokens")
+    return steps, tokens, values
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield prefix + key, value
+
+
+def environment(trial: Trial) -> dict[str, str]:
+    """Machine and versions that decide a trial's numbers, as far as its manifest tells."""
+    parts = {key: (trial.manifest.get(part) or {}).get(key) for part, key in ENVIRONMENT}
+    return {key: str(value) for key, value in parts.items() if value is not None}
+
+
+def _one_environment(study: Study) -> Study:
+    """The study with the trials of any but the most common environment marked as failed."""
+    counts = Counter(tuple(environment(t).items()) for t in study.trials if t.finished)
+    if len(counts) < 2:
+        return study
+    usual = counts.most_common(1)[0][0]
+
+    def sort_out(trial: Trial) -> Trial:
+        other = environment(trial)
+        if not trial.finished or tuple(other.items()) == usual:
+            return trial
+        differs = ", ".join(f"{k} {other.get(k)} (others: {v})" for k, v in usual if other.get(k) != v)
+        return replace(trial, status="failed", error=f"not comparable, ran elsewhere: {differs or other}")
+
+    return replace(study, trials=tuple(map(sort_out, study.trials)))

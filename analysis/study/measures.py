@@ -1,0 +1,199 @@
+"""What is read off one trial: held-out loss, deceleration, cut-robust slopes, instruments, cost.
+
+Axis: t = tokens / tokens of one baseline step at that size, so that arms whose steps differ in tokens are
+compared at equal data; for all others t is the step. Horizon: T is the largest t that every arm's finished
+trials of a size reach. Everything is read off the held-out curve (about 100 log-spaced points, without step
+0) up to T; between points log L is taken as linear in log t.
+
+Exact: values at recorded points. Approximate: values between them. Fits: zslx/deceleration/fit.py, one a trial.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analysis.study.load import Study, Trial
+from analysis.study.step_records import StepSummary, summarise
+from zslx.deceleration.fit import Fit, fit, tail_slope
+
+Cut = tuple[str, float, float]  # an early cut: of what, share of it, steps
+FINAL_SHARE = 1 / 8  # of t: the loss at t is the mean over that much before it
+TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
+
+
+class Measures:
+    """Measures of the trials of one study, each computed once."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self._fits: dict[tuple[str, str, int], Fit] = {}
+        self._steps: dict[int, StepSummary | None] = {}  # by id of the trial
+        self._tails: dict[tuple[str, str, int, float], float] = {}
+
+    @cached_property
+    def unit(self) -> dict[str, float]:
+        """Tokens of one baseline step at each size (of another arm's, where no baseline trial finished)."""
+        found = {}
+        for size in self.study.sizes:
+            trial = self.example(size)
+            if trial is not None:
+                found[size] = float(trial.probe_tokens[-1] / trial.probe_steps[-1])
+        return found
+
+    def example(self, size: str) -> Trial | None:
+        """A finished trial of a size, of the baseline if there is one."""
+        arms = sorted(self.study.arms, key=lambda arm: arm.role != "baseline")
+        return next((trial for arm in arms for trial in self.study.of(arm.name, size)), None)
+
+    @cached_property
+    def horizon(self) -> dict[str, float]:
+        """T of each size: the smallest last t of its finished trials."""
+        ends = {
+            size: [float(t.probe_tokens[-1]) / unit for arm in self.study.arms for t in self.study.of(arm.name, size)]
+            for size, unit in self.unit.items()
+        }
+        return {size: min(e) for size, e in ends.items() if e}
+
+    def curve(self, trial: Trial, key: str = "heldout_loss") -> tuple[np.ndarray, np.ndarray]:
+        """(t, values) of one instrument, 0 < t ≤ T."""
+        _, tokens, values = trial.series(key)
+        t = tokens / self.unit[trial.size]
+        keep = (t > 0) & (t <= self.horizon[trial.size] * (1 + 1e-9))
+        return t[keep], values[keep]
+
+    def log_loss(self, trial: Trial, t: float | None = None) -> float:
+        """log held-out loss at t (T by default): the mean over the points in (7/8 t, t], of which a run has
+        eight at its end (zslx.instruments.heldout), each weighted by its share of the steps and carried to t along the
+        slope of the last factor of 4; between its neighbours where there is none; nan outside the curve.
+
+        At a constant rate the loss of one step's weights fluctuates by 0.1 to 0.3 %, over tens of steps."""
+        t = self.horizon[trial.size] if t is None else t
+        # The whole curve: a longer run may have no point at T itself.
+        _, tokens, values = trial.series("heldout_loss")
+        x = tokens / self.unit[trial.size]
+        x, y = np.log(x[x > 0]), np.log(values[x > 0])
+        at = math.log(t)
+        if not len(x) or not x[0] <= at <= x[-1] + 1e-9:
+            return math.nan
+        near = (x > at + math.log(1 - FINAL_SHARE)) & (x <= at + 1e-9)
+        recent = (x > at - math.log(4)) & (x <= at + 1e-9)
+        if not near.any() or recent.sum() < 3:
+            return float(np.interp(at, x, y))
+        slope = np.polyfit(x[recent], y[recent], 1)[0]
+        weights = np.gradient(np.exp(x[near])) if near.sum() > 1 else np.ones(1)
+        return float(np.average(y[near] + slope * (at - x[near]), weights=weights))
+
+    def fit(self, trial: Trial) -> Fit:
+        """The BNSL fit of the held-out curve with its sensitivity table."""
+        key = (trial.arm, trial.size, trial.seed)
+        if key not in self._fits:
+            warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
+            self._fits[key] = fit(*self.curve(trial), smoothing="none", warmup=warmup, bootstrap=0)
+        return self._fits[key]
+
+    def fit_all(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Fit every finished trial (0.2 s each) and its tail, so that what follows is quick."""
+        trials = [t for t in self.study.trials if t.finished]
+        for done, trial in enumerate(trials, 1):
+            self.fit(trial)
+            for factor in TAIL_FACTORS:
+                self.tail(trial, factor)
+            if progress:
+                progress(done, len(trials))
+
+    def broken(self, trial: Trial, name: str) -> float:
+        """L_d, t_d or r_d; nan where the break is not identified."""
+        value = getattr(self.fit(trial), name)
+        return math.nan if value is None else float(value)
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        """The early cuts of the sensitivity tables, each number of steps once."""
+        found: dict[Cut, None] = {}
+        for trial in self.study.trials:
+            steps: dict[float, Cut] = {}
+            for row in self.fit(trial).sensitivity if trial.finished else ():
+                if row["varied"] == "cut":
+                    steps.setdefault(row["cut"], (row["of"], row["share"], row["cut"]))
+            found |= dict.fromkeys(sorted(steps.values(), key=lambda cut: cut[2]))
+        return list(found)
+
+    def at_cut(self, trial: Trial, cut: Cut, name: str) -> float:
+        """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan where none."""
+        for row in self.fit(trial).sensitivity:
+            if row["varied"] == "cut" and (row["of"], row["share"], row["cut"]) == cut and row[name] is not None:
+                return float(row[name])
+        return math.nan
+
+    def tail(self, trial: Trial, factor: float = 4) -> float:
+        """Tail slope −d log L / d log t over the last `factor` of t; nan with fewer than 3 points there."""
+        key = (trial.arm, trial.size, trial.seed, factor)
+        if key not in self._tails:
+            try:
+                self._tails[key] = float(tail_slope(*self.curve(trial), factor)[0])
+            except ValueError:
+                self._tails[key] = math.nan
+        return self._tails[key]
+
+    def instrument(self, trial: Trial, key: str) -> float:
+        """The mean of an instrument over the probes in the last factor of 4 of t; nan when there are none."""
+        t, values = self.curve(trial, key)
+        late = t >= self.horizon[trial.size] / 4
+        return float(values[late].mean()) if late.any() else math.nan
+
+    def steps(self, trial: Trial) -> StepSummary | None:
+        """What the step records say; None when there are none or they are damaged."""
+        if not self._steps:
+            finished = [t for t in self.study.trials if t.finished]
+            # Parsing leaves Python's lock: two cores read twice as fast.
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                self._steps = dict(zip(map(id, finished), pool.map(self._summary, finished), strict=True))
+        return self._steps[id(trial)]
+
+    def _summary(self, trial: Trial) -> StepSummary | None:
+        assert trial.folder is not None, "a finished trial has a folder"
+        try:
+            return summarise(trial.folder / "steps.jsonl", self.unit[trial.size], self.horizon[trial.size])
+        except (ValueError, OSError):
+            return None
+
+    def compute_seconds(self, trial: Trial) -> float:
+        """Seconds of training per unit of t, over the whole run, with those of its reference model spread over it."""
+        totals = trial.manifest.get("totals") or {}
+        seconds = float(totals.get("train_seconds") or math.nan) + float(totals.get("reference_seconds") or 0)
+        return seconds / float(trial.probe_tokens[-1]) * self.unit[trial.size]
+
+    def step_seconds(self, trial: Trial) -> float:
+        """Median seconds of a training step; nan when the run has not recorded it."""
+        seconds = (trial.manifest.get("totals") or {}).get("median_step_seconds")
+        return float(seconds) if seconds else math.nan
+
+
+def parameters(config: Any) -> dict[str, int]:
+    """{non_embedding, embedding, total} parameters of a run's model, from its configuration.
+
+    Per layer 4d² (attention) + 3·d·w gated, 2·d·w plain (w the MLP's width); biases and norm gains where
+    there are any. Embedding: V·d, twice when untied, and learned positions. Head and embedding count as one
+    when tied.
+    """
+    model, data = config["model"], config["data"]
+    d, layers = int(model["d_model"]), int(model["n_layers"])
+    gates = 2 if model["gated_mlp"] else 1
+    width = int(model["mlp_ratio"] * d / gates)
+    layer = 4 * d * d + (gates + 1) * d * width
+    if model["bias"]:
+        layer += 4 * d + gates * width + d
+    gains = (2 if model["norm"] == "layernorm" else 1) * d if model["norm_gain"] else 0
+    body = layers * (layer + 2 * gains) + gains
+    vocabulary = int(model["vocab_size"] or data["vocab_size"])
+    embedding = vocabulary * d * (1 if model["tied"] else 2)
+    if model["positions"] == "learned":
+        embedding += int(model["max_positions"]) * d
+    return {"non_embedding": body, "embedding": embedding, "total": body + embedding}

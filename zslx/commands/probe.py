@@ -1,0 +1,144 @@
+"""`zslx probe RUN...`: measure interference and decomposition on the checkpoints of finished runs, and draw them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `zslx probe`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Measure loss and gradient interference, the first-order decomposition of the run's next update and the\n"
+        "decomposition of cross-entropy at the checkpoints of finished runs.\n\n"
+        "Records go to RUN/probe.jsonl, figures to RUN/figures. What is there is not measured again: after an\n"
+        "interruption the same command goes on."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--n", type=_tokens, default=1024, metavar="N", help="sampled tokens of the per-token gradients, or all"
+    )
+    parser.add_argument("--sequences", type=_positive, default=0, metavar="S", help="held-out sequences (the run's)")
+    parser.add_argument("--seq-len", type=_positive, default=0, metavar="T", help="their length (the run's)")
+    parser.add_argument("--steps", metavar="1,2,4", type=_steps, help="checkpoints (powers of two and the last)")
+    parser.add_argument("--json", action="store_true", help="print the records as one JSON list, an object a run")
+    parser.add_argument("--together", type=Path, metavar="DIR", help="also draw all runs on one set of figures there")
+    parser.add_argument("--no-figures", action="store_true", help="draw nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    from zslx.probing.probe import ProbeSettings, RunProbe
+    from zslx.progress import Progress
+
+    settings = ProbeSettings(n=args.n, sequences=args.sequences, seq_len=args.seq_len)
+    folders = list(dict.fromkeys(args.runs))
+    # Everything that is asked for is checked before the first measurement.
+    probes = [RunProbe(folder, settings) for folder in folders]
+    plans = [probe.steps(args.steps) for probe in probes]
+    line = Progress("probe")
+    missing = [len(set(steps) - set(probe.records())) for probe, steps in zip(probes, plans, strict=True)]
+    total, done = sum(missing) or 1, 0
+    results = []
+    for probe, steps, count in zip(probes, plans, missing, strict=True):
+
+        def at(share: float, what: str, done: int = done, count: int = count, probe: RunProbe = probe) -> None:
+            line.at((done + share * count) / total, f"{probe.folder.name}", f", {what}")
+
+        results.append(probe.measure(steps, at))
+        done += count
+    line.done(f"{sum(missing)} checkpoints measured, {sum(map(len, plans)) - sum(missing)} were there")
+    if args.json:
+        listed = [
+            {"run": str(p.folder), "key": p.key, "probes": list(found.values())}
+            for p, found in zip(probes, results, strict=True)
+        ]
+        print(json.dumps(listed, indent=1, allow_nan=False))
+    else:
+        for probe, found in zip(probes, results, strict=True):
+            print(f"{_printable(str(probe.folder))}\n{table(list(found.values()))}")
+    if not args.no_figures:
+        draw(probes, results, args.together)
+    return 0
+
+
+def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: Path | None) -> None:
+    from zslx.probing.figures import Series, write_figures
+
+    series = [
+        Series.of(p.folder, p.config, p.parameters, list(found.values()))
+        for p, found in zip(probes, results, strict=True)
+    ]
+    for probe, one in zip(probes, series, strict=True):
+        folder = write_figures([one], probe.folder / "figures")
+        print(f"figures: {_printable(str(folder))}", file=sys.stderr)
+    if together is not None:
+        print(f"figures of all runs: {_printable(str(write_figures(series, together)))}", file=sys.stderr)
+
+
+COLUMNS = (
+    ("step", "{:d}", ("step",)),
+    ("loss", "{:.4f}", ("heldout_loss",)),
+    ("D(t+1)", "{:.3f}", ("dt1_heldout", "D")),
+    ("M(t+1)", "{:.4f}", ("dt1_heldout", "M")),
+    ("D(t/2,t)", "{:.3f}", ("dtt", "D")),
+    ("D seq", "{:.4f}", ("grad_sequence", "ratio")),
+    ("chance", "{:.4f}", ("grad_sequence", "chance_ratio")),
+    ("D token", "{:.4f}", ("grad_token", "ratio")),
+    ("±se", "{:.4f}", ("grad_token", "ratio_se")),
+    ("chance", "{:.4f}", ("grad_token", "chance_ratio")),
+    ("C_g", "{:.4f}", ("first_order", "C_g")),
+    ("C_uG/C_ug", "{:.2f}", ("first_order", "ratio")),
+    ("1st-order error", "{:.3f}", ("first_order", "error")),
+    ("EE", "{:.3f}", ("decomposition", "ee")),
+    ("SA", "{:.3f}", ("decomposition", "sa")),
+    ("Conf", "{:.3f}", ("decomposition", "conf")),
+)
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """A line a checkpoint; a dash where a number is missing."""
+    rows = [[name for name, _, _ in COLUMNS]]
+    for record in records:
+        rows.append([_cell(record, form, path) for _, form, path in COLUMNS])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def _cell(record: dict[str, Any], form: str, path: tuple[str, ...]) -> str:
+    value: Any = record
+    for key in path:
+        if key == "ratio" and path[0] == "first_order":
+            c_ug, c_ug_total = value.get("C_ug"), value.get("C_uG")
+            value = c_ug_total / c_ug if c_ug and c_ug_total is not None else None
+        else:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is None:
+            return "–"
+    return form.format(value)
+
+
+def _tokens(text: str) -> int | str:
+    return text if text == "all" else _positive(text)
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def _steps(text: str) -> list[int]:
+    return [_positive(item) for item in text.split(",")]
+
+
+def _printable(text: str) -> str:
+    """One line without control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,77 @@
+"""`zslx train`: one run, without Ray."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Train one run, or go on with it: the same command after an interruption resumes, bit for bit.\n\n"
+        "examples:\n"
+        "  zslx train smoke --out runs/first\n"
+        "  zslx train laptop model=0.4M optim.lr=1e-3 train.seed=1 --out runs/second\n"
+        "  zslx train laptop intervention=pcgrad pcgrad.groups=domain --out runs/pcgrad\n\n"
+        "zslx presets lists the presets and sizes; zslx train --keys lists every key."
+    )
+    parser.add_argument("arguments", nargs="*", metavar="[PRESET] key=value", help="a preset, then overrides")
+    parser.add_argument("--out", type=Path, help="folder of the run")
+    parser.add_argument("--keys", action="store_true", help="list every key, its default and its meaning")
+
+
+def run(args: argparse.Namespace) -> int:
+    from zslx.config.presets import preset
+    from zslx.config.run_config import parse_overrides
+
+    if args.keys:
+        return print_keys()
+    if args.out is None:
+        raise ValueError("say where the run goes: --out DIR")
+    items = list(args.arguments)
+    name = items.pop(0) if items and "=" not in items[0] else "laptop"
+    chosen = preset(name)
+    config = parse_overrides(chosen.for_size(chosen.sizes[-1]), items)
+    from zslx.progress import Progress
+    from zslx.runs.records import read_json
+    from zslx.training.loop import train
+
+    line = Progress("training")
+
+    manifest = args.out / "manifest.json"
+    before = manifest.exists() and read_json(manifest).get("status") == "finished"
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        line.at(step / steps, "step", f" {step} of {steps}, loss {loss:.3f}")
+
+    outcome = train(config, args.out, progress=progress)
+    if before:
+        print(f"{args.out}: finished before; nothing to do", file=sys.stderr)
+    else:
+        line.done("done")
+    if outcome["status"] == "diverged":
+        print(f"zslx: the run diverged; see {args.out / 'steps.jsonl'}", file=sys.stderr)
+        return 1
+    totals = outcome["totals"]
+    print(f"{totals['steps']} steps, {totals['tokens']} tokens in {totals['train_seconds']:.1f} s of training")
+    print(args.out)
+    return 0
+
+
+def print_keys() -> int:
+    """Every key with its default, its meaning and what is allowed."""
+    import dataclasses
+
+    from zslx.config.groups import GROUPS
+
+    print("model=SIZE                     a named size (zslx presets)")
+    print("intervention=NAME[+NAME...]    zslx interventions list")
+    print("reference=RUN                  run folder of the reference model, for methods that need one")
+    for head, group in GROUPS.items():
+        for f in dataclasses.fields(group):  # type: ignore[arg-type]
+            m = f.metadata
+            allowed = f"  [{', '.join(m['choices'])}]" if m.get("choices") else ""
+            print(f"{head + '.' + f.name + '=' + str(f.default):30} {m['help']}{allowed}")
+    return 0

@@ -1,0 +1,122 @@
+"""The groups of settings of a run, one dataclass a concern; `Config` (run_config.py) holds one of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from zslx.config.fields import check, option
+
+
+class Group:
+    """Base of the groups: checks ranges and choices; `label` names the group in errors."""
+
+    label = ""
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            check(f"{self.label}.{f.name}", getattr(self, f.name), f)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Group):
+    """Architecture; the defaults are those of the paper's main runs."""
+
+    label = "model"
+    d_model: int = option(96, "width of the residual stream", low=1)
+    n_layers: int = option(4, "number of blocks", low=1)
+    n_heads: int = option(3, "attention heads", low=1)
+    vocab_size: int = option(0, "rows of the embedding; 0 takes the tokenizer's, more pads it", low=0)
+    mlp_ratio: float = option(1.0, "MLP width over d_model, gate and value counted together", low=0.01)
+    gated_mlp: bool = option(True, "SwiGLU, else GELU")
+    positions: str = option("rope", "position encoding", choices=("rope", "learned"))
+    max_positions: int = option(1024, "rows of the learned position table", low=1)
+    norm: str = option("rmsnorm", "normalisation", choices=("rmsnorm", "layernorm"))
+    norm_gain: bool = option(False, "learned gain of the norms (LayerNorm: and bias)")
+    bias: bool = option(False, "biases in the linear layers")
+    tied: bool = option(True, "one matrix for embedding and unembedding")
+    init: str = option("mitchell", "initialisation; normal is std 0.02", choices=("mitchell", "normal"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_model % self.n_heads:
+            raise ValueError(f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}")
+        if self.positions == "rope" and (self.d_model // self.n_heads) % 2:
+            raise ValueError(f"model.n_heads={self.n_heads}: rotary positions need an even width per head")
+        if self.mlp_width < 1:
+            raise ValueError(f"model.mlp_ratio={self.mlp_ratio}: the MLP would have no width")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the MLP (of the gate and of the value each, when gated)."""
+        return int(self.mlp_ratio * self.d_model / (2 if self.gated_mlp else 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Group):
+    """Text and batches."""
+
+    label = "data"
+    path: str = option("", "folder or glob of text files, one domain a subfolder; empty: the embedded text")
+    vocab_size: int = option(2048, "entries of the byte-level BPE trained on the text", low=300, high=65536)
+    batch_size: int = option(16, "sequences a step", low=1)
+    seq_len: int = option(64, "predicted positions of a sequence", low=1)
+    heldout_sequences: int = option(96, "sequences of the fixed held-out set", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Group):
+    """AdamW and its schedule; the defaults are the paper's but for the rate."""
+
+    label = "optim"
+    lr: float = option(3e-3, "peak learning rate", low=0.0, high=100.0)
+    beta1: float = option(0.9, "AdamW β1", low=0.0, high=0.9999999)
+    beta2: float = option(0.95, "AdamW β2", low=0.0, high=0.9999999)
+    eps: float = option(1e-5, "AdamW ε", low=0.0, high=1.0)
+    weight_decay: float = option(0.1, "AdamW decay of matrices (embeddings, norms and biases: none)", low=0.0)
+    clip: float = option(1.0, "largest gradient norm; 0 does not clip", low=0.0)
+    warmup: int = option(100, "steps of linear warm-up", low=0)
+    warmup_start: float = option(0.1, "factor on the rate at the first step of the warm-up", low=0.0, high=1.0)
+    schedule: str = option("constant", "after the warm-up", choices=("constant", "cosine", "wsd"))
+    final: float = option(0.1, "factor on the rate at the last step (cosine, wsd)", low=0.0, high=1.0)
+    cooldown: float = option(0.2, "share of the steps in which wsd decays", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Group):
+    """Length, seed and arithmetic."""
+
+    label = "train"
+    steps: int = option(1000, "optimizer steps", low=1)
+    seed: int = option(0, "seed of initial weights, data order and every draw", low=0)
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    dtype: str = option("float32", "bfloat16 is autocast", choices=("float32", "bfloat16", "float64"))
+    threads: int = option(1, "CPU threads (part of a trial's identity: sums depend on it)", low=1, high=256)
+    compile: bool = option(False, "torch.compile the plain step's forward")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstrumentConfig(Group):
+    """What is measured on the way; never changes training, and is no part of a trial's identity."""
+
+    label = "instruments"
+    heldout_points: int = option(90, "log-spaced steps at which held-out loss is measured", low=2)
+    probes: bool = option(True, "interference and decomposition at powers of two and half-way between")
+    gradient_sequences: int = option(16, "held-out sequences of the gradient interference; 0: none", low=0)
+    gradient_positions: bool = option(False, "gradient interference over positions, of the same sequences")
+    token_samples: int = option(0, "sampled tokens of the per-token gradient interference; 0: none", low=0)
+    decomposition: bool = option(True, "error-entropy, self-alignment and confidence of the held-out losses")
+    rank_bins: str = option("rank", "bins of the decomposition: each rank, or powers of two", choices=("rank", "log2"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Group):
+    """How a run is kept; no part of a trial's identity."""
+
+    label = "run"
+    resume_seconds: float = option(30.0, "a checkpoint at least this often: what a kill can lose", low=0.0)
+
+
+GROUPS: dict[str, type[Group]] = {
+    g.label: g for g in (ModelConfig, DataConfig, OptimConfig, TrainConfig, InstrumentConfig, RunConfig)
+}

@@ -1,0 +1,131 @@
+"""The settings of a run: frozen dataclasses, validated, with dotted `key=value` overrides. Needs no torch.
+
+`Config` has one group a concern. `model data optim train` and the intervention decide what is computed and are
+part of a trial's identity; `instruments` only observe and `run` says how the run is kept, so neither is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zslx.config.fields import convert, unknown
+from zslx.config.groups import (
+    GROUPS,
+    DataConfig,
+    InstrumentConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
+from zslx.config.sizes import model_preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a run."""
+
+    intervention: str = "none"
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # intervention name → its settings
+    reference: str = ""  # run folder of the reference model, for methods that need one
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    instruments: InstrumentConfig = field(default_factory=InstrumentConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "intervention", one_spelling(self.intervention))  # it is part of the identity
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Config:
+        """The inverse of `to_dict`; unknown keys and bad values are errors."""
+        pairs: list[tuple[str, Any]] = []
+        for key, value in values.items():
+            if key in GROUPS and isinstance(value, Mapping):
+                pairs += [(f"{key}.{name}", item) for name, item in value.items()]
+            elif key == "settings":
+                pairs += [(f"{m}.{name}", item) for m, group in value.items() for name, item in group.items()]
+            else:
+                pairs.append((key, value))
+        return override(Config(), pairs)
+
+
+PLAIN = ("intervention", "reference")
+
+
+def parse_overrides(config: Config, items: Iterable[str]) -> Config:
+    """Apply `key=value` texts such as `optim.lr=1e-3`, `model=0.4M` or `pcgrad.groups=domain`."""
+    pairs = []
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{item!r} is not of the form key=value, such as optim.lr=1e-3")
+        pairs.append((key.strip(), value.strip()))
+    return override(config, pairs)
+
+
+def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
+    """`config` with dotted keys changed; texts are read as the type of the field.
+
+    Each group is rebuilt once, so that keys that must fit each other (width and heads) may come in any order.
+    """
+    pairs = list(pairs)
+    plain: dict[str, Any] = {key: str(value) for key, value in pairs if key in PLAIN}
+    config = dataclasses.replace(config, **plain)  # first: which method settings are known depends on it
+    for _, value in (pair for pair in pairs if pair[0] == "model"):
+        config = dataclasses.replace(config, model=model_preset(str(value)))
+    groups: dict[str, dict[str, Any]] = {}
+    settings = {name: dict(values) for name, values in config.settings.items()}
+    for key, value in pairs:
+        head, _, name = key.partition(".")
+        if key in PLAIN or key == "model":
+            continue
+        if head in GROUPS and name:
+            fields = {f.name: f for f in dataclasses.fields(GROUPS[head])}  # type: ignore[arg-type]
+            if name not in fields:
+                raise ValueError(unknown(key, [f"{head}.{n}" for n in fields]))
+            groups.setdefault(head, {})[name] = convert(key, value, fields[name])
+        elif name and head in method_names(config.intervention):
+            settings.setdefault(head, {})[name] = value
+        else:
+            raise ValueError(unknown_setting(key, config))
+    changed = {head: dataclasses.replace(getattr(config, head), **values) for head, values in groups.items()}
+    return dataclasses.replace(config, settings=settings, **changed)
+
+
+def known_keys() -> list[str]:
+    return [*PLAIN, "model", *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]  # type: ignore[arg-type]
+
+
+def unknown_setting(key: str, config: Config) -> str:
+    """The message for a key that is neither one of `known_keys` nor a setting of the config's interventions."""
+    head, _, name = key.partition(".")
+    close = difflib.get_close_matches(head, GROUPS, n=1)
+    if name and head not in GROUPS and not close:  # most likely a method that was not asked for
+        asked = "none" if config.intervention == "none" else repr(config.intervention)
+        return (
+            f"unknown key {key!r}: settings of {head!r} need intervention={head}, and the intervention is {asked}; "
+            f"groups of settings are {', '.join(GROUPS)}"
+        )
+    return unknown(key, known_keys())
+
+
+def method_names(spec: str) -> list[str]:
+    """The names in an intervention spec: `placebo:pcgrad+cosine` → [pcgrad, cosine]."""
+    return [part.rpartition(":")[2] for part in one_spelling(spec).split("+")]
+
+
+def one_spelling(spec: str) -> str:
+    """An intervention spec without the white space around its names."""
+    return re.sub(r"\s*([+:])\s*", r"\1", spec).strip()

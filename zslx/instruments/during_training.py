@@ -1,0 +1,102 @@
+"""What a run measures on the way: held-out loss, and at probe steps interference and decomposition.
+
+    update_norm              ‖Δθ‖ of one step
+    dt1_batch, dt1_heldout   D and M of one step's loss changes, on its own batch and on held-out text
+    dtt                      D and M of the changes from t/2 to t, held-out
+    grad_sequence, grad_position, grad_token   gradient interference at θ_t (gradient_interference.py)
+    decomposition            error-entropy, self-alignment, confidence at θ_t, held-out (rank_decomposition.py)
+
+Each in a pass of its own that draws nothing and writes nothing of the training's: with any set of instruments
+the run is bitwise the same (tests/invariants/test_observers.py). A probe at step t needs the losses before the
+update, so it has two halves:
+
+    before(t)   a copy of θ_{t−1} and its held-out losses; those are there where t−1 was a point of the held-out curve
+    after(t)    one held-out pass at θ_t, one forward of the step's batch (its losses at θ_{t−1} came with the
+                step), one pass of the gradient engine
+
+dt1 here is the run's own, possibly clipped update; the paper takes one extra, unclipped update on fixed unseen
+batches. Where an arm ships averaged weights, `heldout_loss` and `decomposition` are theirs, everything else is of
+the weights that train. All is computed in the parameters' dtype, float32 at least, but for dt1_batch, whose
+losses before the update are the training's own: under bfloat16 its D includes rounding (`zslx probe` measures it
+in float32). Cost: benchmarks/instruments.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zslx.config.run_config import Config
+from zslx.instruments.gradient_interference import gradient_interference
+from zslx.instruments.heldout import HeldOut, heldout_steps, probe_steps
+from zslx.instruments.loss_interference import interference
+from zslx.instruments.rank_decomposition import Decomposition
+from zslx.text.loader import Batch
+
+
+class Instruments:
+    """The instruments of one run. `state` is kept in the run's checkpoints."""
+
+    def __init__(self, config: Config, heldout: HeldOut):
+        self.config, self.heldout = config, heldout
+        steps, chosen = config.train.steps, config.instruments
+        self.heldout_steps = set(heldout_steps(steps, chosen.heldout_points, chosen.probes))
+        self.probe_steps = set(probe_steps(steps)) if chosen.probes else set()
+        self.state: dict[str, Any] = {"losses": {}}  # held-out losses by probe step, for dtt
+        # The losses of the last point, only to save a pass: after a resume they are measured again, to the same bits.
+        self._last: tuple[int, Tensor] | None = None
+        self._weights: list[Tensor] = []
+
+    def due(self, step: int) -> bool:
+        return step in self.heldout_steps
+
+    def before(self, step: int, model: nn.Module) -> None:
+        """Weights and held-out losses before the update of a probe step."""
+        if step not in self.probe_steps:
+            return
+        self._weights = [p.detach().clone() for p in model.parameters()]
+        if self._last is None or self._last[0] != step - 1:
+            self._last = (step - 1, self.heldout.losses(model))
+
+    def after(
+        self, step: int, model: nn.Module, batch: Batch | None, batch_losses: Tensor | None, average: Any = None
+    ) -> dict[str, Any]:
+        """The record of one step: held-out loss, and at probe steps everything else."""
+        probe = step in self.probe_steps
+        terms = None
+        if probe and self.config.instruments.decomposition:
+            terms = Decomposition(self.config.instruments.rank_bins)
+        losses, record = self.heldout.measure(model, average, terms)
+        before, self._last = self._last, (step, losses)
+        if not probe:
+            return record
+        assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
+        batch_after = self.heldout.training_losses(model, batch)
+        weights, self._weights = self._weights, []
+        record["update_norm"] = distance(weights, list(model.parameters()))
+        record["dt1_batch"] = interference(batch_after - batch_losses)
+        record["dt1_heldout"] = interference(losses - before[1])
+        record |= self._doubling(step, losses)
+        if terms is not None:
+            record["decomposition"] = terms.record()
+        return record | gradient_interference(model, self.heldout, step, self.config)
+
+    def _doubling(self, step: int, losses: Tensor) -> dict[str, Any]:
+        """dtt from step/2, where that was a probe; the losses are kept for 2·step."""
+        kept = self.state["losses"]
+        found = {}
+        if step % 2 == 0 and str(step // 2) in kept:
+            found["dtt"] = {"from": step // 2} | interference(losses - kept[str(step // 2)])
+        kept[str(step)] = losses
+        for old in [s for s in kept if 2 * int(s) <= step]:  # a later 2t needs only what lies above
+            del kept[old]
+        return found
+
+
+@torch.no_grad()
+def distance(before: list[Tensor], after: list[Tensor]) -> float:
+    """‖after − before‖ over all parameters, accumulated in float64."""
+    return math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(after, before, strict=True)))

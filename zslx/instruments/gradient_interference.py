@@ -1,0 +1,169 @@
+"""Gradient interference at a probe step: how far the gradients of sequences, positions or tokens cancel.
+
+    c_j = |Σ_i g_ij| / Σ_i |g_ij|     mean = 1 − mean_j c_j     ratio = 1 − Σ_j |Σ_i g_ij| / Σ_ij |g_ij|
+
+`ratio`, `mean` and their chance levels are of the body, the matrices of attention and MLP; `by_group` (attention,
+mlp, norm, embedding, unembedding, other, all) and `by_layer` break them down. A tied matrix is one set of
+coordinates and counts as embedding. Coordinates without any gradient are left out of `mean`; `dead_share` is
+theirs. The chance level is the same with numerator Σ_i s_i g_ij, s_i = ±1 drawn from the run's seed and the step:
+no generator of the training is touched.
+
+grad_sequence   exact over n held-out sequences spread evenly over the domains; from their Gramian the share of
+                negative cosines, the mean cosine, and the noise scale B_simple = tr Σ / |G|² in sequences (McCandlish
+                et al. 2018, 1812.06162; unbiased estimates of both, null where that of |G|² is not above 0)
+grad_position   the one-product proxy over all positions of the same sequences, linear layers only
+grad_token      numerator exact over all held-out tokens, denominator from n sampled ones
+
+Source of c_j: the zero-sum learning paper, Section 4. What is exact, and what a sample costs: zslx/gradients/.
+Checked by tests/oracles/test_instruments.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zslx.config.run_config import Config
+from zslx.gradients import (
+    GroupStats,
+    PositionInterference,
+    TokenInterference,
+    Totals,
+    body_of,
+    parameter_roles,
+    position_interference,
+    sequence_stats,
+    token_interference,
+    totals,
+)
+from zslx.instruments.heldout import HeldOut
+from zslx.model.losses import token_losses
+from zslx.seeds import generator
+from zslx.text.loader import Batch
+
+
+def gradient_interference(model: nn.Module, heldout: HeldOut, step: int, config: Config) -> dict[str, Any]:
+    """What a probe step records of the gradients at the model's weights, by the names above."""
+    chosen, seed = config.instruments, config.train.seed
+    record: dict[str, Any] = {}
+    if chosen.gradient_sequences:
+        batch = spread(heldout.batch, chosen.gradient_sequences)
+        signs = generator(seed, "instruments", "sequence signs", step)
+        stats = sequence_stats(model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
+        record["grad_sequence"] = sequence_record(model, stats)
+        if chosen.gradient_positions:
+            record["grad_position"] = position_record(model, position_interference(model, token_losses, batch))
+    if chosen.token_samples:
+        found = token_interference(
+            model,
+            token_losses,
+            heldout.batch,
+            chosen.token_samples,
+            generator=generator(seed, "instruments", "token sample", step),
+            chance=generator(seed, "instruments", "token signs", step),
+            sequences_at_once=heldout.chunk,
+        )
+        record["grad_token"] = token_record(model, found)
+    return record
+
+
+def spread(batch: Batch, count: int) -> Batch:
+    """`count` sequences spread evenly over the batch, and so over its domains (all, where it has fewer)."""
+    total = len(batch.tokens)
+    count = min(count, total)
+    rows = (2 * torch.arange(count, device=batch.tokens.device) + 1) * total // (2 * count)
+    return Batch(tokens=batch.tokens[rows], targets=batch.targets[rows], domains=batch.domains[rows])
+
+
+def sequence_record(
+    model: nn.Module, stats: GroupStats, more_signs: Sequence[Mapping[str, Tensor]] = ()
+) -> dict[str, Any]:
+    """`ratio mean chance_ratio chance_mean dead_share coordinates n`, breakdowns, and the Gramian's numbers.
+
+    The chance level of one draw of signs scatters (by .02 with 16 sequences): it is the mean over that of `stats`
+    and `more_signs`, each Σ_k s_k g_k by parameter name.
+    """
+    assert stats.gramian is not None
+    own = totals(stats.sum, stats.abs_sum)
+    chances = [totals(drawn, stats.abs_sum) for drawn in (stats.chance_sum, *more_signs)]
+
+    def over(names: list[str]) -> dict[str, Any]:
+        by_chance = [added(chance, names) for chance in chances]
+        ratio, mean = (sum(getattr(c, form) for c in by_chance) / len(by_chance) for form in ("ratio", "mean"))
+        return both_forms(added(own, names)) | {"chance_ratio": ratio, "chance_mean": mean}
+
+    return {
+        "n": stats.num_groups,
+        "chance_draws": len(chances),
+        **breakdown(model, own, over),
+        **agreement(stats.gramian),
+    }
+
+
+def position_record(model: nn.Module, found: PositionInterference) -> dict[str, Any]:
+    """`ratio mean dead_share coordinates n` and breakdowns; of a tied matrix, its use as unembedding only."""
+    own = found.by_parameter
+    return {"n": found.count, **breakdown(model, own, lambda names: both_forms(added(own, names)))}
+
+
+def token_record(model: nn.Module, found: TokenInterference) -> dict[str, Any]:
+    """`ratio ratio_se mean chance_ratio n num_tokens` and breakdowns; mean is null where a sample forbids it."""
+
+    def over(names: list[str]) -> dict[str, Any]:
+        ratio, error = found.ratio_of(names)
+        chance = found.chance_ratio_of(names) if found.chance_abs_of_sum else None
+        return {"ratio": ratio, "ratio_se": error, "mean": found.mean_of(names), "chance_ratio": chance}
+
+    return {"n": found.count, "num_tokens": found.num_tokens, **breakdown(model, found.by_parameter, over)}
+
+
+def breakdown(model: nn.Module, names: Iterable[str], over: Callable[[list[str]], dict[str, Any]]) -> dict[str, Any]:
+    """`over` the body, and by group of the model and by layer, each over the parameters among `names`."""
+    roles, names = parameter_roles(model), list(names)
+    groups: dict[str, list[str]] = {"all": names}
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        role = roles[name]
+        groups.setdefault(role.group, []).append(name)
+        if role.layer is not None:
+            layers.setdefault(role.layer, []).append(name)
+    return {
+        **over(list(body_of(model, names))),
+        "by_group": {group: over(members) for group, members in groups.items()},
+        "by_layer": {str(layer): over(layers[layer]) for layer in sorted(layers)},
+    }
+
+
+def added(parts: Mapping[str, Totals], names: Iterable[str]) -> Totals:
+    return sum((parts[name] for name in names), start=Totals())
+
+
+def both_forms(whole: Totals) -> dict[str, Any]:
+    return {
+        "ratio": whole.ratio,
+        "mean": whole.mean,
+        "dead_share": whole.dead_share,
+        "coordinates": whole.coordinates,
+    }
+
+
+def agreement(gramian: Tensor) -> dict[str, float | None]:
+    """Share of negative pairwise cosines, their mean, and the noise scale in sequences, from a Gramian (K, K)."""
+    g = gramian.double().cpu()
+    count = len(g)
+    if count < 2:
+        return {"negative_cosines": None, "mean_cosine": None, "noise_scale": None}
+    off = ~torch.eye(count, dtype=torch.bool)
+    norms = g.diagonal().clamp(min=0).sqrt()
+    cosines = (g / (norms[:, None] * norms).clamp(min=torch.finfo(g.dtype).tiny))[off]
+    # A sequence's own mean gradient is K g_k: the K² is common to both estimates.
+    squared_mean = float(g[off].sum()) / (count * (count - 1))
+    variance = float(g.diagonal().sum()) / count - squared_mean
+    return {
+        "negative_cosines": float((cosines < 0).double().mean()),
+        "mean_cosine": float(cosines.mean()),
+        "noise_scale": variance / squared_mean if squared_mean > 0 else None,
+    }

@@ -1,0 +1,169 @@
+"""What the gradient surgery methods share: how tokens are grouped, and how weights come out of a Gramian.
+
+A group's gradient is its share of the batch gradient, g_k = ∇ (Σ_{i∈k} ℓ_i) / N_tokens, so Σ_k g_k = ∇L.
+
+| groups          | ids    | K          | group of a token                                                 |
+|-----------------|--------|------------|------------------------------------------------------------------|
+| sequence        | (B,)   | B          | its sequence                                                     |
+| domain          | (B,)   | D          | its sequence's domain                                            |
+| microbatch      | (B,)   | num_groups | consecutive sequences, sizes as equal as possible                |
+| token_class     | (B, T) | num_groups | a fixed multiplicative hash of the target id: the same classes   |
+|                 |        |            | in every batch, corpus and run, each with 1/K of the vocabulary  |
+| loss_quantile   | (B, T) | num_groups | rank of its loss within the batch: group 0 the easiest N/K       |
+| token_frequency | (B, T) | num_groups | frequency of the target in the training text: group 0 the most   |
+|                 |        |            | frequent ids, each group about 1/K of the text's tokens          |
+
+Exact: everything here. Cost: a sort of the batch's losses or of the vocabulary's counts.
+Checked by tests/unit/test_weightings.py (groupings), tests/oracles/test_weightings.py (weights).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from zslx.intervention.base import Intervention, State, StepView, fresh_state, setting
+
+GROUPINGS = ("sequence", "domain", "microbatch", "token_class", "loss_quantile", "token_frequency")
+HASH = 2654435761  # Knuth's multiplicative hash, the golden ratio times 2^32
+
+
+@dataclass(frozen=True)
+class Grouped(Intervention):
+    """A method that acts on group gradients: the settings that say what a group is, and `group_ids`."""
+
+    family = "gradient_surgery"
+
+    # The setting is `groups` (`SET="pcgrad.groups=domain"`), so the hook is called `group_ids`.
+    groups: str = setting("sequence", "which tokens form a group", choices=GROUPINGS)
+    num_groups: int = setting(
+        4, "number of groups K (microbatch, token_class, loss_quantile, token_frequency)", low=1, high=256
+    )
+    proxy: bool = setting(  # type: ignore[misc]
+        False, "token groups: conflict from the unembedding's gradients alone, one backward in all"
+    )
+    scale: str = setting(  # type: ignore[misc]  # a setting here, a constant in the base class
+        "matched",
+        "rescale the combined gradient to the plain one's norm, or leave it as published",
+        choices=("matched", "paper"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.num_groups, int):
+            raise ValueError(f"{self.name}.num_groups={self.num_groups!r}: must be a whole number")
+
+    def count_groups(self, batch_size: int, num_domains: int) -> int:
+        """K of the grouping when a step has B sequences of D domains."""
+        return {"sequence": batch_size, "domain": num_domains}.get(self.groups, self.num_groups)
+
+    def groups_tokens(self) -> bool:
+        return self.groups in BY_TOKEN
+
+    def group_ids(self, view: StepView) -> tuple[Tensor, int]:
+        """Group ids, (B,) of the sequences or (B, T) of the tokens, and the number of groups K."""
+        sequences = view.losses.shape[0]
+        device = view.losses.device
+        if self.groups == "sequence":
+            return torch.arange(sequences, device=device), sequences
+        if self.groups == "domain":
+            return view.domains, view.num_domains
+        if self.groups == "microbatch":
+            if self.num_groups > sequences:
+                raise ValueError(
+                    f"{self.name}.num_groups={self.num_groups}: more microbatches than"
+                    f" the {sequences} sequences of a step"
+                )
+            return torch.arange(sequences, device=device) * self.num_groups // sequences, self.num_groups
+        return BY_TOKEN[self.groups](view, self.num_groups), self.num_groups
+
+
+def token_class(view: StepView, num_groups: int) -> Tensor:
+    """Hash class (B, T) of each target id."""
+    return ((view.targets * HASH) % 2**32) * num_groups // 2**32
+
+
+def loss_quantile(view: StepView, num_groups: int) -> Tensor:
+    """Quantile (B, T) of each token's loss within the batch; ties in the order of the batch."""
+    losses = view.losses.detach().flatten()
+    ranks = torch.empty_like(losses, dtype=torch.int64)
+    ranks[losses.argsort(stable=True)] = torch.arange(len(losses), device=losses.device)
+    return (ranks * num_groups // len(losses)).view_as(view.losses)
+
+
+def token_frequency(view: StepView, num_groups: int) -> Tensor:
+    """Frequency group (B, T) of each target: its place in the text's tokens sorted by falling frequency."""
+    if view.token_counts is None:
+        raise ValueError("groups=token_frequency needs the token counts of the training text")
+    counts = view.token_counts.to(view.targets.device, torch.float64)
+    order = counts.argsort(descending=True, stable=True)
+    sorted_counts = counts[order]
+    middle = (sorted_counts.cumsum(0) - sorted_counts / 2) / counts.sum().clamp(min=1)
+    of_id = torch.empty_like(order)
+    of_id[order] = (middle * num_groups).long().clamp(max=num_groups - 1)
+    return of_id[view.targets]
+
+
+BY_TOKEN = {"token_class": token_class, "loss_quantile": loss_quantile, "token_frequency": token_frequency}
+
+
+@dataclass(frozen=True)
+class Surgery(Grouped, ABC):
+    """A method that is a function from the Gramian of the group gradients to their weights.
+
+    Subclasses write `solve`. Weights are those of the paper, so that equal weights are all 1 for a method
+    that sums and all 1/K for one that averages; `scale=matched` makes that immaterial for the step.
+    """
+
+    needs = frozenset({"gramian"})
+    placebo = "group_weights"
+    keeps_empty: ClassVar[bool] = False  # whether `solve` also sees groups that no token of the batch belongs to
+
+    @abstractmethod
+    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor | None:
+        """Weights (K,) from a finite symmetric Gramian (K, K) and losses (K,), all float64 on the CPU."""
+
+    def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor | None:
+        """Weights (K,) of the group gradients, in the dtype and on the device of the Gramian (K, K).
+
+        An empty group (no loss and no gradient) is kept out of the method, where its zero gradient would draw
+        the solution to zero (MGDA) or leave it undefined (ConFIG); it gets the mean of the other weights. Where
+        no group has a gradient all weights are 1. None: the method skips the step.
+        """
+        gramian, group_losses = floating(gramian), floating(group_losses)
+        gram = checked_gramian(self.name, gramian)
+        losses = group_losses.detach().to("cpu", torch.float64)
+        if losses.shape != gram.shape[:1]:
+            raise ValueError(f"{self.name}: {tuple(losses.shape)} group losses for {len(gram)} groups")
+        state = fresh_state(self, len(gram), state)
+        present = ((gram.diagonal() > 0) | (losses != 0)).nonzero().flatten()
+        if not gram.diagonal().any():
+            weights: Tensor | None = torch.ones_like(losses)
+        elif self.keeps_empty or len(present) == len(gram):
+            weights = self.solve(gram, losses, state)
+        else:
+            solved = self.solve(gram[present][:, present], losses[present], state)
+            weights = None if solved is None else solved.mean().expand(len(gram)).index_copy(0, present, solved)
+        return None if weights is None else weights.to(gramian.device, gramian.dtype)
+
+
+def floating(values: Any) -> Tensor:
+    """A tensor of floating-point numbers; lists and whole numbers become float64."""
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def checked_gramian(name: str, gramian: Tensor) -> Tensor:
+    """The Gramian in float64 on the CPU, symmetric to the last bit; ValueError if it is none."""
+    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
+        raise ValueError(f"{name}: the Gramian must be (K, K) with K > 0, got {tuple(gramian.shape)}")
+    gram = gramian.detach().to("cpu", torch.float64)
+    if not torch.isfinite(gram).all():
+        raise ValueError(f"{name}: the Gramian has entries that are not finite")
+    if (gram.diagonal() < 0).any():
+        raise ValueError(f"{name}: the Gramian has a negative squared norm on its diagonal")
+    return (gram + gram.T) / 2

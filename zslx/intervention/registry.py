@@ -1,0 +1,236 @@
+"""Interventions by name: what is known of them, how a spec is read, and how its classes are loaded.
+
+A spec is names joined by `+`, each possibly `placebo:name`: `pcgrad`, `pcgrad+cosine`, `placebo:pcgrad`. discovery.py
+says where names are found; one name in two places is an error, and only a plugin that is asked for by name is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from zslx.config.fields import convert, unknown
+from zslx.config.groups import GROUPS
+from zslx.config.run_config import PLAIN, one_spelling
+from zslx.intervention.base import Intervention
+from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
+from zslx.places import ROOT, ours
+
+PLACEBO = "placebo:"
+BASELINE = "none"
+# Names that mean something else where an intervention's would stand, and what.
+RESERVED = {
+    **dict.fromkeys((*GROUPS, *PLAIN, "settings"), "a key of the configuration"),
+    "baseline": "what reports call the run without an intervention",
+}
+
+
+def describe(name: str, sources: list[Source]) -> dict[str, Any]:
+    """Metadata of one name, as plain JSON values: `Intervention.card` of our own classes; of other people's what
+    their source text says, for listing a plugin must not run it."""
+    source = sources[0]
+    if source.module and source.module.startswith("interventions.") and not source.absent:
+        card = dict(load_class(name, sources).describe())
+    else:
+        node, values = source.class_node, literals(source.class_node)
+        unseen = f"Defined by {source.where}; what it does is seen when it is run."
+        doc = unseen if node is UNKNOWN else ast.get_docstring(node) or ""
+        card = {key: values.get(key, "") for key in ("source", "cost")}
+        card |= {"name": name, "family": values.get("family") or "plugin", "description": doc}
+        card |= {"settings": settings_of(node), "placebo": values.get("placebo")}
+    card["status"] = _status(name, sources)
+    card["summary"] = card["description"].strip().partition("\n")[0]
+    return card
+
+
+def _status(name: str, sources: list[Source]) -> str:
+    """What is known of a name before import: `available`, `available as ...` or `absent: <reason>`."""
+    source = sources[0]
+    if len(sources) > 1:
+        return f"absent: defined twice: {' and '.join(s.where for s in sources)}"
+    if name in RESERVED:
+        return f"absent: {source.where} gives it a name that is {RESERVED[name]}: allowed is any other"
+    return f"absent: {source.absent}" if source.absent else str(literals(source.class_node).get("status", "available"))
+
+
+def split(spec: str) -> list[tuple[bool, str]]:
+    """A spec's parts as (is a placebo, name).
+
+    Hooks are called in the order of the spec, so `a+b` and `b+a` are two trials. `none` is a part of no other spec:
+    who writes none+a more likely means two arms than a spec that does nothing but a.
+    """
+    if not isinstance(spec, str):
+        raise ValueError(f"intervention {spec!r}: must be a text, such as 'pcgrad' or 'pcgrad+cosine'")
+    texts = one_spelling(spec).split("+")
+    parts = [(text.startswith(PLACEBO), text.removeprefix(PLACEBO)) for text in texts]
+    for text, (_, name) in zip(texts, parts, strict=True):
+        if not name:
+            raise ValueError(
+                f"intervention {spec!r}: its part {text!r} is empty; allowed are NAME and placebo:NAME, joined by +"
+            )
+        if name == BASELINE and len(parts) > 1:
+            raise ValueError(f"intervention {spec!r}: {BASELINE!r} is the baseline and stands alone; leave it out")
+    return parts
+
+
+def resolve(spec: str) -> list[str]:
+    """The names in a spec, each known; ValueError with the closest names otherwise. Imports no plugin."""
+    found = discover()
+    for _, name in split(spec):
+        _place(name, found)
+    return [name for _, name in split(spec)]
+
+
+def _place(name: str, found: Mapping[str, list[Source]]) -> Source:
+    if name not in found:
+        close = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown intervention {name!r}; {hint}There are: {', '.join(found)}")
+    status = _status(name, found[name])
+    if status.startswith(("absent", "available as")):
+        raise ValueError(f"intervention {name!r} is {status}")
+    return found[name][0]
+
+
+def load_class(name: str, sources: list[Source] | None = None) -> type[Intervention]:
+    """The class of one name, whether it can be run (`sources` not given) or only described."""
+    source = sources[0] if sources else _place(name, discover())
+    try:
+        loaded = source.point.load() if source.point else _import(source)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"intervention {name!r} ({source.where}) fails on import: {error!r}") from error
+    for value in vars(loaded).values() if isinstance(loaded, ModuleType) else [loaded]:
+        if isinstance(value, type) and issubclass(value, Intervention) and vars(value).get("name") == name:
+            return value
+    raise ValueError(f"{source.where} defines no subclass of zslx.Intervention with name = {name!r}")
+
+
+def _import(source: Source) -> ModuleType:
+    if source.module:
+        if source.module.startswith("interventions."):
+            ours("interventions")
+        return importlib.import_module(source.module)
+    # A package for each folder: files of one name do not meet, and `from .sibling import x` works.
+    assert source.path
+    folder = source.path.parent
+    package = f"zslx_plugins.folder_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
+    for name, path in (("zslx_plugins", []), (package, [str(folder)])):
+        sys.modules.setdefault(name, ModuleType(name)).__path__ = path
+    label = f"{package}.{source.path.stem}"
+    spec = importlib.util.spec_from_file_location(label, source.path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[label] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_intervention(name: str, **settings: Any) -> Intervention:
+    """One intervention, ready to use; `placebo:NAME` gives the placebo of NAME with the same settings."""
+    (is_placebo, plain), *more = split(name)
+    if more:
+        raise ValueError(f"{name!r} names several interventions: one is wanted here")
+    cls = load_class(plain)
+    file = inspect.getfile(cls)
+    if is_placebo:
+        cls = importlib.import_module("interventions.controls.placebo").placebo_of(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in settings:
+        if key not in fields:
+            known = [f"{plain}.{f}" for f in fields]
+            raise ValueError(
+                unknown(f"{plain}.{key}", known) if known else f"{plain} has no settings, so {plain}.{key} is none"
+            )
+    values = {key: convert(f"{plain}.{key}", value, fields[key]) for key, value in settings.items()}
+    try:
+        return cls(**values)
+    except ValueError:  # a setting is refused
+        raise
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"intervention {name!r} ({file}) cannot be made: {error!r}") from error
+
+
+def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Intervention]:
+    """Every intervention of a spec (none of them for `none`), no two claiming the same exclusive place."""
+    methods: list[Intervention] = []
+    claimed: dict[str, str] = {}
+    for is_placebo, name in split(spec):
+        method = load_intervention((PLACEBO if is_placebo else "") + name, **settings.get(name, {}))
+        for place in sorted(method.claims()):
+            if place in claimed:
+                raise ValueError(f"{claimed[place]} and {method.name} both claim the place {place!r} of {spec!r}")
+            claimed[place] = method.name
+        if any(m.name == method.name for m in methods):
+            raise ValueError(f"{method.name} stands twice in {spec!r}")
+        methods.append(method)
+    return [m for m in methods if m.name != BASELINE]
+
+
+def source_files(method: Intervention) -> list[Path]:
+    """The files that decide what a method does: those of its classes and what they import from beside them, that is
+    from `interventions`, from a plugin's own folder or from its package.
+
+    Part of a trial's identity: a changed plugin is never served an old result.
+    """
+    kept_out = (object, ABC, Intervention)  # the interface is covered by zslx.runs.identity.NUMERICS
+    waiting = [Path(inspect.getfile(c)).resolve() for c in type(method).__mro__ if c not in kept_out]
+    beside = {ROOT / "interventions", *map(_package, waiting)} - {ROOT / "zslx"}
+    files: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in files:
+            files.add(path)
+            waiting += [i for i in _imports(path) if any(i.is_relative_to(folder) for folder in beside)]
+    return sorted(files)
+
+
+def _package(path: Path) -> Path:
+    """The folder of the outermost package that a file belongs to; its own folder where that is none."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and (folder.parent / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def _imports(path: Path) -> Iterator[Path]:
+    """Files that a file may import: modules, and the `__init__.py` of every package on the way to one."""
+    roots = _roots(path)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            starts, names = roots, [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            starts = [path.parents[min(node.level, len(path.parents)) - 1]] if node.level else roots
+            base = [node.module] if node.module else []
+            names = [".".join(base), *(".".join([*base, a.name]) for a in node.names)]
+        else:
+            continue
+        for name in names:
+            for start in starts:
+                yield from _modules(start, name.split(".") if name else [])
+
+
+def _roots(path: Path) -> list[Path]:
+    """Where an absolute import may start: Python's path, and beside the file's own package."""
+    return list(dict.fromkeys([ROOT, _package(path).parent, *(Path(p or ".").resolve() for p in sys.path)]))
+
+
+def _modules(start: Path, parts: list[str]) -> Iterator[Path]:
+    """The files that importing `parts` from the folder `start` runs."""
+    for i in range(len(parts) + 1):
+        folder = start.joinpath(*parts[:i])
+        candidates = [folder / "__init__.py"] if i or (start / "__init__.py").is_file() else []
+        if i:
+            candidates.append(folder.with_name(f"{folder.name}.py"))
+        yield from (c.resolve() for c in candidates if c.is_file())

@@ -1,0 +1,169 @@
+"""The decoder-only transformer of the paper's main runs, each unusual choice switchable.
+
+- rotary positions, no biases, RMSNorm without gain, head tied to the token embedding
+- SwiGLU whose `mlp_ratio` counts gate and value together: ratio 1 is d → d/2 (gate, value) → d
+- "mitchell" initialisation: std 1/√d, output projections 1/√(2·fan_in·(layer+1)), truncated at 3σ
+- parameters: V·d + 5.5·L·d² at mlp_ratio 1
+
+Source: the authors' configs for "Training Dynamics Underlying Language Model Scaling Laws: Loss Deceleration
+and Zero-Sum Learning" (ACL 2025).
+
+Shapes: B sequences, T positions, V vocabulary, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from zslx.config.groups import ModelConfig
+from zslx.config.run_config import Config
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_heads, self.rotary = config.n_heads, config.positions == "rope"
+        self.qkv = linear(config.d_model, 3 * config.d_model, config.bias)
+        self.out = linear(config.d_model, config.d_model, config.bias)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
+        if self.rotary:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(rearrange(y, "b h t d -> b t (h d)"))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gated = config.gated_mlp
+        self.up = linear(config.d_model, config.mlp_width * (2 if self.gated else 1), config.bias)
+        self.down = linear(config.mlp_width, config.d_model, config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        if self.gated:
+            value, gate = h.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * value)
+        return self.down(F.gelu(h))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attention_norm, self.attention = make_norm(config), Attention(config)
+        self.mlp_norm, self.mlp = make_norm(config), MLP(config)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids (B, T) to logits (B, T, V). Without a generator the parameters stay uninitialised."""
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
+        super().__init__()
+        self.config = config
+        self.embedding = skip_init(nn.Embedding, config.vocab_size, config.d_model)
+        if config.positions == "learned":
+            self.position_embedding = skip_init(nn.Embedding, config.max_positions, config.d_model)
+        self.blocks: Iterable[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
+        self.norm = make_norm(config)
+        self.unembedding = linear(config.d_model, config.vocab_size, bias=False)
+        if config.tied:
+            self.unembedding.weight = self.embedding.weight
+        if generator is not None:
+            self.initialise(generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        if self.config.positions == "learned":
+            x = x + self.position_embedding(torch.arange(tokens.shape[1], device=tokens.device))
+        rotation = rotary_table(tokens.shape[1], self.config.d_model // self.config.n_heads, x)
+        for block in self.blocks:
+            x = block(x, rotation)
+        return self.unembedding(self.norm(x))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw every matrix from `generator` (a CPU generator gives the same weights on every device)."""
+        c = self.config
+
+        def draw(weight: Tensor, std: float) -> None:
+            fresh = torch.empty(weight.shape, dtype=torch.float32)
+            weight.copy_(nn.init.trunc_normal_(fresh, 0.0, std, -3 * std, 3 * std, generator=generator))
+
+        width_std = 0.02 if c.init == "normal" else c.d_model**-0.5
+        draw(self.embedding.weight, width_std)
+        if c.positions == "learned":
+            draw(self.position_embedding.weight, width_std)
+        for i, block in enumerate(self.blocks):
+            depth = 2 * c.n_layers if c.init == "normal" else 2 * (i + 1)
+            for layer in (block.attention.qkv, block.mlp.up):
+                draw(layer.weight, width_std)
+            for layer in (block.attention.out, block.mlp.down):
+                base = 0.02 if c.init == "normal" else layer.in_features**-0.5
+                draw(layer.weight, base * depth**-0.5)
+        if not c.tied:
+            draw(self.unembedding.weight, width_std)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+
+    def num_parameters(self, embeddings: bool = True) -> int:
+        """Number of parameters, a tied matrix counted once; without the (un)embedding and position tables."""
+        total = sum(p.numel() for p in self.parameters())
+        if embeddings:
+            return total
+        tables = {id(m.weight): m.weight for m in self.modules() if isinstance(m, nn.Embedding)}
+        tables[id(self.unembedding.weight)] = self.unembedding.weight
+        return total - sum(p.numel() for p in tables.values())
+
+
+def linear(width_in: int, width_out: int, bias: bool) -> nn.Linear:
+    """A linear layer whose parameters are not drawn yet (torch's own would come from the global generator)."""
+    return skip_init(nn.Linear, width_in, width_out, bias=bias)
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.d_model, eps=1e-5, elementwise_affine=config.norm_gain)
+    return nn.LayerNorm(config.d_model, eps=1e-5, elementwise_affine=config.norm_gain)
+
+
+def rotary_table(length: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin (T, D/H) of the rotary angles, base 10,000, in the dtype and on the device of `like`."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2, device=like.device, dtype=dtype) / width)
+    angle = torch.arange(length, device=like.device, dtype=dtype)[:, None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of x (B, H, T, D/H): halves rotated against each other."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def build_model(config: Config, vocab_size: int, generator: torch.Generator | None) -> Transformer:
+    """The model of a run, its vocabulary that of the tokenizer (padded where the architecture names more rows)."""
+    rows = config.model.vocab_size or vocab_size
+    if rows < vocab_size:
+        raise ValueError(f"model.vocab_size={rows}: the tokenizer has {vocab_size} entries; allowed are 0 or more")
+    if config.model.positions == "learned" and config.model.max_positions < config.data.seq_len:
+        raise ValueError(
+            f"model.max_positions={config.model.max_positions} is less than data.seq_len={config.data.seq_len}"
+        )
+    model = Transformer(dataclasses.replace(config.model, vocab_size=rows), generator)
+    return model.double() if config.train.dtype == "float64" else model

@@ -1,0 +1,333 @@
+"""The figures of `zslx probe`, PNG and SVG: interference, its plane, first order, gradients, decomposition, histogram.
+
+Drawn by matplotlib's objects (no pyplot, no global figure), imported here and nowhere else in the core. Colours are
+Okabe and Ito's, one a run, in the order of the runs; what differs within a run differs in line style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zslx.config.run_config import Config
+from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES
+from zslx.deceleration.scaling_law import decomposition_trends
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6a10", "#56b4e9", "#50565f")
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "zslx", "font.size": 9, "axes.titlesize": 9}
+DPI = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One run's records in the order of their steps."""
+
+    label: str
+    parameters: int  # without embedding and unembedding
+    records: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, folder: Path, config: Config, parameters: int, records: Sequence[Mapping[str, Any]]) -> Series:
+        in_order = sorted(records, key=lambda r: r["step"])
+        return cls(label=run_label(folder, config), parameters=parameters, records=in_order)
+
+    def curve(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) where the records have a number at `path`."""
+        found = [(r["step"], value) for r in self.records if (value := at(r, path)) is not None]
+        return np.array([s for s, _ in found], dtype=float), np.array([v for _, v in found], dtype=float)
+
+    def both(self, x: tuple[str, ...], y: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(steps, x, y) where the records have a number at both paths."""
+        found = [(r["step"], a, b) for r in self.records if None not in (a := at(r, x), b := at(r, y))]
+        steps, xs, ys = np.array(found, dtype=float).reshape(-1, 3).T
+        return steps, xs, ys
+
+
+def at(record: Any, path: Iterable[str]) -> float | None:
+    """The number at a path of keys, or None."""
+    for key in path:
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return record if isinstance(record, (int, float)) and not isinstance(record, bool) else None
+
+
+def run_label(folder: Path, config: Config) -> str:
+    """Size, intervention and seed; the folder's name where the size has none."""
+    m = config.model
+    shape = (m.d_model, m.n_layers, m.n_heads)
+    size = next((n for n, s in (LAPTOP_SIZES | PAPER_SIZES).items() if s == shape), folder.name)
+    arm = "" if config.intervention == "none" else f" {config.intervention}"
+    return f"{size}{arm}, seed {config.train.seed}"
+
+
+def write_figures(series: Sequence[Series], folder: Path) -> Path:
+    """Draw every figure that the records have numbers for, as FIGURE.png and FIGURE.svg in `folder`."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels = [one.label for one in series]
+    assert all(one.records for one in series)
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        for name, draw in FIGURES.items():
+            figure = Figure(layout="constrained")
+            FigureCanvasAgg(figure)
+            if not draw(figure, series):
+                continue
+            if len(set(labels)) > 1 or name not in ("decomposition", "histogram"):
+                _legend(figure)
+            figure.savefig(folder / f"{name}.png", dpi=DPI)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return folder
+
+
+def interference(figure: Any, series: Sequence[Series]) -> bool:
+    """D and M over steps: one update (held-out, own batch) and t/2 to t."""
+    figure.set_size_inches(7.6, 5.0)
+    axes = figure.subplots(2, 2, sharex=True, sharey="row")
+    kinds = (("dt1_heldout", "held-out", "-"), ("dt1_batch", "its own batch", ":"))
+    for i, one in enumerate(series):
+        for row, key in enumerate(("D", "M")):
+            for kind, what, dash in kinds:
+                _line(axes[row][0], one.curve(kind, key), i, dash, f"{one.label}, {what}")
+            _line(axes[row][1], one.curve("dtt", key), i, "-")
+    for ax, title in zip(axes[0], ("one update, t to t+1", "from t/2 to t, held-out"), strict=True):
+        ax.set_title(title, loc="left", fontweight="bold")
+        ax.set_ylim(0, 1.02)
+    axes[0][0].set_ylabel("D, share that cancels")
+    axes[1][0].set_ylabel("M, mean |Δℓ| (nats)")
+    for ax in axes.flat:
+        _dress(ax, log_y=ax in axes[1])
+    for ax in axes[1]:
+        ax.set_xlabel("step t")
+    return True
+
+
+def plane(figure: Any, series: Sequence[Series]) -> bool:
+    """D against M over contours of |ΔL| = M (1 − D)."""
+    figure.set_size_inches(8.2, 3.9)
+    axes = figure.subplots(1, 2)
+    for ax, kind, title in zip(
+        axes, ("dt1_heldout", "dtt"), ("one update, held-out", "from t/2 to t, held-out"), strict=True
+    ):
+        points = [one.both((kind, "D"), (kind, "M")) for one in series]
+        sizes = np.concatenate([m for _, _, m in points]) if points else np.empty(0)
+        ax.set_title(title, loc="left", fontweight="bold")
+        if len(sizes):
+            _contours(ax, sizes.min() / 1.6, sizes.max() * 1.6)
+        for i, (_, d, m) in enumerate(points):
+            ax.plot(d, m, color=_colour(i), lw=1.1, alpha=0.7)
+            ax.scatter(d, m, s=10 + 4 * np.arange(len(d)), color=_colour(i), label=_once(ax, i, series), zorder=3)
+            if len(d):
+                ax.scatter(d[-1], m[-1], s=14 + 4 * len(d), facecolor=_colour(i), edgecolor="black", lw=1.2, zorder=4)
+        steps = points[0][0]
+        if len(steps):
+            ax.set_xlabel(f"D, share that cancels (step {_short(steps[0])} small, {_short(steps[-1])} ringed)")
+    axes[0].set_ylabel("M, mean |Δℓ| (nats)")
+    return True
+
+
+def _contours(ax: Any, low: float, high: float) -> None:
+    """Lines of equal |ΔL|, a factor of √10 apart, with their values on them."""
+    d, m = np.meshgrid(np.linspace(0, 0.995, 200), np.geomspace(low, high, 200))
+    change = m * (1 - d)
+    # From D near 1 on, the lines crowd: none below a change of a thirtieth of the smallest M.
+    levels = 10.0 ** np.arange(np.floor(2 * np.log10(low / 30)) / 2, np.log10(high), 0.5)
+    lines = ax.contour(d, m, change, levels=levels, colors="#9aa0a8", linewidths=0.6)
+    ax.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize=6.5)
+    ax.set_xlim(0, 1)
+    _log_y(ax)
+    ax.set_ylim(low, high)
+
+
+def first_order(figure: Any, series: Sequence[Series]) -> bool:
+    """C_g, C_uG/C_ug and the error of the first-order changes, over steps."""
+    figure.set_size_inches(9.6, 2.9)
+    axes = figure.subplots(1, 3)
+    titles = ("C_g", "C_uG / C_ug", "error of first order, Σ|Δℓ−Δℓ̂| / Σ|Δℓ|")
+    for i, one in enumerate(series):
+        steps, c_g = one.curve("first_order", "C_g")
+        error = one.curve("first_order", "relative_se")[1]
+        _line(axes[0], (steps, c_g), i, "-", one.label)
+        if len(error) == len(c_g):
+            axes[0].fill_between(
+                steps, c_g * (1 - 1.96 * error), c_g * (1 + 1.96 * error), color=_colour(i), alpha=0.2, lw=0
+            )
+        (_, c_ug), (_, c_total) = one.curve("first_order", "C_ug"), one.curve("first_order", "C_uG")
+        if len(c_ug) == len(steps) == len(c_total):
+            _line(axes[1], (steps, c_total / c_ug), i)
+        _line(axes[2], one.curve("first_order", "error"), i)
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, loc="left", fontweight="bold")
+        ax.set_xlabel("step t")
+        _dress(ax, log_y=True)
+    return any(len(one.curve("first_order", "C_g")[0]) for one in series)
+
+
+def gradients(figure: Any, series: Sequence[Series]) -> bool:
+    """Gradient interference of the body's matrices against its chance level."""
+    figure.set_size_inches(9.6, 3.1)
+    axes = figure.subplots(1, 3)
+    kinds = ("grad_sequence", "grad_token", "grad_position")
+    for ax, kind in zip(axes, kinds, strict=True):
+        for i, one in enumerate(series):
+            steps, ratio = one.curve(kind, "ratio")
+            _line(ax, (steps, ratio), i, "-", f"{one.label}" if kind == kinds[0] else None)
+            error = one.curve(kind, "ratio_se")[1]
+            if len(error) == len(ratio) and len(ratio):
+                ax.fill_between(steps, ratio - 1.96 * error, ratio + 1.96 * error, color=_colour(i), alpha=0.2, lw=0)
+            name = f"{one.label}, random signs" if kind == kinds[0] else None
+            _line(ax, one.curve(kind, "chance_ratio"), i, ":", name, mark="")
+        n, total = at(series[0].records[-1], (kind, "n")), at(series[0].records[-1], (kind, "num_tokens"))
+        count = f"n = {n:g}" + (f" of {total:g}" if total and total != n else "") if n else ""
+        ax.set_title(f"{kind.removeprefix('grad_')}s, {count}", loc="left", fontweight="bold")
+        ax.set_xlabel("step t")
+        _dress(ax)
+    axes[0].set_ylabel("1 − Σ|Σ g| / Σ|g|, body matrices")
+    return True
+
+
+def decomposition(figure: Any, series: Sequence[Series]) -> bool:
+    """Cross-entropy, error-entropy, self-alignment and confidence over steps; hollow: at half the tokens."""
+    figure.set_size_inches(9.6, 2.9)
+    axes = figure.subplots(1, 4)
+    titles = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "confidence"}
+    for ax, (key, title) in zip(axes, titles.items(), strict=True):
+        for i, one in enumerate(series):
+            _line(ax, one.curve("decomposition", key), i, "-", one.label if key == "ce" else None)
+            steps, half = one.curve("decomposition", "half", key)
+            if key != "ce":
+                ax.plot(steps, half, "o", ms=3.2, mfc="none", mec=_colour(i), mew=0.7)
+        ax.set_title(title, loc="left", fontweight="bold")
+        ax.set_xlabel("step t")
+        _dress(ax)
+    axes[0].set_ylabel("nats per token (hollow: at N/2)")
+    return True
+
+
+def scaling(figure: Any, series: Sequence[Series]) -> bool:
+    """log|term| of the decomposition at the last common step over log N, from three sizes on."""
+    steps = set.intersection(*({r["step"] for r in one.records} for one in series))
+    sizes = [one.parameters for one in series]
+    if len(set(sizes)) < 3 or not steps:
+        return False
+    last = [next(r for r in one.records if r["step"] == max(steps)) for one in series]
+    terms = [record["decomposition"] for record in last]
+    trends = decomposition_trends(sizes, terms)
+    figure.set_size_inches(11.2, 2.9)
+    names = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "|confidence|"}
+    for i, (ax, (key, name)) in enumerate(zip(figure.subplots(1, 4), names.items(), strict=True)):
+        trend = trends[key]
+        ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)
+        ax.set_title(f"{name}\n{_slope(trend)}", loc="left")
+        if "alpha" in trend:
+            x = np.array([min(sizes), max(sizes)])
+            ax.plot(x, np.exp(trend["c"]) * x ** trend["alpha"], color=_colour(i), lw=1.4)
+        ax.set_xlabel("parameters without embeddings")
+        _dress(ax, log_x=False)
+        ax.set_xscale("log")
+        ax.set_xticks(sorted(set(sizes)), [f"{size / 1e6:.2g}M" for size in sorted(set(sizes))], minor=False)
+        ax.set_xticks([], minor=True)
+    figure.axes[0].set_ylabel(f"nats per token, step {max(steps)}, n = {terms[0]['n']}")
+    return True
+
+
+def _slope(trend: Mapping[str, Any]) -> str:
+    """`slope −0.049, R² 0.990, gap 0.006`, or why there is none."""
+    if "alpha" not in trend:
+        return str(trend["refused"]).partition(": ")[2]
+    r2 = "" if trend["r2"] is None else f", R² {trend['r2']:.3f}"
+    return f"slope {trend['alpha']:+.3f}{r2}" + (f", gap {trend['slope_gap']:.3f}" if trend["slope_gap"] else "")
+
+
+def histogram(figure: Any, series: Sequence[Series]) -> bool:
+    """Distribution over coordinates of c_j = |Σ g| / Σ|g|, sequences, at a few steps of each run."""
+    drawn = [one for one in series if any(r.get("grad_sequence", {}).get("histogram") for r in one.records)]
+    if not drawn:
+        return False
+    figure.set_size_inches(1.2 + 3.6 * len(drawn), 3.1)
+    for ax, one in zip(np.atleast_1d(figure.subplots(1, len(drawn), sharey=True)), drawn, strict=True):
+        chosen = [one.records[k] for k in sorted({round(x) for x in np.linspace(0, len(one.records) - 1, 5)})]
+        for k, record in enumerate(chosen):
+            counts = np.array(record["grad_sequence"]["histogram"], dtype=float)
+            middle = (np.arange(len(counts)) + 0.5) / len(counts)
+            shade = str(0.8 - 0.8 * k / max(1, len(chosen) - 1))
+            density = counts / counts.sum() * len(counts)
+            ax.plot(middle, density, color=shade, lw=1.3, label=f"step {_short(record['step'])}")
+        ax.set_title(one.label, loc="left", fontweight="bold")
+        ax.set_xlabel("c = |Σ g| / Σ|g| of a coordinate, sequences")
+        ax.legend(frameon=False)
+        _dress(ax, log_x=False)
+        ax.set_xlim(0, 1)
+    figure.axes[0].set_ylabel("density")
+    return True
+
+
+FIGURES: dict[str, Callable[[Any, Sequence[Series]], bool]] = {
+    "interference": interference,
+    "plane": plane,
+    "first_order": first_order,
+    "gradients": gradients,
+    "decomposition": decomposition,
+    "scaling": scaling,
+    "histogram": histogram,
+}
+
+
+def _line(ax: Any, points: tuple[Any, Any], i: int, dash: str = "-", label: str | None = None, mark: str = "o") -> None:
+    steps, values = points
+    if len(steps):
+        ax.plot(steps, values, dash, color=_colour(i), lw=1.4, marker=mark, ms=2.6, label=label)
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _once(ax: Any, i: int, series: Sequence[Series]) -> str | None:
+    """The run's label in the first panel alone."""
+    return series[i].label if ax is ax.figure.axes[0] else None
+
+
+def _dress(ax: Any, *, log_x: bool = True, log_y: bool = False) -> None:
+    if log_x:
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: _short(value))
+        ax.xaxis.get_major_locator().set_params(numticks=7)
+    if log_y and ax.lines:
+        _log_y(ax)
+    ax.grid(True, color="#e3e5e8", lw=0.6)
+    ax.set_axisbelow(True)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _log_y(ax: Any) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _short(value: float) -> str:
+    """4096 → 4k, 1500 → 1500: powers of two in k where they are round."""
+    return f"{value / 1024:g}k" if value >= 1024 and value % 1024 == 0 else f"{value:g}"
+
+
+def _legend(figure: Any) -> None:
+    """One legend below all panels."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries and not any(ax.get_legend() for ax in figure.axes):
+        rows = -(-len(entries) // max(1, int(figure.get_figwidth() // 2.4)))
+        columns = -(-len(entries) // rows)
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)

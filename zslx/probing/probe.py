@@ -1,0 +1,273 @@
+"""Everything there is to measure at the checkpoints of a finished run, into RUN/probe.jsonl.
+
+At the checkpoint of step t, θ the weights there, on the fixed held-out set unless said otherwise:
+
+    heldout_loss, decomposition   as in training: of the weights that the arm would ship; where those are averaged,
+                    `heldout_loss_trained` is of the weights that train, as is everything below
+    dt1_heldout, dt1_batch   D and M of the loss changes by one update: the run's own next step t+1 with the optimizer's
+                             own state, rate and clipping, on its next batch (dt1_batch: on that batch). The paper
+                             takes an unclipped one on fixed unseen batches
+    dtt             D and M of the changes from t/2 to t, where there is a checkpoint at t/2
+    grad_sequence   exact over the `gradient_sequences` of the run's configuration (16 where it has none), with a
+                    histogram of c_j over the body's coordinates (100 bins on [0, 1])
+    grad_position   the one-product proxy, the same sequences
+    grad_token      over all held-out tokens, the denominator from n of them
+    first_order     C_g, C_ug, C_uG of that update, D(Δℓ̂), M(Δℓ̂), and `error` = Σ|Δℓ − Δℓ̂| / Σ|Δℓ|: how far
+                    the first-order changes are from the true ones; `relative_se` is C_g's and C_ug's, from the sample
+
+A record a checkpoint and a setting; one that is there is not measured again, so a killed probe goes on. The run's
+own files are only read. Losses and gradients are computed in float32 at least, also where the run trained in
+bfloat16 (its update is taken as it trained). Every draw comes from the run's seed and the step: measured again,
+the numbers are the same.
+Cost: about 1.5 n/B + 20 training steps a checkpoint. Checked by tests/unit/test_probe.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zslx.config.run_config import Config
+from zslx.gradients import (
+    body_of,
+    first_order,
+    histogram,
+    position_interference,
+    sequence_stats,
+    token_interference,
+)
+from zslx.instruments.gradient_interference import position_record, sequence_record, spread, token_record
+from zslx.instruments.heldout import HeldOut
+from zslx.instruments.loss_interference import interference
+from zslx.instruments.rank_decomposition import Decomposition
+from zslx.locking import locked
+from zslx.model.losses import token_losses
+from zslx.model.transformer import Transformer
+from zslx.runs import checkpoints
+from zslx.runs.records import dumps, read_json, read_lines
+from zslx.seeds import generator
+from zslx.text import token_cache
+from zslx.text.loader import Batch, heldout
+from zslx.training.loop import Diverged, TrainingRun
+
+FILE = "probe.jsonl"
+CHANCE_DRAWS = 8  # of random signs over sequences
+SEQUENCES = 16  # of the gradient interference, where the run's configuration has none
+STAGES = ("losses", "update", "sequence gradients", "token gradients", "first order")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """Sampled tokens n ("all": exact), and the held-out set (0: as in the run)."""
+
+    n: int | str = 1024
+    sequences: int = 0
+    seq_len: int = 0
+
+    def key(self, identity: str) -> str:
+        """16 hex of what the numbers depend on: these settings and the run."""
+        text = json.dumps([identity, dataclasses.asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RunProbe:
+    """Measures one run. `available` are the steps of its checkpoints."""
+
+    def __init__(self, folder: str | Path, settings: ProbeSettings):
+        self.folder, self.settings = Path(folder), settings
+        self.config = Config.from_dict(read_json(self.folder / "config.json"))
+        manifest = read_json(self.folder / "manifest.json")
+        if manifest.get("status") not in ("finished", "diverged"):
+            raise ValueError(f"{folder}: the run is {manifest.get('status')}, not finished; zslx train goes on with it")
+        self.key = settings.key(str(manifest.get("identity")))
+        self.available = checkpoints.steps(self.folder / "checkpoints")
+        if not self.available:
+            raise ValueError(f"{folder}: no checkpoints to measure")
+        self.losses: dict[int, Tensor] = {}  # held-out losses by step
+
+    @property
+    def parameters(self) -> int:
+        """Parameters without embedding and unembedding (the vocabulary's size does not matter)."""
+        with torch.device("meta"):
+            return Transformer(dataclasses.replace(self.config.model, vocab_size=1)).num_parameters(embeddings=False)
+
+    def steps(self, wanted: list[int] | None = None) -> list[int]:
+        """The checkpoints to measure: those asked for, or powers of two and the last."""
+        if wanted is None:
+            return [s for s in self.available if s & (s - 1) == 0 or s == self.available[-1]]
+        if missing := sorted(set(wanted).difference(self.available)):
+            steps = ", ".join(map(str, self.available))
+            raise ValueError(f"{self.folder}: no checkpoint at step {', '.join(map(str, missing))}; there are {steps}")
+        return sorted(set(wanted))
+
+    def records(self) -> dict[int, dict[str, Any]]:
+        """What was measured with these settings before, by step."""
+        path = self.folder / FILE
+        lines = read_lines(path) if path.exists() else []
+        return {line["step"]: line for line in lines if line.get("probe") == self.key}
+
+    def measure(self, steps: list[int], progress: Callable[[float, str], None]) -> dict[int, dict[str, Any]]:
+        """The records of `steps`, in their order; those that are missing are measured and appended one by one."""
+        with locked(self.folder / ".probe.lock"):
+            self._cut_torn_line()
+            found = self.records()
+            missing = [step for step in steps if step not in found]
+            for i, step in enumerate(missing):
+
+                def at(stage: str, done: int = i, step: int = step) -> None:
+                    share = (done + STAGES.index(stage) / len(STAGES)) / len(missing)
+                    progress(share, f"step {step}, {stage}")
+
+                found[step] = self._at(step, at)
+                self._append(found[step])
+        return {step: found[step] for step in steps}
+
+    def _at(self, step: int, at: Callable[[str], None]) -> dict[str, Any]:
+        at("losses")
+        run, heldout = self._restored(step)
+        terms = Decomposition(self.config.instruments.rank_bins)
+        losses, shipped = heldout.measure(run.model, run.average(step), terms)
+        self.losses[step] = losses
+        record = {"step": step, "probe": self.key, "settings": dataclasses.asdict(self.settings)}
+        record |= {"tokens": run.tokens, **shipped, "decomposition": terms.record()}
+        if step % 2 == 0 and step // 2 in self.available:
+            record["dtt"] = {"from": step // 2} | interference(losses - self._losses_at(step // 2))
+        at("update")
+        update, changes = own_update(run, heldout, step, losses)
+        record |= changes
+        at("sequence gradients")
+        record |= self._sequences(run, heldout, step)
+        at("token gradients")
+        record["grad_token"] = token_record(run.model, self._tokens(run, heldout, step))
+        at("first order")
+        if update is not None:
+            record["first_order"] = self._first_order(run, heldout, step, update)
+        return record
+
+    def _restored(self, step: int) -> tuple[TrainingRun, HeldOut]:
+        """The run as it stood after `step`, in memory, and the held-out set of this probe."""
+        config, own = self.config, self.config.data
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
+        run = TrainingRun(config, self.folder)
+        run.restore(checkpoints.load(self.folder / "checkpoints", step, run.device))
+        length = self.settings.seq_len or own.seq_len
+        if config.model.positions == "learned" and length > config.model.max_positions:
+            raise ValueError(f"--seq-len {length}: the model has {config.model.max_positions} positions")
+        corpus = token_cache.prepare(own.path, own.vocab_size)
+        batch = heldout(corpus, sequences=self.settings.sequences or own.heldout_sequences, seq_len=length)
+        chunk = max(1, own.batch_size * own.seq_len // length)
+        return run, HeldOut(batch.to(run.device), corpus.domains, chunk=chunk, dtype=config.train.dtype)
+
+    def _losses_at(self, step: int) -> Tensor:
+        if step not in self.losses:
+            run, heldout = self._restored(step)
+            self.losses[step] = heldout.losses(run.model)
+        return self.losses[step]
+
+    def _draws(self, purpose: str, step: int) -> torch.Generator:
+        return generator(self.config.train.seed, "probe", purpose, step)
+
+    def _sequences(self, run: TrainingRun, heldout: HeldOut, step: int) -> dict[str, Any]:
+        batch = spread(heldout.batch, self.config.instruments.gradient_sequences or SEQUENCES)
+        signs = self._draws("sequence signs", step)
+        want = ("sum", "abs_sum", "gramian")
+        stats = sequence_stats(run.model, token_losses, batch, want=want, chance=signs)
+        body = body_of(run.model, stats.sum)
+        more = [
+            sequence_stats(run.model, token_losses, batch, want=(), chance=signs).chance_sum
+            for _ in range(CHANCE_DRAWS - 1)
+        ]
+        sequences = sequence_record(run.model, stats, more)
+        sequences["histogram"] = histogram(stats.sum, stats.abs_sum, body)
+        positions = position_interference(run.model, token_losses, batch)
+        return {"grad_sequence": sequences, "grad_position": position_record(run.model, positions)}
+
+    def _tokens(self, run: TrainingRun, heldout: HeldOut, step: int) -> Any:
+        return token_interference(
+            run.model,
+            token_losses,
+            heldout.batch,
+            self.settings.n,
+            generator=self._draws("tokens", step),
+            chance=self._draws("token signs", step),
+            sequences_at_once=heldout.chunk,
+        )
+
+    def _first_order(
+        self, run: TrainingRun, heldout: HeldOut, step: int, update: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        found = first_order(
+            run.model,
+            token_losses,
+            heldout.batch,
+            update,
+            n=self.settings.n,
+            generator=self._draws("tokens", step),
+            sequences_at_once=heldout.chunk,
+        )
+        names = ("C_g", "C_ug", "C_uG", "D", "M", "true_D", "true_M", "error")
+        record = {name: getattr(found, name) for name in names}
+        return record | {"n": found.count, "num_tokens": found.num_tokens, "relative_se": found.relative_error}
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        with (self.folder / FILE).open("ab") as file:
+            file.write(dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cut_torn_line(self) -> None:
+        """Remove what a killed probe was writing."""
+        path = self.folder / FILE
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)
+
+
+def own_update(
+    run: TrainingRun, heldout: HeldOut, step: int, losses: Tensor
+) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+    """Δθ of the run's step t+1 by parameter name, and dt1; the weights stand at θ_t again afterwards.
+
+    None, and no dt1, where that step diverges or changes nothing (a method may skip it).
+    """
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    batch = next_batch(run, step + 1)
+    run.optimizer.zero_grad(set_to_none=True)
+    gradient = run.gradient(batch, step + 1)
+    try:
+        record = run.update(step + 1, gradient)
+    except Diverged:
+        return None, {}
+    with torch.no_grad():
+        update = {name: p - before[name] for name, p in run.model.named_parameters()}
+        moved = any(bool(u.any()) for u in update.values())
+        after, batch_after = heldout.losses(run.model), token_losses(run.model, batch)
+        for name, p in run.model.named_parameters():
+            p.copy_(before[name])
+        batch_before = token_losses(run.model, batch)
+    run.optimizer.zero_grad(set_to_none=True)
+    if not moved:
+        return None, {}
+    norm = sum(float(u.double().square().sum()) for u in update.values()) ** 0.5
+    return update, {
+        "dt1_heldout": interference(after - losses),
+        "dt1_batch": interference(batch_after - batch_before),
+        "update": {"lr": record["lr"], "clipped": record["clipped"], "norm": norm},
+    }
+
+
+def next_batch(run: TrainingRun, step: int) -> Batch:
+    """The batch that the run took, or would have taken, at `step`."""
+    return run.loader.batch(step, mixture=run.methods.mixture(step), seq_len=run.methods.seq_len(step))

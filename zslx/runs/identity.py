@@ -1,0 +1,89 @@
+"""The identity of a trial: what decides its numbers, hashed. Equal identities give bitwise equal runs on CPU.
+
+It covers the resolved configuration without `instruments` and `run`, the source files of the interventions, the
+corpus and tokenizer, NUMERICS, the torch version, device kind, dtype and threads. Instruments have a key of
+their own. The git hash is recorded with a run but is no part of its identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zslx.config.run_config import Config
+from zslx.intervention import registry
+from zslx.runs.records import read_run
+from zslx.text import token_cache
+
+# Raise by hand whenever a change to the core may change a run's numbers; tests/invariants/test_numerics.py
+# fails when the numbers move and this does not.
+NUMERICS = 1
+
+
+def device_kind(config: Config) -> str:
+    """The device that `train.device` means on this machine: cpu, or cuda and the name of the GPU."""
+    if config.train.device == "cpu" or (config.train.device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ValueError("train.device='cuda': this machine has no GPU that torch can use; allowed are auto, cpu")
+    return f"cuda {torch.cuda.get_device_name()}"
+
+
+def ingredients(config: Config) -> dict[str, Any]:
+    """Everything that the identity hashes, as plain JSON values (kept in the manifest, so that it can be checked)."""
+    values = config.to_dict()
+    for key in ("instruments", "run"):
+        values.pop(key)
+    values["train"].pop("device")
+    path = values["data"].pop("path")  # the text's hash counts, not where it lies
+    methods = registry.load_spec(config.intervention, config.settings)
+    values["settings"] = {m.name: {s["name"]: s["default"] for s in m.card()["settings"]} for m in methods}
+    corpus = token_cache.prepare(path, config.data.vocab_size)
+    values["reference"] = reference_identity(config.reference, corpus) if config.reference else ""
+    sources = sorted({f for m in methods for f in registry.source_files(m)})
+    return {
+        "config": values,
+        "sources": _digests(sources),
+        "corpus": corpus.hash,
+        "numerics": NUMERICS,
+        "torch": torch.__version__,
+        "device": device_kind(config),
+    }
+
+
+def _digests(files: list[Path]) -> dict[str, str]:
+    """sha256 by folder and name; those of files that share both are joined."""
+    found: dict[str, str] = {}
+    for file in files:
+        name, own = "/".join(file.parts[-2:]), hashlib.sha256(file.read_bytes()).hexdigest()
+        found[name] = f"{found[name]}+{own}" if name in found else own
+    return found
+
+
+def reference_identity(folder: str, corpus: token_cache.Corpus) -> str:
+    """The identity of the run that serves as reference model; its tokens must be those of `corpus`."""
+    run = read_run(folder)
+    if run.status != "finished":
+        raise ValueError(f"reference={folder}: that run is {run.status}, not finished")
+    data = Config.from_dict(run.config).data
+    other = token_cache.prepare(data.path, data.vocab_size)
+    if other.folder != corpus.folder and other.tokenizer.to_str() != corpus.tokenizer.to_str():
+        raise ValueError(
+            f"reference={folder}: that run has another tokenizer (data.path={data.path!r}, data.vocab_size="
+            f"{data.vocab_size}), so its losses are of other tokens: train the reference with those of this run"
+        )
+    return run.manifest["identity"]
+
+
+def digest(values: Any) -> str:
+    """16 hex digits."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity(config: Config) -> str:
+    """16 hex digits that name a trial."""
+    return digest(ingredients(config))

@@ -1,0 +1,44 @@
+"""The model of a run, loaded from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zslx.config.run_config import Config
+from zslx.model.transformer import Transformer, build_model
+from zslx.runs import checkpoints
+from zslx.runs.records import read_json
+from zslx.text import token_cache
+
+
+def reference_model(folder: str, method: str) -> Transformer:
+    """The final weights of a finished run, frozen."""
+    if not folder:
+        raise ValueError(f"{method} needs a reference model: give reference=RUN_FOLDER of a finished run")
+    return load_run_model(folder).requires_grad_(False)
+
+
+def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
+    """The model of a run at a checkpoint (the last by default)."""
+    folder = Path(folder)
+    config = Config.from_dict(read_json(folder / "config.json"))
+    available = checkpoints.steps(folder / "checkpoints")
+    if not available or (step is not None and step not in available):
+        raise ValueError(f"{folder}: no checkpoint{'' if step is None else f' at step {step}'}; there are {available}")
+    state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
+    corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
+    model = build_model(config, corpus.vocab_size, None)
+    load_weights(model, state["model"])
+    return model
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's weights into a model."""
+    own = dict(model.named_parameters())
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)

@@ -1,0 +1,91 @@
+"""Which documents are held out: whole files, chosen by the hash of their names, near duplicates together.
+
+A held-out chunk of a training file would be predicted from its other chunks, and so would a file whose sibling is
+trained on (vec256_float.h, vec256_double.h). So the unit is a group of near duplicates: documents that share a
+quarter of a bottom-k sketch of their longer lines (Broder 1997), joined transitively. Groups are taken in the
+order of the sha256 of their first name until the domain's share is reached, small ones first tried so that the
+held-out text comes from many files. The choice depends on the documents alone, not on any seed.
+
+Approximate: the sketch estimates resemblance; lines that more than 40 documents share count for nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from zslx.text.documents import Document
+
+SHARE = 0.03  # of a domain's bytes are held out,
+LEAST = 450_000  # or this many bytes (above 100,000 tokens) where that is more,
+MOST = 0.1  # but never more than this share, unless the smallest file is
+
+SKETCH = 32  # line hashes kept of a document
+SHARED = 8  # of them in common make two documents near duplicates
+COMMON = 40  # a line that more documents have is boilerplate
+
+
+def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """(training, held-out) documents, each in the given order. At least one on either side, or ValueError."""
+    groups = near_duplicates(documents)
+    if len(groups) < 2:
+        raise ValueError(
+            "held-out text is split off by file, never within one, and near duplicates stay together, so a domain "
+            f"needs at least two files that differ; this one has {len(documents)}"
+            + (" near duplicates" if len(documents) > 1 else "")
+            + f": {', '.join(d.name for d in documents[:3])}"
+        )
+    groups.sort(key=lambda group: hashlib.sha256(documents[group[0]].name.encode()).digest())
+    sizes = [sum(documents[i].size for i in group) for group in groups]
+    target = max(SHARE * sum(sizes), min(LEAST, MOST * sum(sizes)))
+    chosen: set[int] = set()
+    held = 0
+    for largest in (target / 4, target):  # the second round only where the first does not find enough
+        for g, size in enumerate(sizes):
+            if held < target and g not in chosen and size <= largest and held + size <= 1.25 * target:
+                chosen.add(g)
+                held += size
+    if not chosen:
+        chosen.add(min(range(len(groups)), key=sizes.__getitem__))
+    heldout = {i for g in chosen for i in groups[g]}
+    return (
+        [d for i, d in enumerate(documents) if i not in heldout],
+        [d for i, d in enumerate(documents) if i in heldout],
+    )
+
+
+def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
+    """The documents' indices in groups, each ascending; one without a near duplicate is a group of its own."""
+    holders: dict[int, list[int]] = defaultdict(list)
+    for i, document in enumerate(documents):
+        for line in sketch(document.text):
+            holders[line].append(i)
+    shared: Counter[tuple[int, int]] = Counter()
+    for who in holders.values():
+        if 2 <= len(who) <= COMMON:
+            shared.update((a, b) for n, a in enumerate(who) for b in who[n + 1 :])
+
+    parent = list(range(len(documents)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for (a, b), count in shared.items():
+        if count >= SHARED:
+            low, high = sorted((root(a), root(b)))
+            parent[high] = low
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i in range(len(documents)):
+        groups[root(i)].append(i)
+    return list(groups.values())
+
+
+def sketch(text: str) -> list[int]:
+    """The SKETCH smallest hashes among those of the text's distinct lines of 20 characters and more."""
+    lines = {stripped for line in text.splitlines() if len(stripped := line.strip()) >= 20}
+    return heapq.nsmallest(SKETCH, {zlib.crc32(line.encode()) for line in lines})

@@ -1,0 +1,194 @@
+"""Batches: every domain walked in one seeded order, the same in every arm.
+
+A domain's training stream is cut into windows of T tokens (T+1 with the target that follows), so each token is
+predicted once an epoch. An epoch is a permutation of the windows, keyed by (seed, domain's name, epoch) and
+computed, not stored (zslx/text/permutation.py). A batch takes the next windows of each domain:
+
+    how many        n_d, Σ n_d = B. Balanced by turns: exact, and what D leaves over of B is carried to the next
+                    step. For a mixture p by systematic sampling: n_d = ⌊B P_d + u⌋ − ⌊B P_{d−1} + u⌋, P the
+                    cumulative shares, u uniform from (seed, step): E n_d = B p_d, and |n_d − B p_d| < 1
+    which           those at the domain's counter, which then moves on by n_d
+    in what order   shuffled by (seed, step)
+
+So a batch is a pure function of (seed, step, mixture, length, counters), and the counters are all that a checkpoint
+keeps. A shorter length T/c cuts each window into c sequences: the tokens of the step, and the walk, stay the same.
+
+Cost: benchmarks/data.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zslx.seeds import seed_for
+from zslx.text.permutation import ROUNDS, permuted
+from zslx.text.token_cache import Corpus
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B sequences of T positions.
+
+    tokens, targets (B, T) int64: `targets` are the tokens that follow; domains (B,) int64;
+    mask (B, T) bool, or None where every position counts.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    domains: Tensor
+    mask: Tensor | None = None
+
+    def to(self, device: str | torch.device) -> Batch:
+        return Batch(
+            tokens=self.tokens.to(device),
+            targets=self.targets.to(device),
+            domains=self.domains.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+        )
+
+
+class Loader:
+    """Training batches of `batch_size` windows of `seq_len` tokens from the domains of `corpus`."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        seed: int,
+        batch_size: int,
+        seq_len: int,
+        device: str | torch.device = "cpu",
+    ):
+        if batch_size < 1 or seq_len < 1:
+            raise ValueError(f"batch_size={batch_size}, seq_len={seq_len}: both must be at least 1")
+        self.corpus, self.seed, self.device = corpus, seed, device
+        self.batch_size, self.seq_len = batch_size, seq_len
+        self._streams = [np.asarray(stream) for stream in corpus.train]
+        streams = zip(corpus.domains, self._streams, strict=True)
+        self.windows = np.array([_windows(s, seq_len, f"{name!r} has {len(s)} training") for name, s in streams])
+        self.taken = np.zeros(len(self.windows), dtype=np.int64)  # windows of each domain since the run began
+        self._keys: dict[tuple[int, int], NDArray[np.uint64]] = {}
+
+    def batch(self, step: int, mixture: Iterable[float] | None = None, seq_len: int | None = None) -> Batch:
+        """The next batch. `step` counts from 1; `mixture` (D,) shares of the domains, None for equal ones.
+
+        `seq_len` (None: the loader's T) divides T: with T = c·seq_len the batch has B·c sequences, neighbours cut
+        from one window.
+        """
+        length = self.seq_len if seq_len is None else seq_len
+        if not 1 <= length <= self.seq_len or self.seq_len % length:
+            allowed = [n for n in range(1, self.seq_len + 1) if self.seq_len % n == 0]
+            raise ValueError(f"seq_len={length}: allowed are the divisors of data.seq_len, {allowed}")
+        domains = self._balanced(step) if mixture is None else self._sampled(step, mixture)
+        rows = _rows(self._streams, domains, self._next_windows(domains), self.seq_len)
+        return _batch(rows, domains, length).to(self.device)
+
+    @property
+    def epochs(self) -> dict[str, float]:
+        """How often each domain's training text was gone through."""
+        return dict(zip(self.corpus.domains, (self.taken / self.windows).tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values. `windows` counts those of `seq_len` tokens that were taken, by domain."""
+        return {
+            "corpus": self.corpus.hash,
+            "seed": self.seed,
+            "seq_len": self.seq_len,
+            "windows": dict(zip(self.corpus.domains, self.taken.tolist(), strict=True)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; ValueError if it is another corpus's, seed's or length's walk."""
+        for key, own in (("corpus", self.corpus.hash), ("seed", self.seed), ("seq_len", self.seq_len)):
+            if state[key] != own:
+                raise ValueError(f"the place in the data was saved for {key}={state[key]!r}, this run has {own!r}")
+        self.taken = np.array([state["windows"][name] for name in self.corpus.domains], dtype=np.int64)
+
+    def _balanced(self, step: int) -> Ids:
+        """(B,) domains: slot i of the whole run belongs to domain i mod D."""
+        slots = np.arange((step - 1) * self.batch_size, step * self.batch_size)
+        return self._draws("order", step).permutation(slots % len(self.windows))
+
+    def _sampled(self, step: int, mixture: Iterable[float]) -> Ids:
+        """(B,) domains in the counts that systematic sampling gives for the shares."""
+        shares = np.array([float(share) for share in mixture])
+        total, names = shares.sum(), self.corpus.domains
+        if len(shares) != len(names) or not (shares >= 0).all() or not 0 < total < np.inf:
+            raise ValueError(
+                f"mixture={shares.tolist()}: wanted is a share for each of {', '.join(names)}, none below 0, not all 0"
+            )
+        edges = shares.cumsum() / total * self.batch_size
+        edges[np.flatnonzero(shares)[-1] :] = self.batch_size  # whatever the rounding
+        counts = np.diff(np.floor(edges + self._draws("mixture", step).random()), prepend=0).astype(np.int64)
+        return self._draws("order", step).permutation(np.repeat(np.arange(len(shares)), counts))
+
+    def _next_windows(self, domains: Ids) -> Ids:
+        """(B,) the next windows of these domains; the counters move on."""
+        place = np.empty_like(domains)
+        for d in np.unique(domains):
+            slots = np.flatnonzero(domains == d)
+            place[slots] = self.taken[d] + np.arange(len(slots))
+            self.taken[d] += len(slots)
+        windows = self.windows[domains]
+        epoch, index = np.divmod(place, windows)
+        key = np.array([self._key(d, e) for d, e in zip(domains.tolist(), epoch.tolist(), strict=True)])
+        return permuted(index, windows, key)
+
+    def _key(self, d: int, epoch: int) -> NDArray[np.uint64]:
+        if (d, epoch) not in self._keys:
+            self._keys = {k: v for k, v in self._keys.items() if k[0] != d or k[1] == epoch - 1}
+            seed = seed_for(self.seed, "window order", self.corpus.domains[d], epoch)
+            self._keys[d, epoch] = np.random.default_rng(seed).integers(2**64, size=ROUNDS, dtype=np.uint64)
+        return self._keys[d, epoch]
+
+    def _draws(self, purpose: str, step: int) -> np.random.Generator:
+        return np.random.default_rng(seed_for(self.seed, "batch", purpose, step))
+
+
+def heldout(corpus: Corpus, *, sequences: int, seq_len: int) -> Batch:
+    """The fixed held-out set, (sequences, seq_len): no seed enters it.
+
+    The domains follow one another in equal shares (to one sequence), each with windows spread evenly over its text.
+    """
+    if sequences < len(corpus.domains):
+        raise ValueError(f"{sequences} held-out sequences for {len(corpus.domains)} domains: at least one each")
+    streams = [np.asarray(stream) for stream in corpus.heldout]
+    domains = np.sort(np.arange(sequences) % len(streams))
+    chosen = []
+    for name, stream, n in zip(corpus.domains, streams, np.bincount(domains).tolist(), strict=True):
+        windows = _windows(stream, seq_len, f"{name!r} has {len(stream)} held-out")
+        if windows < n:
+            raise ValueError(f"the domain {name!r} has {windows} held-out windows of {seq_len} tokens, not {n}")
+        chosen.append((2 * np.arange(n) + 1) * windows // (2 * n))  # the middle of each n-th part
+    return _batch(_rows(streams, domains, np.concatenate(chosen), seq_len), domains, seq_len)
+
+
+def _windows(stream: NDArray[Any], seq_len: int, who: str) -> int:
+    if len(stream) <= seq_len:
+        raise ValueError(f"the domain {who} tokens, fewer than one window of seq_len={seq_len} needs ({seq_len + 1})")
+    return (len(stream) - 1) // seq_len
+
+
+def _rows(streams: list[NDArray[Any]], domains: Ids, windows: Ids, seq_len: int) -> Ids:
+    """(B, T+1) the tokens of window windows[i] of domain domains[i], with the one that follows."""
+    rows = np.empty((len(domains), seq_len + 1), dtype=np.int64)
+    offsets = np.arange(seq_len + 1)
+    for d in np.unique(domains):
+        slots = np.flatnonzero(domains == d)
+        rows[slots] = streams[d][windows[slots, None] * seq_len + offsets]
+    return rows
+
+
+def _batch(rows: Ids, domains: Ids, length: int) -> Batch:
+    tokens, targets = (torch.from_numpy(ids.copy()).view(-1, length) for ids in (rows[:, :-1], rows[:, 1:]))
+    pieces = len(tokens) // len(domains)
+    return Batch(tokens=tokens, targets=targets, domains=torch.from_numpy(np.repeat(domains, pieces)))

@@ -1,0 +1,60 @@
+"""Where a run's seconds go: training and instruments apart. Nothing that depends on time reaches another record."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from zslx.runs.records import RunRecords, read_run
+
+
+class Clock:
+    """Seconds of training and of instruments; everything that depends on them goes to timing.jsonl alone."""
+
+    def __init__(self, records: RunRecords):
+        self.records = records
+        self.steps: list[float] = []
+        self.measured = 0.0
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.steps.append(time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def instruments(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.measured += time.perf_counter() - start
+
+    def write(self, step: int) -> None:
+        """A line for the steps since the last one."""
+        if not self.steps and not self.measured:
+            return
+        self.records.append_timing(
+            {
+                "step": step,
+                "steps": len(self.steps),
+                "seconds": sum(self.steps),
+                "step_seconds": statistics.median(self.steps) if self.steps else None,
+                "instrument_seconds": self.measured,
+            }
+        )
+        self.steps, self.measured = [], 0.0
+
+    def totals(self, folder: Path) -> dict[str, float]:
+        """Totals over the run, killed attempts included as far as their records were kept."""
+        lines = read_run(folder).timing
+        training = sum(line["seconds"] for line in lines)
+        instruments = sum(line["instrument_seconds"] for line in lines)
+        medians = [line["step_seconds"] for line in lines for _ in range(line["steps"])]
+        return {
+            "seconds": training + instruments,
+            "train_seconds": training,
+            "instrument_seconds": instruments,
+            "median_step_seconds": statistics.median(medians) if medians else 0.0,
+        }

@@ -1,0 +1,314 @@
+"""The training loop, and the run folder around it.
+
+    for step in 1..T:
+        batch     the mixture's and the curriculum's wishes, else the data's own order
+        before    instruments, on the weights before the update (probe steps)
+        gradient  plain, weighted, or through the gradient engine
+        stop      if loss or gradient is not finite: before the update, recorded as diverged
+        update    clip, learning rate, optimizer
+        observe   stateful methods learn
+        record    a line in steps.jsonl
+        after     instruments: a line in probes.jsonl
+        save      powers of two, the end, and every `resume_seconds`
+
+Calling `train` again on the same folder goes on from the newest checkpoint; the result is bitwise that of a run
+that never stopped (CPU, fixed threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zslx.config.run_config import Config
+from zslx.instruments.during_training import Instruments
+from zslx.instruments.heldout import HeldOut
+from zslx.intervention import registry
+from zslx.intervention.base import Intervention, StepStats
+from zslx.intervention.composed import InterventionError, Methods
+from zslx.model.losses import token_losses
+from zslx.model.optimization import adamw, parameter_groups, schedule_factor
+from zslx.model.transformer import build_model
+from zslx.runs import checkpoints
+from zslx.runs.identity import device_kind, digest, ingredients
+from zslx.runs.load import load_weights, reference_model
+from zslx.runs.provenance import environment
+from zslx.runs.records import RunRecords, read_json, read_run, write_json
+from zslx.seeds import generator
+from zslx.text import token_cache
+from zslx.text.loader import Batch, Loader, heldout
+from zslx.training.clock import Clock
+from zslx.training.malloc import keep_freed_memory
+from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
+
+Progress = Callable[[int, int, float], None]
+
+
+def train(config: Config, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Train one run in the folder `out`, or go on with it; returns its manifest.
+
+    `progress(step, steps, loss)` is called after each step. A run that diverged returns with that status; what
+    a user can mend raises ValueError, and the manifest says so.
+    """
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
+        ) from None
+    with _locked(out):
+        parts = ingredients(config)
+        _same_run(out, config, digest(parts))
+        if (out / "manifest.json").exists():
+            manifest = read_json(out / "manifest.json")
+            if manifest.get("status") in ("finished", "diverged"):
+                return manifest
+        run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
+        write_json(out / "config.json", config.to_dict())
+        base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
+        write_json(out / "manifest.json", {"status": "running", **base})
+        try:
+            outcome = run.loop(progress)
+        except Exception as error:
+            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
+            with contextlib.suppress(OSError):  # a full disk must not hide its own message
+                write_json(out / "manifest.json", failed)
+            raise
+        manifest = {**outcome, **base}
+        write_json(out / "manifest.json", manifest)
+        return manifest
+
+
+class TrainingRun:
+    """A run in memory: model, data, optimizer, interventions, instruments, records.
+
+    `methods` stand in for those that the configuration names (the tests' way to try a class without a name).
+    """
+
+    def __init__(self, config: Config, out: Path, methods: Sequence[Intervention] | None = None):
+        self.config, self.out = config, out
+        keep_freed_memory()
+        torch.set_num_threads(config.train.threads)
+        self.device = torch.device(device_kind(config).split()[0])
+        corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
+        data, seed = config.data, config.train.seed
+        self.loader = Loader(
+            corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)
+        )
+        self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
+        methods = registry.load_spec(config.intervention, config.settings) if methods is None else methods
+        self.methods = Methods(methods, config, len(corpus.domains))
+        reference = None
+        if "reference_losses" in self.methods.needs:
+            method = next(m.name for m in self.methods.methods if "reference_losses" in m.needs)
+            reference = reference_model(config.reference, method).to(self.device)
+        self.gradient = GradientPass(
+            self.model,
+            self.methods,
+            steps=config.train.steps,
+            num_domains=len(corpus.domains),
+            token_counts=torch.as_tensor(corpus.token_counts),
+            dtype=config.train.dtype,
+            reference=reference,
+            forward=torch.compile(self.model) if config.train.compile else None,
+        )
+        groups = parameter_groups(self.model, config.optim)
+        if self.methods.one("optimizer"):
+            self.optimizer = self.methods.optimizer(groups)
+        else:
+            self.optimizer = adamw(groups, config.optim)
+        self.base_rates = [g["lr"] for g in self.optimizer.param_groups]
+        fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
+        self.instruments = Instruments(
+            config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
+        )
+        self.records = RunRecords(out)
+        self.tokens = 0
+
+    def loop(self, progress: Progress | None) -> dict[str, Any]:
+        """Train from the newest checkpoint to the end; returns status and totals."""
+        config, steps = self.config, self.config.train.steps
+        done = self.resume()
+        clock = Clock(self.records)
+        saved_at = time.monotonic()
+        status, step = "finished", done  # a run killed after its last checkpoint has no step left to take
+        with self.records:
+            if done == 0:
+                with clock.instruments():
+                    self.probe(0, None, None)
+            for step in range(done + 1, steps + 1):
+                try:
+                    loss = self.step(step, clock)
+                except Diverged as error:
+                    line = {"step": step, "tokens": self.tokens, "loss": None, "diverged": str(error)}
+                    self.records.append_step(line)
+                    status = "diverged"
+                    break
+                if progress:
+                    progress(step, steps, loss)
+                power = step & (step - 1) == 0
+                due = time.monotonic() - saved_at >= config.run.resume_seconds
+                if power or due or step == steps:
+                    self.save(step)
+                    saved_at = time.monotonic()
+            clock.write(step)
+            self.records.flush(sync=True)
+        totals = {"steps": step, "tokens": self.tokens, **clock.totals(self.out)}
+        if config.reference:
+            totals["reference_seconds"] = read_run(config.reference).manifest["totals"]["train_seconds"]
+        return {"status": status, "totals": totals}
+
+    def step(self, step: int, clock: Clock) -> float:
+        """One step of training with its records; returns the loss in nats per token."""
+        due = self.instruments.due(step)
+        if due:
+            with clock.instruments():
+                self.instruments.before(step, self.model)
+        with clock.training():
+            batch = self.loader.batch(step, mixture=self.methods.mixture(step), seq_len=self.methods.seq_len(step))
+            self.optimizer.zero_grad(set_to_none=True)
+            gradient = self.gradient(batch, step)
+            loss = check_loss(float(gradient.losses.mean()), step)
+            self.tokens += batch.tokens.numel()
+            record = {"step": step, "tokens": self.tokens, "loss": loss}
+            record |= self.update(step, gradient)
+            self.learn(gradient, batch)
+            record |= gradient.record | self.methods.metrics(step)
+        self.records.append_step(record)
+        if due:
+            with clock.instruments():
+                self.probe(step, batch, gradient.losses)
+            clock.write(step)
+        return loss
+
+    def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
+        """Clip and take the optimizer's step; what is recorded of it."""
+        if self.methods.one("schedule"):
+            factor = self.methods.schedule(step)
+        else:
+            factor = schedule_factor(step, self.config)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        lr = self.optimizer.param_groups[0]["lr"]
+        if gradient.skipped:
+            return {"lr": lr, "grad_norm": None, "clipped": False, "skipped": True}
+        clip = self.config.optim.clip
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip if clip else math.inf))
+        if not math.isfinite(norm):
+            raise Diverged(f"the gradient's norm is {norm} at step {step}")
+        self.optimizer.step()
+        return {"lr": lr, "grad_norm": norm, "clipped": bool(clip and norm > clip)}
+
+    def learn(self, gradient: StepGradient, batch: Batch) -> None:
+        """Let stateful methods observe the finished step."""
+        if not self.methods.hooks["observe"]:
+            return
+        post = None
+        if "post_losses" in self.methods.needs:
+            with torch.no_grad(), self.gradient.autocast(batch):
+                post = token_losses(self.model, batch)
+        self.methods.observe(
+            StepStats(
+                view=gradient.view,
+                gramian=gradient.gramian,
+                group_losses=gradient.group_losses,
+                group_weights=gradient.group_weights,
+                post_losses=post,
+                parameters=dict(self.model.named_parameters()),
+            )
+        )
+
+    def probe(self, step: int, batch: Batch | None, batch_losses: Tensor | None) -> None:
+        """Measure and record."""
+        record = self.instruments.after(step, self.model, batch, batch_losses, self.average(step))
+        self.records.append_probe({"step": step, "tokens": self.tokens, **record})
+
+    def average(self, step: int) -> Mapping[str, Tensor] | None:
+        """The weights that the run would ship, where a method averages them."""
+        if not self.methods.one("average"):
+            return None
+        return self.methods.average(step, dict(self.model.named_parameters()))
+
+    def save(self, step: int) -> None:
+        """Records first, then the checkpoint: every line up to its step is on disk when it counts."""
+        self.records.flush(sync=True)
+        state = {
+            "model": dict(self.model.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "data": self.loader.state_dict(),
+            "interventions": self.methods.states,
+            "instruments": self.instruments.state,
+            "tokens": self.tokens,
+        }
+        try:
+            checkpoints.save(self.out / "checkpoints", step, state)
+        except TypeError as error:  # a method's state: the rest is the trainer's own
+            raise InterventionError(f"intervention state at step {step}: {error}") from None
+        checkpoints.prune(self.out / "checkpoints", self.config.train.steps)
+
+    def resume(self) -> int:
+        """Restore the newest readable checkpoint and cut the records back to it; the step it stands at."""
+        for step, state in checkpoints.latest(self.out / "checkpoints", self.device):
+            try:
+                self.records.cut_to(step)
+            except ValueError:
+                continue  # the records were lost with the disk: an older checkpoint may still fit them
+            self.restore(state)
+            return step
+        self.records.cut_to(0)
+        for name in ("steps", "probes", "timing"):  # step 0's own probe is measured again
+            (self.out / f"{name}.jsonl").unlink(missing_ok=True)
+        return 0
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put the run where it stood when `state` was saved."""
+        load_weights(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.loader.load_state_dict(state["data"])
+        self.methods.states = state["interventions"]
+        self.instruments.state = state["instruments"]
+        self.tokens = state["tokens"]
+
+
+def _same_run(out: Path, config: Config, identity: str) -> None:
+    """Refuse a folder that holds another run."""
+    if not (out / "config.json").exists():
+        return
+    there = Config.from_dict(read_json(out / "config.json")).to_dict()
+    wanted = config.to_dict()
+    for values in (there, wanted):
+        values.pop("run")
+    if there != wanted:
+        keys = [
+            f"{g}.{k}" if isinstance(v, dict) else g
+            for g, v in wanted.items()
+            for k in (v if isinstance(v, dict) else [""])
+            if there.get(g) != v and (not isinstance(v, dict) or there.get(g, {}).get(k) != v[k])
+        ]
+        raise ValueError(f"{out} holds a run with other settings ({', '.join(keys)}): choose another folder")
+    manifest = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
+    if manifest.get("identity") not in (None, identity):
+        raise ValueError(
+            f"{out} holds a run of the same settings but another text, plugin source, version or machine: "
+            "choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One process a run folder; the lock goes with the process."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out}: another process is training this run") from None
+        yield

@@ -1,0 +1,257 @@
+"""The gradient of one step: plain, with token weights, or through the gradient engine.
+
+With no intervention this is `losses.mean().backward()` and nothing else. With surgery the engine gives the
+Gramian of the group gradients g_k (Σ_k g_k = ∇L) or sums over them in one backward, and the method's weights
+are combined without a second one. `scale=matched` rescales the combined gradient to the plain one's norm by
+√(1ᵀG1 / wᵀGw), the factor clamped to [0.1, 10] and recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from zslx.gradients import GroupStats, sequence_stats, token_changes, token_group_stats
+from zslx.intervention.base import CoordinateSums, StepView
+from zslx.intervention.composed import Methods
+from zslx.model.losses import cross_entropy, token_losses
+from zslx.text.loader import Batch
+
+SCALE_LIMITS = (0.1, 10.0)
+
+
+class Diverged(Exception):
+    """The loss or the gradient is not finite. Found before any method sees it: no plugin is blamed for it."""
+
+
+@dataclass(kw_only=True)
+class StepGradient:
+    """What came of the gradient pass; the gradient itself lies in the parameters' `.grad`.
+
+    losses (B, T) are the run's own: those of the view belong to the methods, which may change them.
+    """
+
+    view: StepView
+    losses: Tensor
+    record: dict[str, float | bool] = field(default_factory=dict)
+    skipped: bool = False
+    gramian: Tensor | None = None
+    group_losses: Tensor | None = None
+    group_weights: Tensor | None = None
+
+
+class GradientPass:
+    """Computes the gradient of a step. `reference` is the reference model of methods that need one."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        methods: Methods,
+        *,
+        steps: int,
+        num_domains: int,
+        token_counts: Tensor,
+        dtype: str,
+        reference: nn.Module | None = None,
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.model, self.methods, self.reference = model, methods, reference
+        self.forward = forward or model  # a compiled forward of the plain step
+        self.steps, self.num_domains, self.token_counts = steps, num_domains, token_counts
+        self.dtype = dtype
+        self.needs_logits = bool(methods.needs & {"logits", "entropy"})
+
+    def __call__(self, batch: Batch, step: int) -> StepGradient:
+        if self.methods.surgery:
+            return self._surgery(batch, step)
+        alignment = self._token_alignment(batch)
+        with self.autocast(batch):
+            weighted, losses, view = self._weighted_losses(self.forward, batch, step, alignment)
+        weighted.mean().backward()
+        return StepGradient(view=view, losses=losses)
+
+    def autocast(self, batch: Batch) -> AbstractContextManager:
+        if self.dtype != "bfloat16":
+            return nullcontext()
+        return torch.autocast(batch.tokens.device.type, dtype=torch.bfloat16)
+
+    def _weighted_losses(
+        self, model: Callable, batch: Batch, step: int, alignment: Tensor | None
+    ) -> tuple[Tensor, Tensor, StepView]:
+        """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
+        logits = model(batch.tokens)
+        losses = cross_entropy(logits, batch.targets)
+        view = StepView(
+            step=step,
+            steps=self.steps,
+            tokens=batch.tokens,
+            targets=batch.targets,
+            losses=losses.detach(),
+            domains=batch.domains,
+            num_domains=self.num_domains,
+            token_counts=self.token_counts,
+        )
+        if not self.methods.methods:
+            return losses, view.losses, view
+        check_loss(float(view.losses.mean()), step)
+        view.losses = view.losses.clone()
+        view.token_alignment = alignment
+        self._fill(view, logits, losses, batch)
+        weights, extra = self.methods.token_weights(view), self.methods.extra_loss(view)
+        weighted = losses if weights is None else losses * weights
+        if extra is not None:
+            weighted = weighted + extra.to(weighted.dtype)  # the same for every token: the mean gains it once
+        view.live_losses = view.logits = None  # release the graph
+        return weighted, losses.detach(), view
+
+    def _fill(self, view: StepView, logits: Tensor, losses: Tensor, batch: Batch) -> None:
+        """What the methods asked for beyond the losses."""
+        needs = self.methods.needs
+        if self.methods.hooks["extra_loss"]:
+            view.live_losses = losses
+        if "logits" in needs:
+            view.logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        if "entropy" in needs:
+            log_p = torch.log_softmax(logits.detach().float(), dim=-1)
+            view.entropy = -(log_p.exp() * log_p).sum(-1)
+        if "reference_losses" in needs:
+            assert self.reference is not None
+            with torch.no_grad():
+                view.reference_losses = token_losses(self.reference, batch)
+
+    def _token_alignment(self, batch: Batch) -> Tensor | None:
+        """⟨g_i, ∇L⟩ (B, T) of every token's gradient with the batch's, where a method needs it.
+
+        One backward and one forward product of their own, before the step's: the engine must not see them.
+        """
+        if "token_alignment" not in self.methods.needs:
+            return None
+        parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        with self.autocast(batch):
+            loss = token_losses(self.model, batch).mean()
+        gradient = torch.autograd.grad(loss, list(parameters.values()))
+        moves = dict(zip(parameters, gradient, strict=True))
+        return token_changes(self.model, token_losses, batch, moves)[0]
+
+    def _stats(self, batch: Batch, step: int, want: tuple[str, ...], keep: bool) -> tuple[GroupStats, Tensor, StepView]:
+        """The engine's statistics of the groups that the method asks for, of sequences or of tokens; the losses
+        (B, T); the view of the step."""
+        views: list[StepView] = []
+        plain: list[Tensor] = []
+        alignment = self._token_alignment(batch)
+
+        def weighted(model: nn.Module, batch: Batch) -> Tensor:
+            with self.autocast(batch):
+                weighted, losses, view = self._weighted_losses(model, batch, step, alignment)
+            views.append(view)
+            plain.append(losses)
+            return weighted
+
+        def groups(_: Tensor) -> tuple[Tensor, int]:
+            return self.methods.group_ids(views[0])
+
+        method = self.methods.surgeon
+        if method.groups_tokens():
+            count = method.count_groups(len(batch.tokens), self.num_domains)
+            args = (self.model, weighted, batch, lambda losses: groups(losses)[0], count)
+            stats = token_group_stats(*args, want=want, keep=keep, proxy=method.proxy and want == ("gramian",))
+        else:
+            by_group = groups if self.methods.hooks["group_ids"] else None
+            stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=want, keep=keep)
+        return stats, plain[0], views[0]
+
+    def _surgery(self, batch: Batch, step: int) -> StepGradient:
+        if self.methods.hooks["combine"]:
+            return self._elementwise(batch, step)
+        stats, losses, view = self._stats(batch, step, ("gramian",), keep=True)
+        assert stats.gramian is not None
+        if not torch.isfinite(stats.gramian).all():
+            raise Diverged(f"a group's gradient is not finite at step {step}")
+        weights = self.methods.group_weights(stats.gramian, stats.group_losses, step)
+        outcome = StepGradient(view=view, losses=losses, gramian=stats.gramian, group_losses=stats.group_losses)
+        if weights is None:
+            outcome.skipped = True
+            return outcome
+        factor = 1.0
+        if self.methods.surgeon.scale == "matched":
+            # Some methods sum and some average: that is no part of the factor. A signed mean may be next to nothing.
+            weights = weights / (weights.abs() if self.methods.surgeon.signed else weights).mean()
+            factor = matched_scale(stats.gramian, weights)
+        stats.combine(weights * factor)
+        outcome.group_weights = weights
+        outcome.record = gramian_record(stats.gramian, weights) | {"scale": factor}
+        return outcome
+
+    def _elementwise(self, batch: Batch, step: int) -> StepGradient:
+        """Each parameter's gradient from sums over the sequences' gradients (or over groups)."""
+        method = self.methods.surgeon
+        stats, losses, view = self._stats(batch, step, ("sum", *method.sums), keep=False)
+        count = len(stats.group_losses)
+        plain = combined = 0.0
+        for name, parameter in self.model.named_parameters():
+            if name in stats.unused:
+                continue
+            if not torch.isfinite(stats.sum[name]).all():
+                raise Diverged(f"the gradient of {name} is not finite at step {step}")
+            sums = CoordinateSums(
+                name=name,
+                sum=stats.sum[name],
+                abs_sum=stats.abs_sum[name] if "abs_sum" in method.sums else None,
+                sign_sum=stats.sign_sum[name] if "sign_sum" in method.sums else None,
+                count=count,
+            )
+            parameter.grad = self.methods.combine(sums, step).to(parameter.dtype)
+            plain += float(sums.sum.double().square().sum())
+            combined += float(parameter.grad.double().square().sum())
+        record: dict[str, float | bool] = {"norm_ratio": math.sqrt(combined / plain) if plain else 1.0}
+        if method.scale == "matched" and combined > 0:
+            factor = clamp(math.sqrt(plain / combined))
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+            record["scale"] = factor
+        return StepGradient(view=view, losses=losses, record=record, group_losses=stats.group_losses)
+
+
+def check_loss(loss: float, step: int) -> float:
+    """`loss`, or Diverged if it is not finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss} at step {step}")
+    return loss
+
+
+def clamp(factor: float) -> float:
+    low, high = SCALE_LIMITS
+    return min(high, max(low, factor))
+
+
+def matched_scale(gramian: Tensor, weights: Tensor) -> float:
+    """√(1ᵀG1 / wᵀGw), clamped: the combined gradient gets the norm of the plain one."""
+    g, w = gramian.double(), weights.double()
+    plain, combined = float(g.sum()), float(w @ g @ w)
+    return clamp(math.sqrt(max(plain, 0.0) / combined)) if combined > 0 else 1.0
+
+
+def gramian_record(gramian: Tensor, weights: Tensor) -> dict[str, float | bool]:
+    """Conflict among the groups, how far the weights are from equal, and the cosine of the result with the plain
+    gradient."""
+    g, w = gramian.double(), weights.double()
+    norms = g.diagonal().clamp(min=0).sqrt()
+    k = len(g)
+    pairs = ~torch.eye(k, dtype=torch.bool, device=g.device)
+    outer = (norms[:, None] * norms)[pairs]
+    cosines = g[pairs][outer > 0] / outer[outer > 0]
+    total = float(w.mean().abs())
+    plain, combined, inner = float(g.sum()), float(w @ g @ w), float(w @ g.sum(1))
+    norm = math.sqrt(max(plain, 0.0) * max(combined, 0.0))
+    return {
+        "negative_cosines": float((cosines < 0).double().mean()) if len(cosines) else 0.0,
+        "mean_cosine": float(cosines.mean()) if len(cosines) else 0.0,
+        "cosine_to_plain": inner / norm if norm else 0.0,
+        "weight_spread": float(w.std(correction=0)) / total if total else 0.0,
+    }
