@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 import zslx
+from zslx import RunView, StepView
 from zslx.config.run_config import Config
 from zslx.gradients import sequence_stats, token_group_stats
-from zslx.intervention.base import StepView
 from zslx.intervention.gradient_method import BY_TOKEN, GROUPINGS
 from zslx.model.losses import token_losses
 from zslx.runs import checkpoints
@@ -55,19 +55,17 @@ def measure(folder: Path) -> Iterator[Row]:
             batch = loader.batch(step + later)
             with torch.no_grad():
                 losses = token_losses(model, batch)
-            view = StepView(
-                step=step, steps=config.train.steps, tokens=batch.tokens, targets=batch.targets, losses=losses,
-                domains=batch.domains, num_domains=len(corpus.domains), token_counts=counts,
-            )  # fmt: skip
+            run = RunView(step=step, steps=config.train.steps, domains=corpus.domains, token_counts=counts)
+            view = StepView(tokens=batch.tokens, targets=batch.targets, losses=losses, domains=batch.domains)
             for grouping in GROUPINGS:
-                yield {"run": folder.name, "step": step, "batch": later} | conflict(model, batch, view, grouping)
+                yield {"run": folder.name, "step": step, "batch": later} | conflict(model, batch, run, view, grouping)
         print(f"{folder.name}: step {step}", file=sys.stderr, flush=True)
 
 
-def conflict(model: torch.nn.Module, batch: Batch, view: StepView, grouping: str) -> Row:
+def conflict(model: torch.nn.Module, batch: Batch, run: RunView, view: StepView, grouping: str) -> Row:
     method = zslx.load_intervention("pcgrad", groups=grouping)
-    ids, count = method.group_ids(view)
-    if not method.groups_tokens():
+    ids, count = method.group_ids(run, view, {})
+    if not method.by_token:
         stats = sequence_stats(model, token_losses, batch, groups=(ids, count), want=("gramian",))
         return {"grouping": grouping} | of_gramian(stats.gramian)
     exact, proxy = (

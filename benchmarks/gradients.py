@@ -103,7 +103,7 @@ class Workload:
             self.model, self.losses, self.ids, want=("gramian",), keep=True, memory_budget=memory_budget
         )
         assert stats.gramian is not None
-        stats.combine(PCGRAD.group_weights(stats.gramian, stats.group_losses, None))
+        stats.combine(PCGRAD.weights(stats.gramian, stats.group_losses))
 
     def position(self) -> None:
         position_interference(self.model, self.losses, self.ids)
@@ -115,7 +115,7 @@ class Workload:
         rows = [torch.autograd.grad(row.sum() / losses.numel(), parameters, retain_graph=True) for row in losses]
         flat = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
         gramian = flat @ flat.T
-        combined = PCGRAD.group_weights(gramian, losses.detach().sum(1), None) @ flat
+        combined = PCGRAD.weights(gramian, losses.detach().sum(1)) @ flat
         for p, g in zip(parameters, combined.split([p.numel() for p in parameters]), strict=True):
             p.grad = g.view_as(p)
 
@@ -129,7 +129,7 @@ class Workload:
             self.model.zero_grad()
             losses = self.losses(self.model, self.ids).sum(1) / self.ids[:, 1:].numel()
             gramian = engine.compute_gramian(losses)
-            losses.backward(PCGRAD.group_weights(gramian, losses.detach(), None))
+            losses.backward(PCGRAD.weights(gramian, losses.detach()))
 
         return step
 

@@ -3,7 +3,7 @@
     python -m benchmarks.weightings [--methods NAME ...] [--groups 4 16 64 256] [--markdown FILE] [--json]
 
 One thread, float64, gradients drawn from a normal distribution (so about half of all pairs conflict), best of
-some calls of `group_weights`. TorchJD where it has the method: the same Gramian, the weighting that the oracle
+some calls of `weights`. TorchJD where it has the method: the same Gramian, the weighting that the oracle
 tests compare with. The Gramian itself is the gradient engine's (benchmarks/gradients.py); a whole step's cost is
 measured by benchmarks/steps.py.
 """
@@ -77,7 +77,7 @@ def measure(names: Sequence[str], groups: Sequence[int]) -> list[dict[str, Any]]
     for name in names:
         for size in groups:
             gram, losses, other = gramian(size), torch.ones(size), theirs(name)
-            ours = best(partial(load_intervention(name).group_weights, gram, losses, None))
+            ours = best(partial(load_intervention(name).weights, gram, losses))
             row = {
                 "method": name,
                 "groups": size,
@@ -112,9 +112,7 @@ def main() -> None:
     print(json.dumps(rows) if args.json else markdown(rows, args.groups))
     if args.markdown:
         versions = f"torch {torch.__version__}, Python {platform.python_version()}, one CPU thread"
-        text = (
-            "Milliseconds of `group_weights`, best of several calls; TorchJD 0.18.0 in brackets where it has the method"
-        )
+        text = "Milliseconds of `weights`, best of several calls; TorchJD 0.18.0 in brackets where it has the method"
         args.markdown.write_text(f"{text} ({versions}).\n\n{markdown(rows, args.groups)}", encoding="utf-8")
 
 

@@ -22,6 +22,7 @@ from zslx.config.groups import GROUPS
 from zslx.config.presets import Preset
 from zslx.config.run_config import Config, known_keys, method_names, override
 from zslx.intervention import registry
+from zslx.intervention.hooks import claims
 
 MOST_SEEDS = 1000
 VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
@@ -153,7 +154,7 @@ def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
 def _spec(pattern: str, spec: str) -> str | None:
     """The spec that a preset's pattern gives for an intervention; None where there is no such arm.
 
-    `placebo:{arm}` permutes every part that declares a placebo. `{arm}+cosine` needs the schedule free.
+    `placebo:{arm}` permutes every part that declares a placebo. `{arm}+cosine` is left out where the arm has cosine.
     """
     if "{arm}" not in pattern:
         return pattern
@@ -167,8 +168,9 @@ def _spec(pattern: str, spec: str) -> str | None:
         return "+".join("placebo:" * has[name] + name for _, name in parts) if any(has.values()) else None
     made = pattern.format(arm=spec)
     if made != spec:
-        claims = [place for name in method_names(made) for place in registry.load_class(name).claims()]
-        if len(set(claims)) < len(claims):
+        names = method_names(made)
+        places = [place for name in names for place in claims(registry.load_class(name))]
+        if len(set(names)) < len(names) or len(set(places)) < len(places):
             return None
     return made
 

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zslx.config.run_config import Config
+    from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView, setting
+    from zslx.intervention.gradient_method import GROUPINGS, CoordinateSums, GradientMethod, GramianMethod, floating
+    from zslx.intervention.registry import load_intervention
+    from zslx.training.loop import train
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Intervention", "load_intervention", "setting", "train"]
 
 # Loaded on first use, so that `import zslx` and `zslx --help` need no torch.
+_BASE, _GRADIENT = "zslx.intervention.base", "zslx.intervention.gradient_method"
 _HOMES = {
     "Config": "zslx.config.run_config",
-    "Intervention": "zslx.intervention.base",
-    "setting": "zslx.intervention.base",
+    **dict.fromkeys(("Intervention", "RunView", "State", "StepStats", "StepView", "setting"), _BASE),
+    **dict.fromkeys(("CoordinateSums", "GROUPINGS", "GradientMethod", "GramianMethod", "floating"), _GRADIENT),
     "load_intervention": "zslx.intervention.registry",
     "train": "zslx.training.loop",
 }
+__all__ = [
+    "GROUPINGS",
+    "Config",
+    "CoordinateSums",
+    "GradientMethod",
+    "GramianMethod",
+    "Intervention",
+    "RunView",
+    "State",
+    "StepStats",
+    "StepView",
+    "floating",
+    "load_intervention",
+    "setting",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

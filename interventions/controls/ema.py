@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepStats, setting
+from zslx import Intervention, RunView, State, StepStats, setting
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,15 @@ class EMA(Intervention):
 
     decay: float = setting(0.99, "share of the old average kept at each step", low=0.0, high=0.99999)
 
-    def observe(self, stats: StepStats, state: State) -> None:
-        t = stats.view.step
-        decay = min(self.decay, (1 + t) / (10 + t))
+    def observe(self, run: RunView, stats: StepStats, state: State) -> None:
+        decay = min(self.decay, (1 + run.step) / (10 + run.step))
         average = state.setdefault("average", {})
         with torch.no_grad():
-            for name, parameter in stats.parameters.items():
+            for name, parameter in run.parameters.items():
                 if name in average:
                     average[name].lerp_(parameter.detach(), 1 - decay)
                 else:
                     average[name] = parameter.detach().clone()
 
-    def average(self, parameters: Mapping[str, Tensor], state: State) -> Mapping[str, Tensor]:
-        return state.get("average", parameters)
+    def average(self, run: RunView, state: State) -> Mapping[str, Tensor]:
+        return state.get("average", run.parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zslx.intervention.base import Intervention
+from zslx import Intervention
 
 
 @dataclass(frozen=True)

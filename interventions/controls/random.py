@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, fresh_state, setting
-from zslx.intervention.gradient_method import Grouped, floating
+from zslx import GradientMethod, RunView, State, floating, setting
 
 LARGEST = 1e6  # of `a`: beyond it, all weight is on one group
 
 
 @dataclass(frozen=True)
-class Random(Grouped):
+class Random(GradientMethod):
     """Weights each group's gradient by exp(a·z), z standard normal, scaled to mean 1, with `a` such that the weights
     of every step have the spread that is asked for.
 
@@ -29,13 +28,11 @@ class Random(Grouped):
     source = "Lin et al. 2021 (RLW), arXiv 2111.10603, with log-normal weights of a given spread in place of a softmax"
     cost = "as pcgrad without its solver"
     neutral = {"spread": 0.0}
-    needs = frozenset({"gramian"})
 
     spread: float = setting(0.5, "standard deviation of the weights over their mean", low=0.0, high=10.0)
 
-    def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor:
+    def group_weights(self, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor:
         gramian = floating(gramian)
-        state = fresh_state(self, len(gramian), state)
         noise = torch.randn(len(gramian), generator=state["generator"], dtype=torch.float64)
         return torch.from_numpy(with_spread(noise.numpy(), self.spread)).to(gramian.device, gramian.dtype)
 

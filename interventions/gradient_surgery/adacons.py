@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
 
 
 @dataclass(frozen=True)
-class AdaCons(Surgery):
+class AdaCons(GramianMethod):
     """Averages the directions of the group gradients, those that agree with the mean weighing more.
 
     Acts always. Weights may be negative, and where most groups oppose a long mean gradient the normalisation
@@ -37,7 +36,7 @@ class AdaCons(Surgery):
 
     momentum: float = setting(0.99, "share of the old sorted coefficients kept", low=0.0, high=0.99999)
 
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+    def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
         return {"generator": generator, "coefficients": torch.zeros(0, dtype=torch.float64)}
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import CoordinateSums, State, StepStats, setting
-from zslx.intervention.gradient_method import Grouped
+from zslx import CoordinateSums, GradientMethod, RunView, State, StepStats, setting
 
 
 @dataclass(frozen=True)
-class Agreement(Grouped):
+class Agreement(GradientMethod):
     """Weights each coordinate of the gradient by the power p of its agreement among the groups.
 
     Acts elementwise. What Adam makes of it: a factor that a coordinate keeps over time cancels in m/√v, and so
@@ -46,10 +45,10 @@ class Agreement(Grouped):
     )
     warmup: int = setting(0, "steps over which the power grows from 0", low=0, high=1_000_000)
 
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+    def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
         return {"generator": generator, "step": 0}
 
-    def combine(self, sums: CoordinateSums, state: State) -> Tensor:
+    def combine(self, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
         assert sums.abs_sum is not None
         power = self.power * min(1.0, (state["step"] + 1) / self.warmup) if self.warmup else self.power
         if power == 0 or (self.layers == "body" and not in_body(sums)):
@@ -79,8 +78,8 @@ class Agreement(Grouped):
         assert sums.abs_sum is not None
         return sums.sum + sums.sum.sign() * sums.abs_sum * mask
 
-    def observe(self, stats: StepStats, state: State) -> None:
-        state["step"] = stats.view.step
+    def observe(self, run: RunView, stats: StepStats, state: State) -> None:
+        state["step"] = run.step
 
 
 def in_body(sums: CoordinateSums) -> bool:

@@ -15,15 +15,14 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 CANCELLED = 1e-12  # weights this small relative to 1/K are rounding error
 SAME_LENGTH = 1e3  # norms within this ratio cost an eigendecomposition of G at most 6 of its 16 digits
 
 
 @dataclass(frozen=True)
-class AlignedMTL(Surgery):
+class AlignedMTL(GramianMethod):
     """Replaces the group gradients by the nearest mutually orthogonal ones of one length, and averages them.
 
     Acts always. Weights: 1/K where the gradients are orthogonal and of one length; some may be negative. The

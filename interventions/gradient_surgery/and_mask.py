@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import CoordinateSums, State, setting
-from zslx.intervention.gradient_method import Grouped
+from zslx import CoordinateSums, GradientMethod, RunView, State, setting
 
 
 @dataclass(frozen=True)
-class AndMask(Grouped):
+class AndMask(GradientMethod):
     """Zeroes every coordinate of the gradient whose sign the groups do not agree on.
 
     Acts elementwise. With K groups of random signs |Σ sign|/K is about 1/√K, so the threshold means little
@@ -37,7 +36,7 @@ class AndMask(Grouped):
     threshold: float = setting(0.2, "least |mean sign| of a coordinate that is kept", low=0.0, high=1.0)
     inverse_sparsity: bool = setting(True, "divide each tensor by the share of its coordinates that are kept")
 
-    def combine(self, sums: CoordinateSums, state: State) -> Tensor:
+    def combine(self, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
         assert sums.sign_sum is not None
         mask = sums.sign_sum.abs() >= self.threshold * sums.count * (1 - 1e-6)  # (1 − 1e-6): 0.2 · 15 is 3
         kept = torch.where(mask, sums.sum, 0.0)

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery import complementarity
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 ITERATIONS = 60
 PRECISION = 1e-13
@@ -35,7 +34,7 @@ CANCELLED = 1e-10  # squared length of a sum, relative to its terms', below whic
 
 
 @dataclass(frozen=True)
-class CAGrad(Surgery):
+class CAGrad(GramianMethod):
     """Turns the mean gradient, within a ball of radius c times its length, towards the worst-off group.
 
     Acts always, conflict or not (it also evens out unequal progress). Weights: 1/K plus what is added;

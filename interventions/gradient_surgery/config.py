@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State
 
 CANCELLED = 1e-6  # C⁺1 this small is rounding error (of float32 gradients, too): of a regular C it is at least 1/K
 
 
 @dataclass(frozen=True)
-class ConFIG(Surgery):
+class ConFIG(GramianMethod):
     """Steps where all group gradients agree equally, so that it opposes none of them.
 
     Acts always: the lengths of the group gradients no longer decide the direction. Weights: of the size of a

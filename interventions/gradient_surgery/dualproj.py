@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery.upgrad import project
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 
 @dataclass(frozen=True)
-class DualProj(Surgery):
+class DualProj(GramianMethod):
     """The mean gradient, moved the least that makes it oppose no group gradient.
 
     Acts only when the plain step itself opposes some group, which is rarer than a conflict between two groups;

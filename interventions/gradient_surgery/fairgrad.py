@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery.bargaining import bargain
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 
 @dataclass(frozen=True)
-class FairGrad(Surgery):
+class FairGrad(GramianMethod):
     """Steps so that the groups' gains are α-fair: α = 1 proportional, large α towards the worst-off group.
 
     Acts always; opposes no group. Weights: positive; they scale as the gradients to the power −2α/(1+α), so

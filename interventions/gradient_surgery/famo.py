@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, StepStats, fresh_state, setting
-from zslx.intervention.gradient_method import GROUPINGS, Grouped, floating
+from zslx import GROUPINGS, GradientMethod, RunView, State, StepStats, floating, setting
 
 EPSILON = 1e-8  # beside a loss
 BETAS = (0.9, 0.999)  # Adam's
@@ -24,7 +23,7 @@ ADAM_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
-class FAMO(Grouped):
+class FAMO(GradientMethod):
     """Learns weights of the groups' log losses from how much each loss fell in the last steps.
 
     Acts in loss space: it sees losses, no gradients. Remembers one logit a group, so the groups must mean the
@@ -44,27 +43,29 @@ class FAMO(Grouped):
     rate: float = setting(0.025, "learning rate of the logits", low=1e-4, high=1.0, log=True)
     weight_decay: float = setting(1e-3, "decay of the logits", low=0.0, high=1.0)
 
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+    def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
         zeros = torch.zeros(num_groups, dtype=torch.float64)
         return {"generator": generator, "logits": zeros, "mean": zeros, "square": zeros, "updates": 0}
 
-    def group_weights(self, gramian: Tensor | None, group_losses: Tensor, state: State | None) -> Tensor:
-        like = floating(group_losses if gramian is None else gramian)
+    def group_weights(self, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor:
+        return self.weights(group_losses, state).to(gramian.device, gramian.dtype)
+
+    def weights(self, group_losses: Tensor, state: State) -> Tensor:
+        """Weights (K,), float64 on the CPU, from the groups' losses (K,) and the logits in `state`."""
         losses = floating(group_losses).detach().to("cpu", torch.float64)
         if not torch.isfinite(losses).all() or (losses < 0).any():
             raise ValueError("famo: group losses must be finite and not negative")
-        state = fresh_state(self, len(losses), state)
         if len(state["logits"]) != len(losses):
-            state |= self.init_state(len(losses), state["generator"])
+            state |= self.init_groups(len(losses), state["generator"])
         if not (losses > 0).any():
-            return torch.ones(len(losses), dtype=like.dtype, device=like.device)
+            return torch.ones_like(losses)
         z = torch.where(losses > 0, state["logits"], -torch.inf).softmax(0)
         weights = z / (losses + EPSILON)
-        return (weights / weights.sum()).to(like.device, like.dtype)
+        return weights / weights.sum()
 
-    def observe(self, stats: StepStats, state: State) -> None:
+    def observe(self, run: RunView, stats: StepStats, state: State) -> None:
         assert stats.post_losses is not None
-        ids, count = self.group_ids(stats.view)
+        ids, count = self.group_ids(run, stats.view, state)
         before = group_shares(stats.view.losses, ids, count)
         self.update(before, group_shares(stats.post_losses, ids, count), state)
 

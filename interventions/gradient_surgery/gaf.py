@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, RunView, State, setting
 
 
 @dataclass(frozen=True)
-class GAF(Surgery):
+class GAF(GramianMethod):
     """Leaves out group gradients too far (in cosine distance) from the running average; skips steps of discord.
 
     Weights: sum 1. The order of the groups matters: each that agrees halves the weight of all before it, as in
@@ -31,7 +30,7 @@ class GAF(Surgery):
 
     tau: float = setting(0.97, "largest cosine distance that counts as agreement", low=0.0, high=2.0)
 
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+    def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
         return {"generator": generator, "agreed": 0, "skipped": 0}
 
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor | None:
@@ -52,5 +51,5 @@ class GAF(Surgery):
         state["skipped"] += int(skip)
         return None if skip else torch.from_numpy(average)
 
-    def metrics(self, state: State) -> dict[str, float]:
+    def metrics(self, run: RunView, state: State) -> dict[str, float]:
         return {"agreed": state["agreed"], "skipped": state["skipped"]}

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import CoordinateSums, State, setting
-from zslx.intervention.gradient_method import Grouped
+from zslx import CoordinateSums, GradientMethod, RunView, State, setting
 
 
 @dataclass(frozen=True)
-class GradDrop(Grouped):
+class GradDrop(GradientMethod):
     """Lets one sign win at every coordinate, at random in proportion to how much gradient has it.
 
     Acts elementwise. Unbiased, and noisier the more the groups cancel. `leak` is the share of the plain
@@ -36,7 +35,7 @@ class GradDrop(Grouped):
 
     leak: float = setting(0.0, "share of the plain gradient that is kept", low=0.0, high=1.0)
 
-    def combine(self, sums: CoordinateSums, state: State) -> Tensor:
+    def combine(self, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
         assert sums.abs_sum is not None
         if self.leak == 1:
             return sums.sum

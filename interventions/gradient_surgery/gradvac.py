@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
-class GradVac(Surgery):
+class GradVac(GramianMethod):
     """Like pcgrad, but the pair's cosine is raised to its own moving average instead of to 0.
 
     Acts also without conflict, once the average cosine of a pair is positive. Weights: the sum over groups.
@@ -42,7 +41,7 @@ class GradVac(Surgery):
     beta: float = setting(0.5, "rate of the moving average of the cosines", low=0.0, high=1.0)
     order: str = setting("random", "order in which a group's partners are visited", choices=("random", "ascending"))
 
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+    def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
         targets = torch.zeros(num_groups, num_groups, dtype=torch.float64)
         return {"generator": generator, "cosines": targets}
 

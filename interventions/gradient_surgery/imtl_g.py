@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State
 
 CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
 NO_SOLUTION = 1e-6  # C⁺1 this small, too (of float32 gradients): of a regular C it is at least 1/K
 
 
 @dataclass(frozen=True)
-class IMTLG(Surgery):
+class IMTLG(GramianMethod):
     """Gives the step the same length along every group's gradient direction.
 
     Acts always. Weights: sum 1, some may be negative. Where they would sum to zero (opposite gradients, say) no

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery import complementarity
-from zslx.intervention.base import State
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State
 
 
 @dataclass(frozen=True)
-class MGDA(Surgery):
+class MGDA(GramianMethod):
     """Follows the shortest convex combination of the group gradients, which no group gradient opposes.
 
     Acts always: small gradients get large weights, conflict or not. Weights: not negative, sum 1. Where the

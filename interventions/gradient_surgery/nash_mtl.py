@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery.bargaining import bargain
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 
 @dataclass(frozen=True)
-class NashMTL(Surgery):
+class NashMTL(GramianMethod):
     """Steps so that every group gains in inverse proportion to its weight: the Nash bargaining solution.
 
     Acts always; opposes no group. Weights: positive, shortened so that the combined gradient has at most the

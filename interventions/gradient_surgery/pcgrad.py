@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 
 @dataclass(frozen=True)
-class PCGrad(Surgery):
+class PCGrad(GramianMethod):
     """Projects each group gradient onto the normal plane of every group gradient that it conflicts with.
 
     Acts when two groups' gradients have a negative inner product, else it is the plain step. With two groups

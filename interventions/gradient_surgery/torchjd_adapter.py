@@ -17,14 +17,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 VERSION = "0.18.0"
 
 
 @dataclass(frozen=True)
-class TorchJD(Surgery):
+class TorchJD(GramianMethod):
     """Base of the adapted weightings."""
 
     remembered: ClassVar[tuple[str, ...]] = ()  # attributes of the weighting that outlive a step

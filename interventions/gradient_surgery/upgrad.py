@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from interventions.gradient_surgery import complementarity
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 
 @dataclass(frozen=True)
-class UPGrad(Surgery):
+class UPGrad(GramianMethod):
     """The mean of the group gradients, each first moved the least that makes it oppose no group gradient.
 
     Acts when there is conflict, else it is the plain step; the result opposes no group (up to `reg_eps`).

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import State, setting
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod, State, setting
 
 
 @dataclass(frozen=True)
-class Alignment(Surgery):
+class Alignment(GramianMethod):
     """Weighs a sequence (or another group) by the agreement of its gradient with that of all the others.
 
     Acts on groups, in one pass through the gradient engine: strength > 0 follows the majority, < 0 listens to

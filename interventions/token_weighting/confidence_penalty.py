@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ConfidencePenalty(Intervention):
 
     strength: float = setting(0.1, "λ", low=0.0, high=1.0)
 
-    def extra_loss(self, view: StepView, state: State) -> Tensor:
+    def extra_loss(self, run: RunView, view: StepView, state: State) -> Tensor:
         assert view.live_losses is not None and view.logits is not None
         return self.strength * log_confidence(view.live_losses, target_ranks(view.logits, view.targets))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 LEAST = 1e-12  # so that a batch of certain tokens has a positive total weight
 
@@ -33,5 +33,5 @@ class Focal(Intervention):
 
     gamma: float = setting(1.0, "γ, how strongly easy tokens are weighed down", low=0.0, high=5.0)
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         return (-torch.expm1(-view.losses)).clamp(min=LEAST) ** self.gamma

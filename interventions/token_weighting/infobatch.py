@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class InfoBatch(Intervention):
     prune: float = setting(0.5, "probability of dropping an easy sequence", low=0.0, high=0.95)
     until: float = setting(0.875, "share of the run in which sequences are dropped", low=0.0, high=1.0)
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         losses = view.losses.mean(1)
         weights = torch.ones_like(losses)
-        if self.prune > 0 and view.step <= self.until * view.steps:
+        if self.prune > 0 and run.step <= self.until * run.steps:
             draw = torch.rand(len(losses), generator=state["generator"]).to(losses.device)
             easy = losses < losses.mean()
             weights[easy] = torch.where(draw[easy] < self.prune, 0.0, 1 / (1 - self.prune)).to(losses.dtype)

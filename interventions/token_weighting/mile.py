@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MiLe(Intervention):
     gamma: float = setting(1.0, "γ, how strongly uncertain tokens are weighed up", low=0.0, high=5.0)
     sigma: float = setting(1.0, "σ, added to the entropy (nats)", low=0.01, high=10.0)
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         assert view.entropy is not None
         weights = (self.sigma + view.entropy) ** self.gamma
         return weights / weights.mean()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,6 @@ class Poly(Intervention):
 
     epsilon: float = setting(1.0, "ε, weight of the mean of 1 − p_t", low=-1.0, high=6.0)
 
-    def extra_loss(self, view: StepView, state: State) -> Tensor:
+    def extra_loss(self, run: RunView, view: StepView, state: State) -> Tensor:
         assert view.live_losses is not None
         return -self.epsilon * (-view.live_losses).expm1().mean()

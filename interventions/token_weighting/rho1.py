@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Rho1(Intervention):
 
     keep: float = setting(0.6, "share of the tokens that are trained on", low=0.01, high=1.0)
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         assert view.reference_losses is not None
         excess = (view.losses - view.reference_losses).flatten()
         kept = max(1, round(self.keep * len(excess)))

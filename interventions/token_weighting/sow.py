@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 SHAPES = ("linupper", "quadratic", "extremes")
 
@@ -38,8 +38,8 @@ class Sow(Intervention):
     warmup_r: float = setting(100.0, "temperature at the start of the run", low=0.01, high=1e6, log=True)
     warmup: float = setting(0.05, "share of the run that the start takes", low=0.0, high=1.0)
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
-        r = self.warmup_r if view.step <= self.warmup * view.steps else self.r
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
+        r = self.warmup_r if run.step <= self.warmup * run.steps else self.r
         return sequence_weights(view.losses.mean(1), self.shape, r)[:, None].expand_as(view.losses)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from interventions.token_weighting.alignment import mid_ranks
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TokenAlignment(Intervention):
 
     strength: float = setting(0.5, "how strongly agreement is rewarded; negative: punished", low=-3.0, high=3.0)
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         assert view.token_alignment is not None
         ranks = mid_ranks(view.token_alignment.flatten()).to(view.losses.dtype)
         return (self.strength * ranks).exp().view_as(view.losses)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Truncation(Intervention):
     decay: float = setting(0.9, "memory of the quantile's moving average", low=0.0, high=0.9999)
     start: int = setting(100, "first step at which anything is dropped", low=1, high=1_000_000)
 
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
+    def init_state(self, run: RunView, generator: torch.Generator) -> State:
         return {"generator": generator, "quantile": None}
 
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         losses = view.losses
         if self.level == "sequence":
             losses = losses.mean(1, keepdim=True)
@@ -50,10 +50,10 @@ class Truncation(Intervention):
         if state["quantile"] is not None:
             quantile = self.decay * state["quantile"] + (1 - self.decay) * quantile
         state["quantile"] = quantile
-        if self.drop == 0 or view.step < self.start:
+        if self.drop == 0 or run.step < self.start:
             return torch.ones_like(view.losses)
         keep = (losses <= quantile) | (losses == ordered[0])
         return keep.to(view.losses.dtype).expand_as(view.losses)
 
-    def metrics(self, state: State) -> dict[str, float]:
+    def metrics(self, run: RunView, state: State) -> dict[str, float]:
         return {"quantile": state["quantile"]}

@@ -125,8 +125,8 @@ from zslx.intervention.base import Intervention
 class Mine(Intervention):
     name = "mine"
 
-    def token_weights(self, view, state):
-        if view.step == 3:
+    def token_weights(self, run, view, state):
+        if run.step == 3:
             1 / 0
         return view.losses
 """
@@ -168,7 +168,7 @@ from zslx import Intervention
 class Rude(Intervention):
     name = "rude"
 
-    def token_weights(self, view, state):
+    def token_weights(self, run, view, state):
         view.losses.mul_(0)
         return view.losses + 1
 """

@@ -49,18 +49,18 @@ HEAD = '''
 import itertools
 import torch
 from dataclasses import dataclass
-from zslx.intervention.base import Intervention, setting
+from zslx import GradientMethod, Intervention, setting
 
 @dataclass(frozen=True)
-class Bad(Intervention):
+class Bad(BASE):
     """Weighs tokens."""
     name = "bad"
 '''
-TOKENS = "def token_weights(self, view, state):\n"
+TOKENS = "def token_weights(self, run, view, state):\n"
 BROKEN = {
     # law: (what the class has beside its name, what the failure must say)
     "resumes": (
-        "def init_state(self, num_groups, generator):\n"
+        "def init_state(self, run, generator):\n"
         "    object.__setattr__(self, 'calls', 0)\n"  # remembered by the object, not in `state`
         "    return {'generator': generator}\n" + TOKENS + "    object.__setattr__(self, 'calls', self.calls + 1)\n"
         "    return view.losses ** (1 + self.calls / 4)\n",
@@ -72,8 +72,8 @@ BROKEN = {
     ),
     "resumes, the records alone": (
         "COUNT = itertools.count(1)\n"
-        "def observe(self, stats, state):\n    pass\n"
-        "def metrics(self, state):\n    return {'calls': next(self.COUNT)}\n",
+        "def observe(self, run, stats, state):\n    pass\n"
+        "def metrics(self, run, state):\n    return {'calls': next(self.COUNT)}\n",
         "steps.jsonl",
     ),
     "neutral": (
@@ -82,9 +82,14 @@ BROKEN = {
         "not bitwise the baseline",
     ),
     "neutral, through the engine": (
-        "neutral = {}\ndef group_weights(self, gramian, group_losses, state):\n"
+        "neutral = {}\ndef group_weights(self, run, gramian, group_losses, state):\n"
         "    return torch.linspace(1, 1.00001, len(gramian)).to(gramian)\n",
         "is not the baseline",
+    ),
+    "acts": (TOKENS + "    return view.losses * 0 + 1\n", "it does nothing"),
+    "hands_off": (
+        "def observe(self, run, stats, state):\n    next(iter(run.parameters.values())).data.mul_(1.001)\n",
+        "changes weights in observe",
     ),
     "no_global_draws": (TOKENS + "    return torch.rand(view.losses.shape)\n", "global generator of torch"),
     "no_global_draws, unnoticed": (
@@ -93,11 +98,11 @@ BROKEN = {
         "two runs of bad with one seed differ",
     ),
     "survives_gramians": (
-        "def group_weights(self, gramian, group_losses, state):\n    return 1 / gramian.diagonal()\n",
+        "def group_weights(self, run, gramian, group_losses, state):\n    return 1 / gramian.diagonal()\n",
         "weights are not finite",
     ),
     "survives_gramians, its dtype": (
-        "def group_weights(self, gramian, group_losses, state):\n    return torch.ones(len(gramian))\n",
+        "def group_weights(self, run, gramian, group_losses, state):\n    return torch.ones(len(gramian))\n",
         "weights are torch.float32, the Gramian torch.float64",
     ),
     "refuses_settings": (
@@ -120,7 +125,8 @@ BROKEN = {
 @pytest.mark.parametrize("broken", BROKEN)
 def test_broken_plugin_is_caught(broken: str, plugins: Path, tmp_path: Path):
     body, message = BROKEN[broken]
-    (plugins / "bad.py").write_text(HEAD + textwrap.indent(body, "    "))
+    base = "GradientMethod" if "group_weights" in body else "Intervention"
+    (plugins / "bad.py").write_text(HEAD.replace("BASE", base) + textwrap.indent(body, "    "))
     with pytest.raises(AssertionError, match=message):
         law(broken.partition(",")[0])(Subject("bad", tmp_path / "runs"))
 
@@ -144,7 +150,9 @@ def test_instruments_that_train_are_caught(tmp_path: Path, monkeypatch: pytest.M
 
 def test_unchecked_hook_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`names_its_failures` on a run that takes any token weights."""
-    monkeypatch.setattr("zslx.intervention.composed.checked", lambda m, hook, step, weights, shape, like: weights)
+    from zslx.intervention.hooks import HOOKS, Hook
+
+    monkeypatch.setitem(HOOKS, "token_weights", Hook(lambda given, *_: given))
     with pytest.raises(AssertionError, match="token_weights that returns"):
         law("names_its_failures")(Subject("focal", tmp_path))
 

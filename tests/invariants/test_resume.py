@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from zslx import RunView
 from zslx.intervention.base import Intervention
 from zslx.intervention.composed import Methods
 from zslx.runs import checkpoints
@@ -131,30 +132,31 @@ class Idle(Intervention):
 
     name = "idle"
 
-    def mixture(self, step, state):
+    def mixture(self, run, state):
         return None
 
-    def sequence(self, step, state):
+    def sequence(self, run, state):
         return None
 
-    def token_weights(self, view, state):
+    def token_weights(self, run, view, state):
         return torch.ones_like(view.losses)
 
-    def schedule(self, step, config):
-        from zslx.model.optimization import schedule_factor
+    def windows(self, run, walk, state):
+        return walk.windows
 
-        return schedule_factor(step, config)
+    def lr_factor(self, run, state):
+        return 1.0
 
-    def optimizer(self, parameters, config):
+    def optimizer(self, run, groups, state):
         from zslx.model.optimization import adamw
 
-        return adamw(parameters, config)
+        return adamw(groups, run.config.optim)
 
-    def average(self, parameters, state):
-        return parameters
+    def average(self, run, state):
+        return run.parameters
 
-    def observe(self, stats, state):
-        state["seen"] = stats.view.step
+    def observe(self, run, stats, state):
+        state["seen"] = run.step
 
 
 def test_an_intervention_that_does_nothing_is_bitwise_the_baseline(tmp_path: Path):
@@ -175,8 +177,7 @@ def test_an_intervention_that_does_nothing_is_bitwise_the_baseline(tmp_path: Pat
 
 
 def test_none_calls_no_hook():
-    config = plain({"intervention": "none"})
-    methods = Methods([], config, 2)
+    methods = Methods([], RunView(config=plain({"intervention": "none"})))
     assert not any(methods.hooks.values()) and not methods.surgery and not methods.needs
 
 

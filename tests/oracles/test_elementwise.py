@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from zslx.intervention.base import CoordinateSums
+from zslx import CoordinateSums, RunView
 from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
@@ -26,9 +26,9 @@ def sums_of(jacobian: torch.Tensor, name: str = "layer.weight") -> CoordinateSum
 
 def combine(name: str, jacobian: torch.Tensor, tensor: str = "layer.weight", **settings) -> torch.Tensor:
     method = load(name, **settings)
-    state = method.init_state(len(jacobian), torch.Generator().manual_seed(0))
+    state = method.init_groups(len(jacobian), torch.Generator().manual_seed(0))
     before = torch.get_rng_state()
-    gradient = method.combine(sums_of(jacobian, tensor), state)
+    gradient = method.combine(RunView(), sums_of(jacobian, tensor), state)
     assert torch.equal(before, torch.get_rng_state())
     assert gradient.dtype == jacobian.dtype and torch.isfinite(gradient).all()
     return gradient
@@ -73,8 +73,8 @@ def test_graddrop_is_the_draw_on_full_gradients():
 def test_graddrop_purity_and_expectation():
     """P = .6, 1, 1 and E[d] = 2, 2, 2."""
     method = load("graddrop")
-    state = method.init_state(2, torch.Generator().manual_seed(0))
-    draws = torch.stack([method.combine(sums_of(J2), state) for _ in range(4000)])
+    state = method.init_groups(2, torch.Generator().manual_seed(0))
+    draws = torch.stack([method.combine(RunView(), sums_of(J2), state) for _ in range(4000)])
     assert set(draws[:, 0].tolist()) == {6.0, -4.0}
     assert (draws[:, 1:] == 2).all()
     assert draws[:, 0].eq(6).double().mean().item() == pytest.approx(0.6, abs=0.031)  # 4 standard errors
@@ -107,7 +107,7 @@ def test_agreement_warms_up_and_leaves_embeddings():
     first = combine("agreement", jacobian, power=1.0, warmup=4)
     assert torch.allclose(first, combine("agreement", jacobian, power=0.25), rtol=1e-12)
     method = load("agreement", power=1.0, warmup=4)
-    assert torch.equal(method.combine(sums_of(jacobian), {"step": 10}), full)
+    assert torch.equal(method.combine(RunView(), sums_of(jacobian), {"step": 10}), full)
     for name in ("embedding.weight", "unembedding.weight", "lm_head.weight"):
         assert torch.equal(combine("agreement", jacobian, name, layers="body"), jacobian.sum(0))
     assert not torch.equal(combine("agreement", jacobian, layers="body"), jacobian.sum(0))

@@ -50,24 +50,24 @@ def gramian(groups: int, parameters: int, seed: int = 0, mean: float = 0.0) -> t
 
 @pytest.mark.parametrize("name, settings, expected", GOLDEN, ids=lambda v: str(v))
 def test_published_values(name, settings, expected):
-    weights = load(name, **settings).group_weights(J2 @ J2.T, torch.ones(2), None)
+    weights = load(name, **settings).weights(J2 @ J2.T, torch.ones(2))
     assert weights.dtype == torch.float64
     assert weights.tolist() == pytest.approx(expected, abs=1e-7)
 
 
 def test_gradvac_remembers_cosines():
     method = load("gradvac", order="ascending")
-    state = method.init_state(2, torch.Generator().manual_seed(0))
-    method.group_weights(J2 @ J2.T, torch.ones(2), state)
+    state = method.init_groups(2, torch.Generator().manual_seed(0))
+    method.weights(J2 @ J2.T, torch.ones(2), state)
     assert state["cosines"][0, 1].item() == pytest.approx(-0.42059551, abs=1e-8)
-    second = method.group_weights(J2 @ J2.T, torch.ones(2), state)
+    second = method.weights(J2 @ J2.T, torch.ones(2), state)
     assert second.tolist() == pytest.approx([1.85798780, 1.40641528], abs=1e-7)
 
 
 @pytest.mark.parametrize("tau", [0.97, 1.0, 1.3])
 def test_gaf_skips_opposite_groups(tau):
-    assert load("gaf", tau=tau).group_weights(J2 @ J2.T, torch.ones(2), None) is None
-    assert load("gaf", tau=1.9).group_weights(J2 @ J2.T, torch.ones(2), None).tolist() == [0.5, 0.5]
+    assert load("gaf", tau=tau).weights(J2 @ J2.T, torch.ones(2)) is None
+    assert load("gaf", tau=1.9).weights(J2 @ J2.T, torch.ones(2)).tolist() == [0.5, 0.5]
 
 
 def test_gaf_against_the_loop_on_full_gradients():
@@ -78,7 +78,7 @@ def test_gaf_against_the_loop_on_full_gradients():
         for row in jacobian[1:]:
             if 1 - torch.cosine_similarity(average, row, dim=0) <= 0.97:
                 average, agreed = (average + row) / 2, agreed + 1
-        weights = load("gaf").group_weights(jacobian @ jacobian.T, torch.ones(7), None)
+        weights = load("gaf").weights(jacobian @ jacobian.T, torch.ones(7))
         assert (weights is None) == (agreed == 0)
         if weights is not None:
             assert torch.allclose(weights @ jacobian, average, rtol=1e-12)
@@ -123,13 +123,13 @@ def test_torchjd_agrees(name, groups, mean):
     aggregation = pytest.importorskip("torchjd.aggregation")
     cls, arguments = TORCHJD[name]
     theirs, ours = getattr(aggregation, cls)(**arguments), load(name)
-    state = ours.init_state(groups, torch.Generator().manual_seed(5))
+    state = ours.init_groups(groups, torch.Generator().manual_seed(5))
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for step in range(3):  # more than one, for what GradVac remembers
             gram = gramian(groups, groups + 10, seed=step, mean=mean)
             expected = theirs(gram)
-            got = ours.group_weights(gram, torch.ones(groups), state)
+            got = ours.weights(gram, torch.ones(groups), state)
             assert torch.allclose(got, expected, rtol=1e-7, atol=1e-7)
 
 
@@ -141,7 +141,7 @@ def test_aligned_mtl_with_gradients_of_very_different_length(variant, decades):
     cosines = gramian(5, 15, seed=3)
     cosines = cosines / cosines.diagonal().sqrt().outer(cosines.diagonal().sqrt())
     norms = 10.0 ** torch.linspace(-decades, decades, 5, dtype=torch.float64)[[2, 0, 4, 1, 3]]
-    ours = load("aligned_mtl", variant=variant).group_weights(cosines * norms.outer(norms), torch.ones(5), None)
+    ours = load("aligned_mtl", variant=variant).weights(cosines * norms.outer(norms), torch.ones(5))
     with mpmath.workdps(60):
         exact = mpmath.matrix(5, 5)
         for i, j in itertools.product(range(5), repeat=2):
@@ -160,7 +160,7 @@ def test_config_against_the_full_gradients(groups, mean):
     aggregation = pytest.importorskip("torchjd.aggregation")
     generator = torch.Generator().manual_seed(groups)
     jacobian = torch.randn(groups, 40, dtype=torch.float64, generator=generator) + mean
-    weights = load("config").group_weights(jacobian @ jacobian.T, torch.ones(groups), None)
+    weights = load("config").weights(jacobian @ jacobian.T, torch.ones(groups))
     assert torch.allclose(weights @ jacobian, aggregation.ConFIG()(jacobian), rtol=1e-8, atol=1e-10)
 
 
@@ -172,7 +172,7 @@ def test_cagrad_is_at_least_as_good_as_a_cone_solver(groups, c):
     aggregation = pytest.importorskip("torchjd.aggregation")
     for seed in range(3):
         gram = gramian(groups, 30, seed=seed, mean=0.1)
-        ours = load("cagrad", c=c).group_weights(gram, torch.ones(groups), None)
+        ours = load("cagrad", c=c).weights(gram, torch.ones(groups))
         theirs = aggregation.CAGradWeighting(c=c)(gram)
         assert torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3)
         assert (gram @ ours).min() >= (gram @ theirs).min() * (1 - 1e-9) - 1e-9 * gram.trace() * 1e-3
@@ -185,7 +185,7 @@ def test_cagrad_is_at_least_as_good_as_a_cone_solver(groups, c):
 def test_fairgrad_against_least_squares(alpha):
     aggregation = pytest.importorskip("torchjd.aggregation")
     gram = gramian(6, 40)
-    ours = load("fairgrad", alpha=alpha).group_weights(gram, torch.ones(6), None)
+    ours = load("fairgrad", alpha=alpha).weights(gram, torch.ones(6))
     assert torch.allclose(ours, aggregation.FairGradWeighting(alpha=alpha)(gram), rtol=1e-4)
     assert torch.allclose(gram @ ours, ours ** (-1 / alpha), rtol=1e-7)
 
@@ -194,7 +194,7 @@ def test_mgda_beats_frank_wolfe():
     aggregation = pytest.importorskip("torchjd.aggregation")
     for seed in range(5):
         gram = gramian(12, 8 + 4 * seed, seed=seed, mean=0.2)
-        ours = load("mgda").group_weights(gram, torch.ones(12), None)
+        ours = load("mgda").weights(gram, torch.ones(12))
         theirs = aggregation.MGDAWeighting(epsilon=1e-5, max_iters=1000)(gram)
         assert ours @ gram @ ours <= theirs @ gram @ theirs + 1e-9 * gram.trace()
         assert torch.allclose((ours - theirs) @ gram @ (ours - theirs), torch.tensor(0.0).double(), atol=0.01)
@@ -202,7 +202,7 @@ def test_mgda_beats_frank_wolfe():
 
 def test_adacons_momentum_follows_ranks():
     method = load("adacons", momentum=0.9)
-    state = method.init_state(4, torch.Generator())
+    state = method.init_groups(4, torch.Generator())
     remembered = None
     for seed in range(3):
         gram = gramian(4, 20, seed=seed, mean=0.5)
@@ -213,7 +213,7 @@ def test_adacons_momentum_follows_ranks():
         for place, group in enumerate(rank.tolist()):
             dealt[group] = remembered[place]
         expected = dealt / dealt.sum() / gram.diagonal().sqrt()
-        assert torch.allclose(method.group_weights(gram, torch.ones(4), state), expected, rtol=1e-12)
+        assert torch.allclose(method.weights(gram, torch.ones(4), state), expected, rtol=1e-12)
 
 
 # Singular Gramians: more groups than dimensions, so that zero may lie in the hull of the gradients.
@@ -249,7 +249,7 @@ def gap(jacobian: np.ndarray, weights: np.ndarray, c: float) -> tuple[float, flo
 @pytest.mark.parametrize("groups, rank", DEPENDENT)
 def test_cagrad_on_dependent_gradients(groups, rank, c, precision):
     for jacobian, gram in dependent(groups, rank, precision):
-        weights = load("cagrad", c=c).group_weights(gram, torch.ones(groups), None).numpy()
+        weights = load("cagrad", c=c).weights(gram, torch.ones(groups)).numpy()
         length, short = gap(jacobian, weights, c)
         assert abs(length - 1) <= (1e-9 if precision is np.float64 else 1e-3)
         assert short <= (1e-9 if precision is np.float64 else 1e-5)
@@ -262,7 +262,7 @@ def test_cagrad_with_gradients_of_very_different_length(groups, rank):
         jacobian = generator.standard_normal((groups, rank)) + 0.3
         jacobian *= 10 ** generator.uniform(-7.5, 7.5, (groups, 1))
         gram = torch.from_numpy(jacobian @ jacobian.T)
-        length, short = gap(jacobian, load("cagrad", c=0.3).group_weights(gram, torch.ones(groups), None).numpy(), 0.3)
+        length, short = gap(jacobian, load("cagrad", c=0.3).weights(gram, torch.ones(groups)).numpy(), 0.3)
         assert length == pytest.approx(1, abs=1e-9) and short <= 1e-9
 
 
@@ -273,7 +273,7 @@ def test_cagrad_on_dependent_gradients_against_a_cone_solver(groups, rank):
     aggregation = pytest.importorskip("torchjd.aggregation")
     compared = 0
     for jacobian, gram in dependent(groups, rank, np.float64):
-        ours = load("cagrad", c=0.5).group_weights(gram, torch.ones(groups), None).numpy()
+        ours = load("cagrad", c=0.5).weights(gram, torch.ones(groups)).numpy()
         theirs = aggregation.CAGradWeighting(c=0.5)(gram).numpy()
         if theirs.any():  # it gives up where ‖g_w‖ comes out below 1e-4
             compared += 1
@@ -293,8 +293,8 @@ def test_cagrad_where_nothing_improves_every_group(kind):
         jacobian[0, 1], jacobian[1] = 1.0, 0.0
         jacobian[1, 1] = -1.0
     gram = torch.from_numpy(jacobian @ jacobian.T)
-    ours = load("cagrad", c=0.9).group_weights(gram, torch.ones(8), None)
-    nearest = load("dualproj", reg_eps=0.0).group_weights(gram, torch.ones(8), None)
+    ours = load("cagrad", c=0.9).weights(gram, torch.ones(8))
+    nearest = load("dualproj", reg_eps=0.0).weights(gram, torch.ones(8))
     assert torch.allclose(ours @ gram, nearest @ gram, atol=1e-9)
     assert (gram @ ours).min() >= -1e-9
 
@@ -304,7 +304,7 @@ def test_cagrad_where_nothing_improves_every_group(kind):
 def test_mgda_on_dependent_gradients(groups, rank, precision):
     """‖g_w‖² = min_k ⟨g_k, g_w⟩ marks the least norm, relative to max ‖g_k‖²."""
     for jacobian, gram in dependent(groups, rank, precision):
-        weights = load("mgda").group_weights(gram, torch.ones(groups), None).numpy()
+        weights = load("mgda").weights(gram, torch.ones(groups)).numpy()
         combined = weights @ jacobian
         assert (weights >= 0).all() and weights.sum() == pytest.approx(1, abs=1e-12)
         excess = combined @ combined - (jacobian @ combined).min()

@@ -127,7 +127,7 @@ class {cls}(Intervention):
     cost = "none"
     keep_scale = True
 
-    def token_weights(self, view, state):
+    def token_weights(self, run, view, state):
         {body}
 """
 
@@ -138,10 +138,8 @@ def plugin(folder, name: str, body: str) -> None:
 
 def test_plugins_that_raise_or_diverge_cost_only_their_own_trials(sweep, plugins):
     """One that always raises is reported at once, not tried again; one that diverges is a result."""
-    plugin(
-        plugins, "raises", "if view.step == 5: raise KeyError('the plugin is wrong')\n        return 1 + view.losses"
-    )
-    body = "return view.losses.new_full(view.losses.shape, 1e30 if view.step > 7 else 1.0)"
+    plugin(plugins, "raises", "if run.step == 5: raise KeyError('the plugin is wrong')\n        return 1 + view.losses")
+    body = "return view.losses.new_full(view.losses.shape, 1e30 if run.step > 7 else 1.0)"
     plugin(plugins, "explodes", body)
     plugin(plugins, "fine", "return 1 + view.losses")
     asked = "raises,explodes,fine"

@@ -53,12 +53,12 @@ class Polluting(Intervention):
     source = "tests"
     cost = "none"
 
-    def token_weights(self, view, state):
+    def token_weights(self, run, view, state):
         CALLS.append(1)
-        torch.use_deterministic_algorithms(view.step % 2 == 0)
+        torch.use_deterministic_algorithms(run.step % 2 == 0)
         drawn = torch.rand(1).item() + random.random() + np.random.rand()
         torch.set_default_dtype(torch.float64)
-        if view.step == view.steps:
+        if run.step == run.steps:
             torch.set_num_threads(2)
         return torch.ones_like(view.losses) + view.losses * (drawn + 0.1 * len(CALLS))
 """
@@ -136,8 +136,8 @@ class Stopping(Intervention):
     cost = "none"
     at: int = setting(0, "a setting", low=0)
 
-    def token_weights(self, view, state):
-        if view.step == 9 and not Path("go").exists():
+    def token_weights(self, run, view, state):
+        if run.step == 9 and not Path("go").exists():
             raise KeyError("not yet")
         return 1 + view.losses
 """

@@ -135,10 +135,10 @@ def test_show_of_a_placebo_says_of_what_and_what_it_permutes(command, plugins: P
     card = json.loads(out)
     assert code == 0 and card["name"] == "placebo:my_idea" and card["placebo"] is None
     assert "its weights are permuted over the tokens of the batch" in card["summary"]
-    from interventions.controls.placebo import HOOKS
     from zslx.commands.interventions import PLACEBOS
+    from zslx.intervention.placebo import KINDS
 
-    assert PLACEBOS.keys() == HOOKS.keys()
+    assert PLACEBOS.keys() == KINDS.keys()
 
 
 def test_new_writes_what_runs_and_overwrites_nothing(command, plugins: Path, tmp_path: Path):

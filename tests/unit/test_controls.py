@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interventions.controls.random import with_spread
-from zslx.config.run_config import Config
-from zslx.intervention.base import CoordinateSums, StepView
+from zslx import CoordinateSums, RunView, StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.registry import load_intervention
 
@@ -27,7 +26,8 @@ def sums_of_noise(groups: int = 16, coordinates: int = 20_000) -> CoordinateSums
 
 def combine(name: str, sums: CoordinateSums, **settings) -> torch.Tensor:
     method = load(name, **settings)
-    return method.combine(sums, method.init_state(sums.count, torch.Generator().manual_seed(0)))
+    run = RunView(batch_size=sums.count)
+    return method.combine(run, sums, method.init_state(run, torch.Generator().manual_seed(0)))
 
 
 ELEMENTWISE = [("graddrop", {}), ("graddrop", {"leak": 0.4}), ("and_mask", {}), ("agreement", {}),
@@ -60,9 +60,9 @@ def test_the_placebo_of_graddrop_keeps_as_many_parts_of_either_sign():
 def test_the_placebo_of_dropped_sequences_drops_sequences(level):
     losses = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     ids = torch.zeros(6, 5, dtype=torch.int64)
-    view = StepView(step=9, steps=9, tokens=ids, targets=ids, losses=losses, domains=ids[:, 0], num_domains=1)
+    run, view = RunView(step=9, steps=9), StepView(tokens=ids, targets=ids, losses=losses, domains=ids[:, 0])
     method = load("placebo:truncation", drop=0.4, start=1, level=level)
-    weights = method.token_weights(view, method.init_state(6, torch.Generator().manual_seed(3)))
+    weights = method.token_weights(run, view, method.init_state(run, torch.Generator().manual_seed(3)))
     whole = bool((weights == weights[:, :1]).all())
     assert whole == (level == "sequence") and 0 < int(weights.sum()) < 30
 
@@ -81,6 +81,6 @@ def test_random_weights_have_the_spread_that_was_asked_for(groups, spread, seed)
 def test_a_signed_method_may_turn_the_step_around():
     """AdaCons on a long gradient and a short one against it: a negative total, which other methods may not have."""
     jacobian = torch.tensor([[10.0, 0.0], [-0.05, 0.1]], dtype=torch.float64)
-    methods = Methods([load("adacons")], Config(), 2)
-    weights = methods.group_weights(jacobian @ jacobian.T, torch.ones(2, dtype=torch.float64), 1)
+    methods = Methods([load("adacons")], RunView(step=1, batch_size=2))
+    weights = methods.group_weights(jacobian @ jacobian.T, torch.ones(2, dtype=torch.float64))
     assert weights.sum() < 0

@@ -29,7 +29,7 @@ class Mine(Intervention):
     mode: str = setting("a", "which", choices=("a", "b"))
     flag: bool = setting(False, "whether")
 
-    def token_weights(self, view, state):
+    def token_weights(self, run, view, state):
         return view.losses ** self.power
 '''
 
@@ -205,10 +205,10 @@ def test_a_file_that_fails_on_import_says_so(line: str, error: str, plugins: Pat
 POST_INIT = "\n    def __post_init__(self):\n        "
 ABSTRACT = """
 from dataclasses import dataclass
-from zslx.intervention.gradient_method import Surgery
+from zslx import GramianMethod
 
 @dataclass(frozen=True)
-class Bad(Surgery):
+class Bad(GramianMethod):
     name = "bad"
 """
 
@@ -258,7 +258,7 @@ def test_an_absent_one_is_refused_with_its_reason(plugins: Path):
         (3, "intervention 3: must be a text"),
         ("../../etc/passwd", "unknown intervention"),
         ("pcgrad+mgda", "mgda both claim the place"),
-        ("cosine+cosine", "both claim the place 'schedule'"),
+        ("cosine+cosine", "cosine stands twice"),
         ("focal+focal", "focal stands twice"),
         ("placebo:poly", "poly has no placebo: its control is the baseline"),
         ("placebo", "placebo:NAME"),

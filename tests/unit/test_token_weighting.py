@@ -7,7 +7,7 @@ import torch
 
 from interventions.token_weighting.alignment import mid_ranks
 from interventions.token_weighting.confidence_penalty import log_confidence, target_ranks
-from zslx.intervention.base import StepView
+from zslx import RunView, StepView
 from zslx.intervention.registry import load_intervention
 
 load = cache(load_intervention)
@@ -15,41 +15,35 @@ load = cache(load_intervention)
 # Four tokens over three ids; the published values are for these.
 LOGITS = torch.tensor([[[2.0, 0, -1], [0, 1, 0], [3, -2, 0.5], [-1, 0, 1]]], dtype=torch.float64)
 TARGETS = torch.tensor([[0, 0, 1, 2]])
+RUN = RunView(step=50, steps=100)
 
 
-def view(logits=LOGITS, targets=TARGETS, step=1, steps=100, **fields) -> StepView:
+def view(logits=LOGITS, targets=TARGETS, **fields) -> StepView:
     log_p = logits.log_softmax(-1)
     losses = -log_p.gather(-1, targets[..., None])[..., 0]
-    return StepView(
-        step=step,
-        steps=steps,
-        tokens=targets,
-        targets=targets,
-        losses=losses.detach(),
-        domains=torch.zeros(len(targets), dtype=torch.int64),
-        num_domains=1,
-        live_losses=losses,
-        logits=logits,
-        entropy=-(log_p.exp() * log_p).sum(-1).detach(),
-        **fields,
-    )
+    domains = torch.zeros(len(targets), dtype=torch.int64)
+    v = StepView(tokens=targets, targets=targets, losses=losses.detach(), domains=domains)
+    v.live_losses, v.logits, v.entropy = losses, logits, -(log_p.exp() * log_p).sum(-1).detach()
+    for name, value in fields.items():
+        setattr(v, name, value)
+    return v
 
 
-def sequences(losses: list[float], positions=3, step=50, steps=100) -> StepView:
+def sequences(losses: list[float], positions=3) -> StepView:
     """Sequences of the given mean losses, T = positions."""
     values = torch.tensor(losses, dtype=torch.float64)[:, None].repeat(1, positions)
-    v = view(step=step, steps=steps)
+    v = view()
     v.losses = values + torch.linspace(-0.1, 0.1, positions, dtype=torch.float64)
     v.targets = v.tokens = torch.zeros(values.shape, dtype=torch.int64)
     return v
 
 
-def weigh(name: str, v: StepView, seed: int = 0, state=None, **settings) -> torch.Tensor:
+def weigh(name: str, v: StepView, seed: int = 0, state=None, run=RUN, **settings) -> torch.Tensor:
     method = load(name, **settings)
     if state is None:
-        state = method.init_state(1, torch.Generator().manual_seed(seed))
+        state = method.init_state(RUN, torch.Generator().manual_seed(seed))
     before = torch.get_rng_state()
-    weights = method.token_weights(v, state)
+    weights = method.token_weights(run, v, state)
     assert torch.equal(before, torch.get_rng_state())
     assert weights.shape == v.losses.shape and weights.dtype == v.losses.dtype
     assert torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0
@@ -114,7 +108,7 @@ def test_sow(shape, r, expected):
 
 
 def test_sow_warm_up_and_equal_losses():
-    early = weigh("sow", sequences([1, 2, 3, 5], step=5), warmup_r=1e5)
+    early = weigh("sow", sequences([1, 2, 3, 5]), run=RunView(step=5, steps=100), warmup_r=1e5)
     assert torch.allclose(early, early.mean().expand_as(early), rtol=1e-4)
     equal = weigh("sow", sequences([2, 2, 2]))
     assert torch.allclose(equal, equal.mean().expand_as(equal))
@@ -129,23 +123,23 @@ def test_infobatch():
         assert {first, second} <= {0, 2}
         seen.add((first, second))
     assert seen == {(0, 0), (0, 2), (2, 0), (2, 2)}
-    assert weigh("infobatch", sequences([1, 2], step=88), prune=0.9).tolist() == [[1] * 3] * 2
+    assert weigh("infobatch", sequences([1, 2]), run=RunView(step=88, steps=100), prune=0.9).tolist() == [[1] * 3] * 2
 
 
 def test_infobatch_is_unbiased():
     method = load("infobatch", prune=0.3)
-    state = method.init_state(1, torch.Generator().manual_seed(0))
+    state = method.init_state(RUN, torch.Generator().manual_seed(0))
     v = sequences([0.2, 0.4, 1, 2])
-    mean = torch.stack([method.token_weights(v, state)[:, 0] for _ in range(4000)]).mean(0)
+    mean = torch.stack([method.token_weights(RUN, v, state)[:, 0] for _ in range(4000)]).mean(0)
     assert torch.allclose(mean, torch.ones(4, dtype=torch.float64), atol=0.04)  # 4 standard errors of .0104
 
 
 def test_truncation_of_tokens():
-    v = view(step=1)
+    v, first = view(), RunView(step=1, steps=100)
     v.losses = torch.arange(1.0, 11).view(2, 5)
-    assert weigh("truncation", v, drop=0.2, start=1).sum() == 8
-    assert weigh("truncation", v, drop=0.2, start=2).sum() == 10  # before the hot start is over
-    assert weigh("truncation", v, drop=0.9, start=1).flatten().tolist() == [1] + [0] * 9
+    assert weigh("truncation", v, run=first, drop=0.2, start=1).sum() == 8
+    assert weigh("truncation", v, run=first, drop=0.2, start=2).sum() == 10  # before the hot start is over
+    assert weigh("truncation", v, run=first, drop=0.9, start=1).flatten().tolist() == [1] + [0] * 9
 
 
 def test_truncation_of_sequences():
@@ -155,23 +149,23 @@ def test_truncation_of_sequences():
 
 def test_truncation_remembers_the_quantile():
     method = load("truncation", drop=0.5, decay=0.5, start=1)
-    state = method.init_state(1, torch.Generator())
+    state = method.init_state(RUN, torch.Generator())
     v = view()
     for losses, quantile, kept in (([1.0, 2, 3, 4], 2, 2), ([5.0, 6, 7, 8], 4, 1), ([1.0, 1, 1, 1], 2.5, 4)):
         v.losses = torch.tensor([losses])
-        assert method.token_weights(v, state).sum() == kept
+        assert method.token_weights(RUN, v, state).sum() == kept
         assert state["quantile"] == quantile
 
 
 def test_poly():
-    loss = load("poly").extra_loss(view(), {})
+    loss = load("poly").extra_loss(RUN, view(), {})
     assert loss.item() + view().losses.mean().item() == pytest.approx(2.37170710, abs=1e-8)
 
 
 def test_poly_gradient():
     logits = LOGITS.clone().requires_grad_()
     v = view(logits)
-    (v.live_losses.mean() + load("poly", epsilon=0.7).extra_loss(v, {})).backward()
+    (v.live_losses.mean() + load("poly", epsilon=0.7).extra_loss(RUN, v, {})).backward()
     p = LOGITS.softmax(-1)
     target = torch.nn.functional.one_hot(TARGETS, 3)
     scale = 1 + 0.7 * p.gather(-1, TARGETS[..., None])
@@ -209,7 +203,7 @@ def test_confidence_penalty_gradient():
     log_s = (-v.losses).clone().requires_grad_()
     v.live_losses = -log_s
     strength = 0.6
-    (v.live_losses.mean() + load("confidence_penalty", strength=strength).extra_loss(v, {})).backward()
+    (v.live_losses.mean() + load("confidence_penalty", strength=strength).extra_loss(RUN, v, {})).backward()
     ranks = target_ranks(v.logits, v.targets)
     expected = torch.zeros_like(log_s)
     observed = ranks.unique()
@@ -249,9 +243,9 @@ def test_alignment_against_full_gradients(strength):
     rank = torch.stack(cosines).argsort().argsort().double()
     expected = (strength * (2 * (rank + 0.5) / 7 - 1)).exp()
     method = load("alignment", strength=strength)
-    weights = method.group_weights(jacobian @ jacobian.T, torch.ones(7), None)
+    weights = method.weights(jacobian @ jacobian.T, torch.ones(7))
     assert torch.allclose(weights, expected / expected.mean(), rtol=1e-12)
-    assert method.group_weights(torch.zeros(3, 3), torch.ones(3), None).tolist() == [1, 1, 1]
+    assert method.weights(torch.zeros(3, 3), torch.ones(3)).tolist() == [1, 1, 1]
 
 
 NEUTRAL = ["focal", "mile", "truncation", "rho1", "infobatch", "token_alignment"]
@@ -270,5 +264,5 @@ def test_neutral_settings_give_equal_weights(name):
 
 @pytest.mark.parametrize("name", ["poly", "confidence_penalty"])
 def test_neutral_settings_give_no_extra_loss(name):
-    loss = load(name, **load(name).neutral).extra_loss(random_view(), {})
+    loss = load(name, **load(name).neutral).extra_loss(RUN, random_view(), {})
     assert loss.item() == 0

@@ -1,55 +1,59 @@
-"""The base class of every intervention: the places of a training step where a method may act.
+"""The base class of every intervention: what all families share.
 
-    mixture  = mixture(step, state)                which domains                    data mixing
-    batch    = ... sequence(step, state)           length of the sequences          curriculum
-    losses   = model(batch)                        (B, T) nats per token
-    weights  = token_weights(view, state)          (B, T), renormalised to mean 1   per-token reweighting
-    loss    += extra_loss(view, state)             a term that is no weight
-    groups   = group_ids(view)                     ids (B,) or (B, T)               which gradients may conflict
-    gradient = group_weights(gramian, losses, state)  (K,): the step is Σ_k w_k g_k gradient surgery
-            or combine(sums, state)                per tensor, from Σg, Σ|g|, Σ sign g
-    update   = optimizer(parameters), schedule(step)                                optimization
-    observe(stats, state)                          after the step
-    average(parameters, state)                     the weights that the run would ship
+An intervention acts at the hooks of a training step. In the order of the loop:
 
-Override what you need: the trainer looks once, when the run is built, which hooks a class overrides, and what
-nobody overrides is never called. A plugin object holds settings and nothing that changes; everything it
-remembers lies in `state`, a dict of tensors, numbers, strings, lists and generators that the trainer keeps in
-each checkpoint, so that every intervention resumes exactly. Every random draw uses `state["generator"]`.
+    mixture(run, state)                 shares (D,) of the domains in the batch         data mixing
+    sequence(run, state)                positions T of its sequences                    curriculum
+    windows(run, walk, state)           which windows of the text it holds              curriculum
+    token_weights(run, view, state)     weights (B, T) of the tokens' losses            per-token reweighting
+    extra_loss(run, view, state)        a scalar added to the mean loss
+    (gradient hooks)                    see GradientMethod, gradient_method.py          gradient surgery
+    lr_factor(run, state)               a factor on the configured learning rate        schedules, controllers
+    optimizer(run, groups, state)       made once, when the run is built                optimization
+    observe(run, stats, state)          learn from the finished step
+    average(run, state)                 the weights to evaluate instead of the trained ones
+    metrics(run, state)                 numbers for the step's record
 
-Shapes: B sequences, T positions, D domains, K groups, P parameters.
+Override the hooks that you need. When the run is built, the trainer looks once which hooks a class overrides; it never
+calls the others, so they cost nothing. An intervention object holds settings, which never change. Whatever it has to
+remember lies in `state`, a dict of tensors, numbers, strings, lists and generators that every checkpoint keeps, so
+that each intervention resumes exactly. Take every random draw from `state["generator"]`.
+
+One small example of each family is in docs/write-an-intervention.md.
+
+Shapes: B sequences, T positions, D domains, K groups.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from zslx.config.fields import check
+from zslx.config.run_config import Config
+from zslx.gradients.parameter_roles import Role
+
+if TYPE_CHECKING:
+    from zslx.text.loader import Walk
 
 State = dict[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
 
-# What a method may ask the trainer to compute (`needs`), and the exclusive places it may take (`claims`).
-NEEDS = frozenset({"entropy", "reference_losses", "post_losses", "gramian", "token_alignment", "logits"})
-PLACES = frozenset({"mixture", "sequence", "groups", "combination", "optimizer", "schedule", "average"})
-SUMS = ("sum", "abs_sum", "sign_sum")
-# Hooks that make the step go through the gradient engine.
-SURGERY_HOOKS = ("group_weights", "combine")
-CLAIMED_BY_HOOK = {
-    "mixture": "mixture",
-    "sequence": "sequence",
-    "group_ids": "groups",
-    "group_weights": "combination",
-    "combine": "combination",
-    "optimizer": "optimizer",
-    "schedule": "schedule",
-    "average": "average",
+# What a method may ask the trainer to compute, in `needs`.
+NEEDS = {
+    "entropy": "view.entropy (B, T), nats: entropy of the predicted distribution",
+    "logits": "view.logits (B, T, V), with the graph",
+    "reference_losses": "view.reference_losses (B, T), nats: losses of the reference run",
+    "token_alignment": "view.token_alignment (B, T): product of each token's gradient with the batch's",
+    "post_losses": "stats.post_losses (B, T), nats: losses of the same batch after the update, every `cadence` steps",
+    "interference": "run.interference: D and M of the last measured update, every `cadence` steps",
+    "domain_losses": "run.domain_losses (D,), nats: mean loss of each domain, every `cadence` steps",
 }
 
 
@@ -62,173 +66,178 @@ def setting(
     choices: tuple | None = None,
     log: bool = False,
 ) -> Any:
-    """A setting of an intervention: default, what it means, and its range or choices (also those of tuning)."""
+    """A setting of an intervention: its default, what it means, and its range or choices (also those of tuning)."""
     metadata = {"help": help, "low": low, "high": high, "choices": choices, "log": log}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(kw_only=True)
-class StepView:
-    """What a method sees of the current step. Everything is detached; asking for more than `needs` fails.
+class RunView:
+    """What every hook sees of the run.
 
-    tokens, targets (B, T) ids; losses (B, T) nats; domains (B,) domain index of each sequence;
-    entropy (B, T) nats of the predictive distribution; reference_losses (B, T) nats of the reference run;
-    step counted from 1 of `steps`; num_domains D; token_counts (V,) of the training text.
-    `live_losses` and `logits` carry the graph: only `extra_loss` may build on them.
+    step: counted from 1, 0 while the run is built. steps: the length of the run. seq_len, batch_size: positions of a
+    full-length sequence, and such sequences in a step. domains: their names (D). domain_tokens, token_counts: size of
+    each domain's training text (D,), and how often each id occurs in it (V,). parameters: by name, the trained tensors
+    themselves, to be read only. roles: by name, which part of the model a parameter belongs to (`group`: embedding,
+    attention, mlp, norm, unembedding or other; `layer`). config: the whole configuration.
+
+    `interference` and `domain_losses` are measured on a control set, a fixed sample of the training text, for methods
+    that need them; None until the first measurement. The held-out set that judges the run is never shown to a method.
     """
 
-    step: int
-    steps: int
+    step: int = 0
+    steps: int = 1
+    seq_len: int = 1
+    batch_size: int = 1
+    domains: Sequence[str] = ("text",)
+    domain_tokens: Sequence[int] = (0,)
+    token_counts: Tensor | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    config: Config = field(default_factory=Config)
+    interference: Mapping[str, float | None] | None = None  # step, D, M; D is None where nothing changed
+    domain_losses: Sequence[float] | None = None
+
+
+@dataclass(kw_only=True)
+class StepView:
+    """What a method sees of the current batch.
+
+    tokens, targets: ids (B, T). losses: (B, T), nats, detached. domains: (B,), the domain index of each sequence.
+    What `needs` asks for stands beside them; reading one of these without asking for it is an error that says so.
+    `live_losses` (B, T), which extra_loss may build on, and `logits` carry the graph; all else is detached.
+    """
+
     tokens: Tensor
     targets: Tensor
     losses: Tensor
     domains: Tensor
-    num_domains: int
-    live_losses: Tensor | None = None
-    logits: Tensor | None = None
-    entropy: Tensor | None = None
-    reference_losses: Tensor | None = None
-    token_alignment: Tensor | None = None
-    token_counts: Tensor | None = None
+
+    if TYPE_CHECKING:  # what is computed only on demand is set by the trainer
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        if name in NEEDS:
+            raise AttributeError(f"view.{name} is computed only for a method with needs = frozenset({{{name!r}}})")
+        if name == "live_losses":
+            raise AttributeError("view.live_losses exists in extra_loss only")
+        raise AttributeError(f"the view of a step has no {name!r}")
 
 
 @dataclass(kw_only=True)
 class StepStats:
-    """What a method may learn from after the step: the view, what was combined, the losses after the update."""
+    """What a method may learn from after the step: the view, what was combined, and the losses after the update."""
 
     view: StepView
     gramian: Tensor | None = None  # (K, K)
     group_losses: Tensor | None = None  # (K,)
     group_weights: Tensor | None = None  # (K,)
-    post_losses: Tensor | None = None  # (B, T), same batch after the update
-    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    post_losses: Tensor | None = None  # (B, T); None at steps between those of the method's cadence
 
 
-@dataclass(frozen=True, kw_only=True)
-class CoordinateSums:
-    """Sums over the K group gradients of one parameter, each of the parameter's shape (None if not asked for)."""
-
-    name: str
-    sum: Tensor
-    abs_sum: Tensor | None = None
-    sign_sum: Tensor | None = None
-    count: int
+def hook(stub: F) -> F:
+    """Marks a method of a base class as a hook that does nothing until it is overridden."""
+    stub.is_stub = True  # type: ignore[attr-defined]
+    return stub
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """Base class. Subclass as a frozen dataclass whose fields are the settings, made with `setting(...)`."""
+    """Base class. Subclass it as a frozen dataclass whose fields are the settings, made with `setting(...)`.
+
+    Class attributes:
+        name        what INTERVENTION= asks for
+        family      its folder: gradient_surgery, token_weighting, curriculum, data_mixing, optimization, ...
+        source      the paper and its arXiv number
+        cost        expected step time relative to the plain step, and memory
+        neutral     settings at which the run equals the baseline; None if there are none
+        needs       what the trainer must compute for it (NEEDS); `cadence`: every how many steps, where that has one
+        keep_scale  token weights are not renormalised to mean 1, since their scale is part of the method
+        placebo     what its placebo permutes: group_weights, elementwise, tokens or samples (placebo.py); None if no
+                    placebo exists: its control is then the baseline with an equally tuned learning rate
+        status      "available", or "absent: <reason>"
+    """
 
     name: ClassVar[str] = ""
-    family: ClassVar[str] = ""  # the folder: gradient_surgery, token_weighting, ... controls
-    source: ClassVar[str] = ""  # paper, arXiv number
-    cost: ClassVar[str] = ""  # expected step time relative to the plain step, and memory
-    status: ClassVar[str] = "available"  # or "absent: <reason>"
-    neutral: ClassVar[Mapping[str, Any] | None] = None  # settings at which the run equals the baseline
+    family: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    status: ClassVar[str] = "available"
+    neutral: ClassVar[Mapping[str, Any] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
-    sums: ClassVar[tuple[str, ...]] = ()  # of SUMS, what `combine` reads
-    keep_scale: ClassVar[bool] = False  # token weights are not renormalised: their scale is the method
-    signed: ClassVar[bool] = False  # group weights may have a negative total: the method may turn the step around
-    proxy: ClassVar[bool] = False  # token groups: the Gramian of the unembedding alone stands for the whole
-    scale: ClassVar[str] = "matched"  # rescale the combined gradient to the plain one's norm, or "paper": leave it
-    placebo: ClassVar[str | None] = None  # group_weights | elementwise | tokens | samples | schedule: what its
-    # placebo permutes; None: no placebo exists, the control is the baseline with an equally tuned rate
+    cadence: ClassVar[int] = 1
+    keep_scale: ClassVar[bool] = False
+    placebo: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             check(f"{self.name}.{f.name}", getattr(self, f.name), f)
 
-    # What a method remembers.
-    def init_state(self, num_groups: int, generator: torch.Generator) -> State:
-        """Fresh state for K = num_groups groups. Keep the generator under "generator" (the default does)."""
+    def init_state(self, run: RunView, generator: torch.Generator) -> State:
+        """What the method remembers at the start. Keep the generator under "generator" (the default does)."""
         return {"generator": generator}
 
-    def count_groups(self, batch_size: int, num_domains: int) -> int:
-        """K of this method's groups when a step has B sequences of D domains."""
-        return batch_size
-
-    def groups_tokens(self) -> bool:
-        """Whether `group_ids` gives ids (B, T) of tokens, not (B,) of sequences."""
-        return False
-
-    # Data.
-    def mixture(self, step: int, state: State) -> Iterable[float] | None:
+    @hook
+    def mixture(self, run: RunView, state: State) -> Iterable[float] | None:
         """Shares (D,) of the domains in this step's batch, or None for the data's own."""
-        raise _not_overridden("mixture")
+        raise NotImplementedError
 
-    def sequence(self, step: int, state: State) -> int | None:
-        """Number of positions T of this step's sequences (tokens a step stay the same), or None for the full."""
-        raise _not_overridden("sequence")
+    @hook
+    def sequence(self, run: RunView, state: State) -> int | None:
+        """Positions of this step's sequences, or None for all; the tokens of a step stay the same.
 
-    # Loss.
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+        Rounded down to a divisor of `run.seq_len`, so that one setting works at every length.
+        """
+        raise NotImplementedError
+
+    @hook
+    def windows(self, run: RunView, walk: Walk, state: State) -> Iterable[int] | None:
+        """Windows (B,) of this step, each from the domain that `walk.domains` names, or None for the seeded order."""
+        raise NotImplementedError
+
+    @hook
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         """Weights (B, T), not negative, of the tokens' losses."""
-        raise _not_overridden("token_weights")
+        raise NotImplementedError
 
-    def extra_loss(self, view: StepView, state: State) -> Tensor:
-        """A scalar (nats per token, with graph) added to the mean loss."""
-        raise _not_overridden("extra_loss")
+    @hook
+    def extra_loss(self, run: RunView, view: StepView, state: State) -> Tensor:
+        """A scalar, nats per token, built on view.live_losses or view.logits, that is added to the mean loss."""
+        raise NotImplementedError
 
-    # Gradient.
-    def group_ids(self, view: StepView) -> tuple[Tensor, int]:
-        """Group ids, (B,) of the sequences or (B, T) of the tokens, and the number of groups K."""
-        raise _not_overridden("group_ids")
+    @hook
+    def lr_factor(self, run: RunView, state: State) -> float:
+        """A factor, not negative, on the learning rate that the configured schedule gives for this step."""
+        raise NotImplementedError
 
-    def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor | None:
-        """Weights (K,) of the group gradients from their Gramian (K, K) and losses (K,).
+    @hook
+    def optimizer(self, run: RunView, groups: list[dict], state: State) -> Any:
+        """The optimizer, or a list of several, for these parameter groups ("params" and "weight_decay" each).
 
-        All ones is the plain step. None skips the step. `state` is updated in place; None means a fresh one
-        with a generator seeded 0. The result has the dtype of `gramian`.
+        Together they must hold every parameter once. `run.parameters` and `run.roles` tell what a parameter is.
         """
-        raise _not_overridden("group_weights")
+        raise NotImplementedError
 
-    def combine(self, sums: CoordinateSums, state: State) -> Tensor:
-        """The gradient of one parameter from sums over its group gradients."""
-        raise _not_overridden("combine")
-
-    def mask(self, sums: CoordinateSums, combined: Tensor) -> Tensor:
-        """What `combine` did to each coordinate, in the form that the placebo permutes: a factor on the plain gradient.
-
-        A method whose factor has no bound, because it is large where the groups' gradients nearly cancel, overrides
-        this and `apply_mask` with a form that has: permuted, a few huge factors would be the whole gradient.
-        """
-        nothing = sums.sum == 0
-        return torch.where(nothing, 1.0, combined / torch.where(nothing, 1.0, sums.sum))
-
-    def apply_mask(self, sums: CoordinateSums, mask: Tensor) -> Tensor:
-        """The combined gradient of one parameter, from what `mask` gives."""
-        return sums.sum * mask
-
-    # Optimization.
-    def optimizer(self, parameters: list[dict], config: Any) -> torch.optim.Optimizer:
-        """The optimizer for these parameter groups (config: zslx.config.run_config.OptimConfig)."""
-        raise _not_overridden("optimizer")
-
-    def schedule(self, step: int, config: Any) -> float:
-        """The factor on the peak learning rate at this step (config: zslx.config.run_config.Config)."""
-        raise _not_overridden("schedule")
-
-    def average(self, parameters: Mapping[str, Tensor], state: State) -> Mapping[str, Tensor]:
-        """The weights that the run would ship; held-out loss is measured on them."""
-        raise _not_overridden("average")
-
-    # After the step.
-    def observe(self, stats: StepStats, state: State) -> None:
+    @hook
+    def observe(self, run: RunView, stats: StepStats, state: State) -> None:
         """Learn from the finished step."""
-        raise _not_overridden("observe")
+        raise NotImplementedError
 
-    def metrics(self, state: State) -> Mapping[str, float]:
-        """Numbers for this step's record, each under `<name>/<key>`."""
-        raise _not_overridden("metrics")
+    @hook
+    def average(self, run: RunView, state: State) -> Mapping[str, Tensor]:
+        """The weights that a user of this run would take, by the names of `run.parameters`; they are evaluated."""
+        raise NotImplementedError
+
+    @hook
+    def metrics(self, run: RunView, state: State) -> Mapping[str, float]:
+        """Numbers for this step's record, each kept under `<name>/<key>`."""
+        raise NotImplementedError
 
     @classmethod
     def overrides(cls, hook: str) -> bool:
-        return getattr(cls, hook) is not getattr(Intervention, hook)
-
-    @classmethod
-    def claims(cls) -> frozenset[str]:
-        """The exclusive places that this method takes: those of the hooks it overrides."""
-        return frozenset(place for hook, place in CLAIMED_BY_HOOK.items() if cls.overrides(hook))
+        """Whether the class implements a hook."""
+        return not getattr(getattr(cls, hook, hook_of_none), "is_stub", False)
 
     def card(self) -> dict[str, Any]:
         """Metadata with this object's settings."""
@@ -257,10 +266,6 @@ class Intervention:
         }
 
 
-def fresh_state(method: Intervention, num_groups: int, state: State | None) -> State:
-    """`state`, or a fresh one with a generator seeded 0: what `group_weights` does with None."""
-    return method.init_state(num_groups, torch.Generator().manual_seed(0)) if state is None else state
-
-
-def _not_overridden(hook: str) -> NotImplementedError:
-    return NotImplementedError(f"{hook} is a hook that this intervention does not override")
+@hook
+def hook_of_none() -> None:
+    """Stands for a hook that a class does not have."""

@@ -26,27 +26,49 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, fresh_state, setting
+from zslx.intervention.base import Intervention, RunView, State, StepView, hook, setting
 
 GROUPINGS = ("sequence", "domain", "microbatch", "token_class", "loss_quantile", "token_frequency")
+SUMS = ("sum", "abs_sum", "sign_sum")
 HASH = 2654435761  # Knuth's multiplicative hash, the golden ratio times 2^32
 
 
+@dataclass(frozen=True, kw_only=True)
+class CoordinateSums:
+    """Sums over the K group gradients of one parameter, each of the parameter's shape (None if not asked for)."""
+
+    name: str
+    sum: Tensor
+    abs_sum: Tensor | None = None
+    sign_sum: Tensor | None = None
+    count: int
+
+
 @dataclass(frozen=True)
-class Grouped(Intervention):
-    """A method that acts on group gradients: the settings that say what a group is, and `group_ids`."""
+class GradientMethod(Intervention):
+    """A method that acts on group gradients: it sends the step through the gradient engine.
+
+    It overrides `group_weights`, which gives each group a weight, or `combine`, which makes each parameter's gradient
+    from sums over the groups. The settings here say what a group is.
+
+    Class attributes beside those of Intervention:
+        sums    which of SUMS `combine` reads beside the plain sum
+        signed  group weights may have a negative total, since the method may turn the step around
+    """
 
     family = "gradient_surgery"
+    sums: ClassVar[tuple[str, ...]] = ()
+    signed: ClassVar[bool] = False
 
     # The setting is `groups` (`SET="pcgrad.groups=domain"`), so the hook is called `group_ids`.
     groups: str = setting("sequence", "which tokens form a group", choices=GROUPINGS)
     num_groups: int = setting(
         4, "number of groups K (microbatch, token_class, loss_quantile, token_frequency)", low=1, high=256
     )
-    proxy: bool = setting(  # type: ignore[misc]
-        False, "token groups: conflict from the unembedding's gradients alone, one backward in all"
+    proxy: bool = setting(
+        False, "token groups: measure conflict on the unembedding's gradients alone, with one backward in all"
     )
-    scale: str = setting(  # type: ignore[misc]  # a setting here, a constant in the base class
+    scale: str = setting(
         "matched",
         "rescale the combined gradient to the plain one's norm, or leave it as published",
         choices=("matched", "paper"),
@@ -57,21 +79,22 @@ class Grouped(Intervention):
         if not isinstance(self.num_groups, int):
             raise ValueError(f"{self.name}.num_groups={self.num_groups!r}: must be a whole number")
 
-    def count_groups(self, batch_size: int, num_domains: int) -> int:
-        """K of the grouping when a step has B sequences of D domains."""
-        return {"sequence": batch_size, "domain": num_domains}.get(self.groups, self.num_groups)
+    def init_state(self, run: RunView, generator: torch.Generator) -> State:
+        count = {"sequence": run.batch_size, "domain": len(run.domains)}.get(self.groups, self.num_groups)
+        return self.init_groups(count, generator)
 
-    def groups_tokens(self) -> bool:
-        return self.groups in BY_TOKEN
+    def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
+        """What the method remembers of K groups. A step may bring another K: what depends on it then starts afresh."""
+        return {"generator": generator}
 
-    def group_ids(self, view: StepView) -> tuple[Tensor, int]:
+    def group_ids(self, run: RunView, view: StepView, state: State) -> tuple[Tensor, int]:
         """Group ids, (B,) of the sequences or (B, T) of the tokens, and the number of groups K."""
         sequences = view.losses.shape[0]
         device = view.losses.device
         if self.groups == "sequence":
             return torch.arange(sequences, device=device), sequences
         if self.groups == "domain":
-            return view.domains, view.num_domains
+            return view.domains, len(run.domains)
         if self.groups == "microbatch":
             if self.num_groups > sequences:
                 raise ValueError(
@@ -79,15 +102,46 @@ class Grouped(Intervention):
                     f" the {sequences} sequences of a step"
                 )
             return torch.arange(sequences, device=device) * self.num_groups // sequences, self.num_groups
-        return BY_TOKEN[self.groups](view, self.num_groups), self.num_groups
+        return BY_TOKEN[self.groups](run, view, self.num_groups), self.num_groups
+
+    @property
+    def by_token(self) -> bool:
+        """Whether the groups are of tokens; a plugin with a `group_ids` of its own says so by this."""
+        return self.groups in BY_TOKEN
+
+    @hook
+    def group_weights(self, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
+        """Weights (K,) of the group gradients from their Gramian (K, K) and losses (K,).
+
+        All ones is the plain step. None skips the step.
+        """
+        raise NotImplementedError
+
+    @hook
+    def combine(self, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
+        """The gradient of one parameter from sums over its group gradients."""
+        raise NotImplementedError
+
+    def mask(self, sums: CoordinateSums, combined: Tensor) -> Tensor:
+        """What `combine` did to each coordinate, in the form that the placebo permutes: a factor on the plain gradient.
+
+        A method whose factor has no bound, because it is large where the groups' gradients nearly cancel, overrides
+        this and `apply_mask` with a form that has: permuted, a few huge factors would be the whole gradient.
+        """
+        nothing = sums.sum == 0
+        return torch.where(nothing, 1.0, combined / torch.where(nothing, 1.0, sums.sum))
+
+    def apply_mask(self, sums: CoordinateSums, mask: Tensor) -> Tensor:
+        """The combined gradient of one parameter, from what `mask` gives."""
+        return sums.sum * mask
 
 
-def token_class(view: StepView, num_groups: int) -> Tensor:
+def token_class(run: RunView, view: StepView, num_groups: int) -> Tensor:
     """Hash class (B, T) of each target id."""
     return ((view.targets * HASH) % 2**32) * num_groups // 2**32
 
 
-def loss_quantile(view: StepView, num_groups: int) -> Tensor:
+def loss_quantile(run: RunView, view: StepView, num_groups: int) -> Tensor:
     """Quantile (B, T) of each token's loss within the batch; ties in the order of the batch."""
     losses = view.losses.detach().flatten()
     ranks = torch.empty_like(losses, dtype=torch.int64)
@@ -95,11 +149,11 @@ def loss_quantile(view: StepView, num_groups: int) -> Tensor:
     return (ranks * num_groups // len(losses)).view_as(view.losses)
 
 
-def token_frequency(view: StepView, num_groups: int) -> Tensor:
+def token_frequency(run: RunView, view: StepView, num_groups: int) -> Tensor:
     """Frequency group (B, T) of each target: its place in the text's tokens sorted by falling frequency."""
-    if view.token_counts is None:
+    if run.token_counts is None:
         raise ValueError("groups=token_frequency needs the token counts of the training text")
-    counts = view.token_counts.to(view.targets.device, torch.float64)
+    counts = run.token_counts.to(view.targets.device, torch.float64)
     order = counts.argsort(descending=True, stable=True)
     sorted_counts = counts[order]
     middle = (sorted_counts.cumsum(0) - sorted_counts / 2) / counts.sum().clamp(min=1)
@@ -112,14 +166,13 @@ BY_TOKEN = {"token_class": token_class, "loss_quantile": loss_quantile, "token_f
 
 
 @dataclass(frozen=True)
-class Surgery(Grouped, ABC):
+class GramianMethod(GradientMethod, ABC):
     """A method that is a function from the Gramian of the group gradients to their weights.
 
     Subclasses write `solve`. Weights are those of the paper, so that equal weights are all 1 for a method
     that sums and all 1/K for one that averages; `scale=matched` makes that immaterial for the step.
     """
 
-    needs = frozenset({"gramian"})
     placebo = "group_weights"
     keeps_empty: ClassVar[bool] = False  # whether `solve` also sees groups that no token of the batch belongs to
 
@@ -127,8 +180,13 @@ class Surgery(Grouped, ABC):
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor | None:
         """Weights (K,) from a finite symmetric Gramian (K, K) and losses (K,), all float64 on the CPU."""
 
-    def group_weights(self, gramian: Tensor, group_losses: Tensor, state: State | None) -> Tensor | None:
+    def group_weights(self, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
+        return self.weights(gramian, group_losses, state)
+
+    def weights(self, gramian: Tensor, group_losses: Tensor, state: State | None = None) -> Tensor | None:
         """Weights (K,) of the group gradients, in the dtype and on the device of the Gramian (K, K).
+
+        Needs no run. `state` is updated in place; None means a fresh one with a generator seeded 0.
 
         An empty group (no loss and no gradient) is kept out of the method, where its zero gradient would draw
         the solution to zero (MGDA) or leave it undefined (ConFIG); it gets the mean of the other weights. Where
@@ -149,6 +207,11 @@ class Surgery(Grouped, ABC):
             solved = self.solve(gram[present][:, present], losses[present], state)
             weights = None if solved is None else solved.mean().expand(len(gram)).index_copy(0, present, solved)
         return None if weights is None else weights.to(gramian.device, gramian.dtype)
+
+
+def fresh_state(method: GradientMethod, num_groups: int, state: State | None) -> State:
+    """`state`, or a fresh one with a generator seeded 0."""
+    return method.init_groups(num_groups, torch.Generator().manual_seed(0)) if state is None else state
 
 
 def floating(values: Any) -> Tensor:

@@ -26,6 +26,8 @@ from zslx.config.groups import GROUPS
 from zslx.config.run_config import PLAIN, one_spelling
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
+from zslx.intervention.hooks import claims, examine_class
+from zslx.intervention.placebo import placebo_of
 from zslx.places import ROOT, ours
 
 PLACEBO = "placebo:"
@@ -110,7 +112,10 @@ def load_class(name: str, sources: list[Source] | None = None) -> type[Intervent
     try:
         loaded = source.point.load() if source.point else _import(source)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"intervention {name!r} ({source.where}) fails on import: {error!r}") from error
+        advice = ""
+        if isinstance(error, ImportError) and (error.name or "").startswith("zslx"):
+            advice = "; plugins take what they need from zslx itself, such as `from zslx import Intervention, setting`"
+        raise ValueError(f"intervention {name!r} ({source.where}) fails on import: {error!r}{advice}") from error
     for value in vars(loaded).values() if isinstance(loaded, ModuleType) else [loaded]:
         if isinstance(value, type) and issubclass(value, Intervention) and vars(value).get("name") == name:
             return value
@@ -145,7 +150,7 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
     cls = load_class(plain)
     file = inspect.getfile(cls)
     if is_placebo:
-        cls = importlib.import_module("interventions.controls.placebo").placebo_of(cls)
+        cls = placebo_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in settings:
         if key not in fields:
@@ -153,6 +158,7 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
             raise ValueError(
                 unknown(f"{plain}.{key}", known) if known else f"{plain} has no settings, so {plain}.{key} is none"
             )
+    examine_class(cls)
     values = {key: convert(f"{plain}.{key}", value, fields[key]) for key, value in settings.items()}
     try:
         return cls(**values)
@@ -168,7 +174,7 @@ def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Inte
     claimed: dict[str, str] = {}
     for is_placebo, name in split(spec):
         method = load_intervention((PLACEBO if is_placebo else "") + name, **settings.get(name, {}))
-        for place in sorted(method.claims()):
+        for place in sorted(claims(type(method))):
             if place in claimed:
                 raise ValueError(f"{claimed[place]} and {method.name} both claim the place {place!r} of {spec!r}")
             claimed[place] = method.name
@@ -184,8 +190,10 @@ def source_files(method: Intervention) -> list[Path]:
 
     Part of a trial's identity: a changed plugin is never served an old result.
     """
-    kept_out = (object, ABC, Intervention)  # the interface is covered by zslx.runs.identity.NUMERICS
-    waiting = [Path(inspect.getfile(c)).resolve() for c in type(method).__mro__ if c not in kept_out]
+    classes = [c for c in type(method).__mro__ if c not in (object, ABC)]
+    # What zslx gives them (base classes, placebos) is covered by zslx.runs.identity.NUMERICS.
+    theirs = [c for c in classes if c.__module__.partition(".")[0] != "zslx"]
+    waiting = [Path(inspect.getfile(c)).resolve() for c in theirs]
     beside = {ROOT / "interventions", *map(_package, waiting)} - {ROOT / "zslx"}
     files: set[Path] = set()
     while waiting:

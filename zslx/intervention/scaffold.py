@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, State, StepView, setting
+from zslx import Intervention, RunView, State, StepView, setting
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class @CLASS@(Intervention):
     # Settings: SET="@NAME@.power=0.25". Default, meaning, and what is allowed (also the range of tuning).
     power: float = setting(0.5, "power of the loss; 0 is the baseline", low=-2.0, high=2.0)
 
-    # zslx/intervention/base.py lists the other hooks (group_weights, combine, extra_loss, schedule, observe, ...).
+    # zslx/intervention/base.py lists the other hooks (mixture, sequence, extra_loss, lr_factor, observe, ...).
     # What the method remembers goes into `state`, what it draws comes from state["generator"]: then it resumes.
-    def token_weights(self, view: StepView, state: State) -> Tensor:
+    def token_weights(self, run: RunView, view: StepView, state: State) -> Tensor:
         """Weights (B, T), not negative, from the detached losses (B, T), targets, domains, ... of the step."""
         return view.losses.clamp(min=1e-6) ** self.power
 '''

@@ -135,7 +135,7 @@ class RunProbe:
         at("losses")
         run, heldout = self._restored(step)
         terms = Decomposition(self.config.instruments.rank_bins)
-        losses, shipped = heldout.measure(run.model, run.average(step), terms)
+        losses, shipped = heldout.measure(run.model, run.methods.average(), terms)
         self.losses[step] = losses
         record = {"step": step, "probe": self.key, "settings": dataclasses.asdict(self.settings)}
         record |= {"tokens": run.tokens, **shipped, "decomposition": terms.record()}
@@ -244,7 +244,7 @@ def own_update(
     """
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     batch = next_batch(run, step + 1)
-    run.optimizer.zero_grad(set_to_none=True)
+    run.model.zero_grad(set_to_none=True)
     gradient = run.gradient(batch, step + 1)
     try:
         record = run.update(step + 1, gradient)
@@ -257,7 +257,7 @@ def own_update(
         for name, p in run.model.named_parameters():
             p.copy_(before[name])
         batch_before = token_losses(run.model, batch)
-    run.optimizer.zero_grad(set_to_none=True)
+    run.model.zero_grad(set_to_none=True)
     if not moved:
         return None, {}
     norm = sum(float(u.double().square().sum()) for u in update.values()) ** 0.5
@@ -270,4 +270,5 @@ def own_update(
 
 def next_batch(run: TrainingRun, step: int) -> Batch:
     """The batch that the run took, or would have taken, at `step`."""
-    return run.loader.batch(step, mixture=run.methods.mixture(step), seq_len=run.methods.seq_len(step))
+    run.methods.run.step = step
+    return run.batch(step)

@@ -7,6 +7,8 @@ unobserved          instruments change nothing of it
 no_global_draws     the global generators are left alone, and do not matter
 normalised          token weights have mean 1 unless `keep_scale`; the gradient has the plain norm if `matched`
 survives_gramians   finite weights for Gramians that are singular, zero, rank 1, badly scaled, K = 1
+acts                its default settings change the run
+hands_off           no hook changes a weight: that is the optimizer's
 names_its_failures  what raises or returns nonsense in a hook is named: plugin, hook, step
 refuses_settings    a bad setting is refused with key, value and what is allowed
 documented          the card says what it does, every setting what it means, its hooks something
@@ -25,12 +27,15 @@ import torch
 from torch import Tensor
 
 from zslx.intervention import registry
-from zslx.intervention.base import CLAIMED_BY_HOOK, SURGERY_HOOKS, Intervention
-from zslx.intervention.composed import HOOKS, InterventionError
+from zslx.intervention.base import Intervention, RunView
+from zslx.intervention.composed import InterventionError
+from zslx.intervention.gradient_method import GradientMethod
+from zslx.intervention.hooks import HOOKS, implemented
 from zslx.testing.gramians import hard_gramians
 from zslx.testing.subject import STEPS, WATCHED, NotApplicable, Subject, global_draws_watched, with_hooks
 from zslx.training.step_gradient import SCALE_LIMITS
 
+LONGER = 128  # steps of a second try, for a method that starts late
 ENGINE_TOLERANCE = 1e-9  # ‖Δθ‖/‖θ‖ after the tiny run, float64
 
 
@@ -47,7 +52,7 @@ def resumes(subject: Subject) -> None:
 def neutral(subject: Subject) -> None:
     if subject.cls.neutral is None:
         raise NotApplicable("declares no neutral setting")
-    if subject.overrides(*SURGERY_HOOKS):
+    if issubclass(subject.cls, GradientMethod):
         precise = {"train.dtype": "float64"}
         distance = subject.run(precise, **subject.cls.neutral).distance(subject.baseline(**precise))
         assert distance < ENGINE_TOLERANCE, (
@@ -78,7 +83,8 @@ def no_global_draws(subject: Subject) -> None:
 
 def normalised(subject: Subject) -> None:
     cls, weighs = subject.cls, subject.overrides("token_weights")
-    matched = subject.overrides(*SURGERY_HOOKS) and subject.method.scale == "matched"
+    method = subject.method
+    matched = isinstance(method, GradientMethod) and method.scale == "matched"
     if not weighs and not matched:
         raise NotApplicable("weighs no tokens and combines no gradients at matched scale")
     if weighs:
@@ -98,7 +104,7 @@ def _token_weights(subject: Subject) -> list[tuple[int, Tensor]]:
     def spy(view: Any) -> Tensor | None:
         weights = compose(view)
         assert weights is not None
-        seen.append((view.step, weights))
+        seen.append((run.methods.run.step, weights))
         return weights
 
     run.methods.token_weights = spy  # type: ignore[method-assign]
@@ -124,13 +130,16 @@ def survives_gramians(subject: Subject) -> None:
     if not subject.overrides("group_weights"):
         raise NotApplicable("weighs no groups")
     method = subject.method
+    assert isinstance(method, GradientMethod)
     for what, gramian in hard_gramians():
         for dtype in (torch.float64, torch.float32):
             if what.startswith(("norms", "entries")) and dtype is torch.float32:
                 continue  # the Gramian itself would overflow
             losses = torch.linspace(0.5, 1.5, len(gramian), dtype=dtype)
             try:
-                weights = method.group_weights(gramian.to(dtype), losses, None)
+                run = RunView(step=1, batch_size=len(gramian), domains=["text"] * len(gramian))
+                state = method.init_state(run, torch.Generator().manual_seed(0))
+                weights = method.group_weights(run, gramian.to(dtype), losses, state)
             except ValueError as error:
                 # Some methods need a least number of groups; they must say so.
                 assert f"{len(gramian)} groups are too few" in str(error), f"{what}: {error}"
@@ -141,10 +150,39 @@ def survives_gramians(subject: Subject) -> None:
                 assert torch.isfinite(weights).all(), f"{what}: weights are not finite"
 
 
+def hands_off(subject: Subject) -> None:
+    """No hook but `optimizer` touches the weights: a fingerprint of them is taken around every call."""
+    for hook in set(implemented(subject.cls)) - {"optimizer"}:
+        touched: list[str] = []
+
+        def watched(
+            self: Intervention, run: RunView, *arguments: Any, hook: str = hook, touched: list = touched
+        ) -> Any:
+            before = {name: p.detach().clone() for name, p in run.parameters.items()}
+            given = getattr(subject.cls, hook)(self, run, *arguments)
+            touched += [name for name, p in run.parameters.items() if not torch.equal(p.detach(), before[name])]
+            return given
+
+        subject.stand_in(with_hooks(subject.cls, **{hook: watched})(**subject.settings)).loop(None)
+        assert not touched, f"{subject.name} changes weights in {hook}, behind the optimizer's back: {touched[0]}"
+
+
+def acts(subject: Subject) -> None:
+    """With its default settings the run is not the baseline's: a hook that is never used would leave it so."""
+    if subject.name == "none":
+        raise NotApplicable("is the baseline")
+    if subject.overrides("average"):
+        raise NotApplicable("acts on the evaluated weights")
+    if subject.whole.difference(subject.baseline(), weights_only=True) is None:
+        longer = {"train.steps": LONGER}
+        different = subject.run(longer).difference(subject.baseline(**longer), weights_only=True)
+        assert different is not None, (
+            f"in {LONGER} steps with its default settings {subject.name} is bitwise the baseline: it does nothing"
+        )
+
+
 def names_its_failures(subject: Subject) -> None:
-    for hook in HOOKS:
-        if not subject.overrides(hook):
-            continue
+    for hook in implemented(subject.cls):
         _assert_named(subject, hook, _raising, "raises RuntimeError")
         for what, wrong in WRONG.get(hook, {}).items():
             _assert_named(subject, hook, wrong, f"returns {what}")
@@ -177,8 +215,9 @@ WRONG: dict[str, dict[str, Callable[[Any], Any]]] = {
         "no weight": lambda w: w * 0,
     },
     "combine": {"the wrong shape": lambda g: g.flatten()[:1], "NaN": lambda g: g * math.nan},
-    "optimizer": {"None": lambda o: None},
-    "schedule": {"NaN": lambda f: math.nan, "a negative factor": lambda f: -1.0},
+    "windows": {"too few": lambda w: [0], "windows beyond the text": lambda w: [10**9 for _ in w]},
+    "optimizer": {"None": lambda o: None, "no optimizer": lambda o: []},
+    "lr_factor": {"NaN": lambda f: math.nan, "a negative factor": lambda f: -1.0},
     "average": {"nothing": lambda p: {}, "NaN": lambda p: {n: t * math.nan for n, t in p.items()}},
     "metrics": {"a text": lambda m: {"key": "text"}},
 }
@@ -244,8 +283,8 @@ def documented(subject: Subject) -> None:
         assert row["help"], f"the setting {row['name']} does not say what it means"
     known = {f.name for f in dataclasses.fields(subject.cls)}
     assert set(subject.cls.neutral or {}) <= known, f"neutral names settings that {subject.name} does not have"
-    own = [hook for hook in HOOKS if subject.overrides(hook)]
-    assert own or subject.name == "none", f"{subject.name} overrides no hook ({', '.join(CLAIMED_BY_HOOK)}, ...)"
+    own = set(implemented(subject.cls)) - {"group_ids"}
+    assert own or subject.name == "none", f"{subject.name} implements no hook ({', '.join(HOOKS)})"
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
@@ -253,6 +292,8 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     refuses_settings,
     survives_gramians,
     normalised,
+    acts,
+    hands_off,
     names_its_failures,
     no_global_draws,
     resumes,

@@ -18,7 +18,7 @@ Cost: benchmarks/data.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,22 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """The sequences of one step before they are read, for a method that chooses them.
+
+    domains (B,): the domain of each. windows (B,): the windows that the seeded order gives, each from 0 to
+    counts[domain] - 1. counts, taken (D,): each domain's windows, and how many of them the run took before this step.
+    `read(domains, windows)`: their tokens (n, T+1).
+    """
+
+    domains: Ids
+    windows: Ids
+    counts: Ids
+    taken: Ids
+    read: Callable[[Ids, Ids], Ids]
+
+
 class Loader:
     """Training batches of `batch_size` windows of `seq_len` tokens from the domains of `corpus`."""
 
@@ -78,8 +94,16 @@ class Loader:
         self.taken = np.zeros(len(self.windows), dtype=np.int64)  # windows of each domain since the run began
         self._keys: dict[tuple[int, int], NDArray[np.uint64]] = {}
 
-    def batch(self, step: int, mixture: Iterable[float] | None = None, seq_len: int | None = None) -> Batch:
+    def batch(
+        self,
+        step: int,
+        mixture: Iterable[float] | None = None,
+        seq_len: int | None = None,
+        choose: Callable[[Walk], Ids | None] | None = None,
+    ) -> Batch:
         """The next batch. `step` counts from 1; `mixture` (D,) shares of the domains, None for equal ones.
+
+        `choose` may put other windows (B,) in the place of those that come next; the counters move on all the same.
 
         `seq_len` (None: the loader's T) divides T: with T = c·seq_len the batch has B·c sequences, neighbours cut
         from one window.
@@ -89,8 +113,17 @@ class Loader:
             allowed = [n for n in range(1, self.seq_len + 1) if self.seq_len % n == 0]
             raise ValueError(f"seq_len={length}: allowed are the divisors of data.seq_len, {allowed}")
         domains = self._balanced(step) if mixture is None else self._sampled(step, mixture)
-        rows = _rows(self._streams, domains, self._next_windows(domains), self.seq_len)
+        taken = self.taken.copy()
+        windows = self._next_windows(domains)
+        if choose is not None:
+            walk = Walk(domains=domains, windows=windows, counts=self.windows, taken=taken, read=self._read)
+            chosen = choose(walk)
+            windows = windows if chosen is None else chosen
+        rows = self._read(domains, windows)
         return _batch(rows, domains, length).to(self.device)
+
+    def _read(self, domains: Ids, windows: Ids) -> Ids:
+        return _rows(self._streams, domains, windows, self.seq_len)
 
     @property
     def epochs(self) -> dict[str, float]:
@@ -155,19 +188,26 @@ class Loader:
 
 
 def heldout(corpus: Corpus, *, sequences: int, seq_len: int) -> Batch:
-    """The fixed held-out set, (sequences, seq_len): no seed enters it.
+    """The fixed held-out set, (sequences, seq_len): no seed enters it."""
+    return _spread(corpus, corpus.heldout, "held-out", sequences, seq_len)
 
-    The domains follow one another in equal shares (to one sequence), each with windows spread evenly over its text.
-    """
+
+def control(corpus: Corpus, *, sequences: int, seq_len: int) -> Batch:
+    """A fixed sample (sequences, seq_len) of the training text, one sequence a domain at least: no seed enters it."""
+    return _spread(corpus, corpus.train, "training", max(sequences, len(corpus.domains)), seq_len)
+
+
+def _spread(corpus: Corpus, streams: Sequence[NDArray[Any]], what: str, sequences: int, seq_len: int) -> Batch:
+    """Windows spread evenly over each domain's text; the domains follow one another in equal shares (to a sequence)."""
     if sequences < len(corpus.domains):
-        raise ValueError(f"{sequences} held-out sequences for {len(corpus.domains)} domains: at least one each")
-    streams = [np.asarray(stream) for stream in corpus.heldout]
+        raise ValueError(f"{sequences} {what} sequences for {len(corpus.domains)} domains: at least one each")
+    streams = [np.asarray(stream) for stream in streams]
     domains = np.sort(np.arange(sequences) % len(streams))
     chosen = []
     for name, stream, n in zip(corpus.domains, streams, np.bincount(domains).tolist(), strict=True):
-        windows = _windows(stream, seq_len, f"{name!r} has {len(stream)} held-out")
+        windows = _windows(stream, seq_len, f"{name!r} has {len(stream)} {what}")
         if windows < n:
-            raise ValueError(f"the domain {name!r} has {windows} held-out windows of {seq_len} tokens, not {n}")
+            raise ValueError(f"the domain {name!r} has {windows} {what} windows of {seq_len} tokens, not {n}")
         chosen.append((2 * np.arange(n) + 1) * windows // (2 * n))  # the middle of each n-th part
     return _batch(_rows(streams, domains, np.concatenate(chosen), seq_len), domains, seq_len)
 

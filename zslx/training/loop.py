@@ -1,15 +1,15 @@
 """The training loop, and the run folder around it.
 
     for step in 1..T:
-        batch     the mixture's and the curriculum's wishes, else the data's own order
-        before    instruments, on the weights before the update (probe steps)
-        gradient  plain, weighted, or through the gradient engine
-        stop      if loss or gradient is not finite: before the update, recorded as diverged
+        batch     as the mixture and the curriculum ask, else in the data's own order
+        gradient  plain, with token weights, or through the gradient engine
         update    clip, learning rate, optimizer
-        observe   stateful methods learn
+        observe   stateful methods learn from the step
         record    a line in steps.jsonl
-        after     instruments: a line in probes.jsonl
-        save      powers of two, the end, and every `resume_seconds`
+
+At probe steps the instruments measure before and after this and add a line to probes.jsonl. A loss or gradient that
+is not finite ends the run before its update; the record says `diverged`. A checkpoint is saved at powers of two, at
+the end, and every `resume_seconds`.
 
 Calling `train` again on the same folder goes on from the newest checkpoint; the result is bitwise that of a run
 that never stopped (CPU, fixed threads).
@@ -21,7 +21,7 @@ import contextlib
 import fcntl
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from zslx.config.run_config import Config
+from zslx.gradients import parameter_roles
 from zslx.instruments.during_training import Instruments
 from zslx.instruments.heldout import HeldOut
 from zslx.intervention import registry
-from zslx.intervention.base import Intervention, StepStats
+from zslx.intervention.base import Intervention, RunView, StepStats
 from zslx.intervention.composed import InterventionError, Methods
-from zslx.model.losses import token_losses
 from zslx.model.optimization import adamw, parameter_groups, schedule_factor
 from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
@@ -44,8 +44,10 @@ from zslx.runs.provenance import environment
 from zslx.runs.records import RunRecords, read_json, read_run, write_json
 from zslx.seeds import generator
 from zslx.text import token_cache
-from zslx.text.loader import Batch, Loader, heldout
+from zslx.text.loader import Batch, Loader, control, heldout
 from zslx.training.clock import Clock
+from zslx.training.control_set import NEEDS as CONTROL_NEEDS
+from zslx.training.control_set import ControlSet
 from zslx.training.malloc import keep_freed_memory
 from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
 
@@ -106,27 +108,37 @@ class TrainingRun:
         )
         self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
         methods = registry.load_spec(config.intervention, config.settings) if methods is None else methods
-        self.methods = Methods(methods, config, len(corpus.domains))
+        counts = torch.as_tensor(corpus.token_counts)
+        view = RunView(
+            steps=config.train.steps,
+            seq_len=data.seq_len,
+            batch_size=data.batch_size,
+            domains=corpus.domains,
+            domain_tokens=[len(stream) for stream in corpus.train],
+            token_counts=counts,
+            parameters=dict(self.model.named_parameters()),
+            roles=parameter_roles(self.model),
+            config=config,
+        )
+        self.methods = Methods(methods, view)
         reference = None
-        if "reference_losses" in self.methods.needs:
-            method = next(m.name for m in self.methods.methods if "reference_losses" in m.needs)
-            reference = reference_model(config.reference, method).to(self.device)
+        if needing := self.methods.needing("reference_losses"):
+            reference = reference_model(config.reference, needing[0].name).to(self.device)
         self.gradient = GradientPass(
             self.model,
             self.methods,
-            steps=config.train.steps,
-            num_domains=len(corpus.domains),
-            token_counts=torch.as_tensor(corpus.token_counts),
             dtype=config.train.dtype,
             reference=reference,
             forward=torch.compile(self.model) if config.train.compile else None,
         )
         groups = parameter_groups(self.model, config.optim)
-        if self.methods.one("optimizer"):
-            self.optimizer = self.methods.optimizer(groups)
-        else:
-            self.optimizer = adamw(groups, config.optim)
-        self.base_rates = [g["lr"] for g in self.optimizer.param_groups]
+        made = self.methods.optimizers(groups) if self.methods.has("optimizer") else None
+        self.optimizers = made or [adamw(groups, config.optim)]
+        self.base_rates = [g["lr"] for g in self._rate_groups()]
+        self.control = None
+        if self.methods.needs & set(CONTROL_NEEDS):
+            fixed = control(corpus, sequences=data.batch_size, seq_len=data.seq_len).to(self.device)
+            self.control = ControlSet(fixed, self.methods, self.gradient)
         fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
         self.instruments = Instruments(
             config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
@@ -174,15 +186,16 @@ class TrainingRun:
             with clock.instruments():
                 self.instruments.before(step, self.model)
         with clock.training():
-            batch = self.loader.batch(step, mixture=self.methods.mixture(step), seq_len=self.methods.seq_len(step))
-            self.optimizer.zero_grad(set_to_none=True)
+            self.methods.run.step = step
+            batch = self.batch(step)
+            self.model.zero_grad(set_to_none=True)
             gradient = self.gradient(batch, step)
             loss = check_loss(float(gradient.losses.mean()), step)
             self.tokens += batch.tokens.numel()
-            record = {"step": step, "tokens": self.tokens, "loss": loss}
-            record |= self.update(step, gradient)
-            self.learn(gradient, batch)
-            record |= gradient.record | self.methods.metrics(step)
+            updated = self.update(step, gradient)
+            self.observe(gradient, batch)
+            head = {"step": step, "tokens": self.tokens, "loss": loss}
+            record = head | updated | gradient.record | self.methods.metrics()
         self.records.append_step(record)
         if due:
             with clock.instruments():
@@ -190,32 +203,46 @@ class TrainingRun:
             clock.write(step)
         return loss
 
-    def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
-        """Clip and take the optimizer's step; what is recorded of it."""
-        if self.methods.one("schedule"):
-            factor = self.methods.schedule(step)
-        else:
-            factor = schedule_factor(step, self.config)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        lr = self.optimizer.param_groups[0]["lr"]
-        if gradient.skipped:
-            return {"lr": lr, "grad_norm": None, "clipped": False, "skipped": True}
-        clip = self.config.optim.clip
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip if clip else math.inf))
-        if not math.isfinite(norm):
-            raise Diverged(f"the gradient's norm is {norm} at step {step}")
-        self.optimizer.step()
-        return {"lr": lr, "grad_norm": norm, "clipped": bool(clip and norm > clip)}
+    def batch(self, step: int) -> Batch:
+        """The batch of the step, as the interventions want it."""
+        methods = self.methods
+        choose = methods.windows if methods.has("windows") else None
+        return self.loader.batch(step, mixture=methods.mixture(), seq_len=methods.seq_len(), choose=choose)
 
-    def learn(self, gradient: StepGradient, batch: Batch) -> None:
+    def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
+        """Clip and take the optimizers' step; what is recorded of it."""
+        factor = schedule_factor(step, self.config) * self.methods.lr_factor()
+        groups = self._rate_groups()
+        for group, rate in zip(groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        record: dict[str, Any] = {"lr": groups[0]["lr"]}
+        if len(self.optimizers) > 1:
+            record["lrs"] = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        control = self.control if self.control and self.control.due else None
+        if control:
+            control.before()
+        if not gradient.skipped:
+            clip = self.config.optim.clip
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip if clip else math.inf))
+            if not math.isfinite(norm):
+                raise Diverged(f"the gradient's norm is {norm} at step {step}")
+            for optimizer in self.optimizers:
+                optimizer.step()
+            record |= {"grad_norm": norm, "clipped": bool(clip and norm > clip)}
+        else:
+            record |= {"grad_norm": None, "clipped": False, "skipped": True}
+        if control:
+            control.after()
+        return record
+
+    def _rate_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def observe(self, gradient: StepGradient, batch: Batch) -> None:
         """Let stateful methods observe the finished step."""
-        if not self.methods.hooks["observe"]:
+        if not self.methods.has("observe"):
             return
-        post = None
-        if "post_losses" in self.methods.needs:
-            with torch.no_grad(), self.gradient.autocast(batch):
-                post = token_losses(self.model, batch)
+        post = self.gradient.losses(batch) if self.methods.due("post_losses") else None
         self.methods.observe(
             StepStats(
                 view=gradient.view,
@@ -223,32 +250,27 @@ class TrainingRun:
                 group_losses=gradient.group_losses,
                 group_weights=gradient.group_weights,
                 post_losses=post,
-                parameters=dict(self.model.named_parameters()),
             )
         )
 
     def probe(self, step: int, batch: Batch | None, batch_losses: Tensor | None) -> None:
         """Measure and record."""
-        record = self.instruments.after(step, self.model, batch, batch_losses, self.average(step))
+        record = self.instruments.after(step, self.model, batch, batch_losses, self.methods.average())
         self.records.append_probe({"step": step, "tokens": self.tokens, **record})
-
-    def average(self, step: int) -> Mapping[str, Tensor] | None:
-        """The weights that the run would ship, where a method averages them."""
-        if not self.methods.one("average"):
-            return None
-        return self.methods.average(step, dict(self.model.named_parameters()))
 
     def save(self, step: int) -> None:
         """Records first, then the checkpoint: every line up to its step is on disk when it counts."""
         self.records.flush(sync=True)
         state = {
             "model": dict(self.model.named_parameters()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
             "data": self.loader.state_dict(),
             "interventions": self.methods.states,
             "instruments": self.instruments.state,
             "tokens": self.tokens,
         }
+        if self.control:
+            state["control"] = self.control.state
         try:
             checkpoints.save(self.out / "checkpoints", step, state)
         except TypeError as error:  # a method's state: the rest is the trainer's own
@@ -272,11 +294,15 @@ class TrainingRun:
     def restore(self, state: dict[str, Any]) -> None:
         """Put the run where it stood when `state` was saved."""
         load_weights(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        saved = state["optimizer"]
+        for optimizer, kept in zip(self.optimizers, saved if isinstance(saved, list) else [saved], strict=True):
+            optimizer.load_state_dict(kept)
         self.loader.load_state_dict(state["data"])
         self.methods.states = state["interventions"]
         self.instruments.state = state["instruments"]
         self.tokens = state["tokens"]
+        if self.control:
+            self.control.state = state["control"]
 
 
 def _same_run(out: Path, config: Config, identity: str) -> None:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from zslx.gradients import GroupStats, sequence_stats, token_changes, token_group_stats
-from zslx.intervention.base import CoordinateSums, StepView
+from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
+from zslx.intervention.gradient_method import CoordinateSums
 from zslx.model.losses import cross_entropy, token_losses
 from zslx.text.loader import Batch
 
@@ -53,18 +54,13 @@ class GradientPass:
         model: nn.Module,
         methods: Methods,
         *,
-        steps: int,
-        num_domains: int,
-        token_counts: Tensor,
         dtype: str,
         reference: nn.Module | None = None,
         forward: Callable[[Tensor], Tensor] | None = None,
     ):
         self.model, self.methods, self.reference = model, methods, reference
         self.forward = forward or model  # a compiled forward of the plain step
-        self.steps, self.num_domains, self.token_counts = steps, num_domains, token_counts
         self.dtype = dtype
-        self.needs_logits = bool(methods.needs & {"logits", "entropy"})
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         if self.methods.surgery:
@@ -74,6 +70,11 @@ class GradientPass:
             weighted, losses, view = self._weighted_losses(self.forward, batch, step, alignment)
         weighted.mean().backward()
         return StepGradient(view=view, losses=losses)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Losses (B, T) of any batch at the present weights, without a graph, in the arithmetic of the training."""
+        with torch.no_grad(), self.autocast(batch):
+            return token_losses(self.model, batch)
 
     def autocast(self, batch: Batch) -> AbstractContextManager:
         if self.dtype != "bfloat16":
@@ -86,33 +87,26 @@ class GradientPass:
         """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
         logits = model(batch.tokens)
         losses = cross_entropy(logits, batch.targets)
-        view = StepView(
-            step=step,
-            steps=self.steps,
-            tokens=batch.tokens,
-            targets=batch.targets,
-            losses=losses.detach(),
-            domains=batch.domains,
-            num_domains=self.num_domains,
-            token_counts=self.token_counts,
-        )
+        view = StepView(tokens=batch.tokens, targets=batch.targets, losses=losses.detach(), domains=batch.domains)
         if not self.methods.methods:
             return losses, view.losses, view
         check_loss(float(view.losses.mean()), step)
         view.losses = view.losses.clone()
-        view.token_alignment = alignment
+        if alignment is not None:
+            view.token_alignment = alignment
         self._fill(view, logits, losses, batch)
         weights, extra = self.methods.token_weights(view), self.methods.extra_loss(view)
         weighted = losses if weights is None else losses * weights
         if extra is not None:
             weighted = weighted + extra.to(weighted.dtype)  # the same for every token: the mean gains it once
-        view.live_losses = view.logits = None  # release the graph
+        for live in ("live_losses", "logits"):  # release the graph
+            view.__dict__.pop(live, None)
         return weighted, losses.detach(), view
 
     def _fill(self, view: StepView, logits: Tensor, losses: Tensor, batch: Batch) -> None:
         """What the methods asked for beyond the losses."""
         needs = self.methods.needs
-        if self.methods.hooks["extra_loss"]:
+        if self.methods.has("extra_loss"):
             view.live_losses = losses
         if "logits" in needs:
             view.logits = logits.float() if logits.dtype.itemsize < 4 else logits
@@ -156,23 +150,22 @@ class GradientPass:
             return self.methods.group_ids(views[0])
 
         method = self.methods.surgeon
-        if method.groups_tokens():
-            count = method.count_groups(len(batch.tokens), self.num_domains)
-            args = (self.model, weighted, batch, lambda losses: groups(losses)[0], count)
+        if method.by_token:
+            args = (self.model, weighted, batch, lambda losses: groups(losses)[0], method.num_groups)
             stats = token_group_stats(*args, want=want, keep=keep, proxy=method.proxy and want == ("gramian",))
         else:
-            by_group = groups if self.methods.hooks["group_ids"] else None
+            by_group = groups if self.methods.has("group_ids") else None
             stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=want, keep=keep)
         return stats, plain[0], views[0]
 
     def _surgery(self, batch: Batch, step: int) -> StepGradient:
-        if self.methods.hooks["combine"]:
+        if self.methods.has("combine"):
             return self._elementwise(batch, step)
         stats, losses, view = self._stats(batch, step, ("gramian",), keep=True)
         assert stats.gramian is not None
         if not torch.isfinite(stats.gramian).all():
             raise Diverged(f"a group's gradient is not finite at step {step}")
-        weights = self.methods.group_weights(stats.gramian, stats.group_losses, step)
+        weights = self.methods.group_weights(stats.gramian, stats.group_losses)
         outcome = StepGradient(view=view, losses=losses, gramian=stats.gramian, group_losses=stats.group_losses)
         if weights is None:
             outcome.skipped = True
@@ -205,7 +198,7 @@ class GradientPass:
                 sign_sum=stats.sign_sum[name] if "sign_sum" in method.sums else None,
                 count=count,
             )
-            parameter.grad = self.methods.combine(sums, step).to(parameter.dtype)
+            parameter.grad = self.methods.combine(sums).to(parameter.dtype)
             plain += float(sums.sum.double().square().sum())
             combined += float(parameter.grad.double().square().sum())
         record: dict[str, float | bool] = {"norm_ratio": math.sqrt(combined / plain) if plain else 1.0}

@@ -1,0 +1,111 @@
+"""The placebo of a method: everything that the method does, but to the wrong targets.
+
+    group weights   permuted over the groups, the combined gradient rescaled to the norm the true weights gave
+                    (where they gave none, because the gradients cancel, left as they are)
+    elementwise     what was done to each coordinate (`GradientMethod.mask`: the factor combined / plain, or a form
+                    that has a bound) permuted within each tensor
+    tokens          the weights permuted within the batch; whole sequences, where a method gives each one weight
+    samples         as many sequences as the method would keep, drawn at random
+
+A method that beats its placebo does so because of where it acts; one that does not merely perturbs the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zslx.intervention.base import Intervention, RunView, State, StepView
+from zslx.intervention.gradient_method import CoordinateSums
+
+DRAWS = "placebo_generator"
+
+
+def placebo_of(cls: type[Intervention]) -> type[Intervention]:
+    """The placebo class of a method's class. ValueError when the method declares none."""
+    kind = cls.placebo
+    if kind is None:
+        raise ValueError(f"{cls.name} has no placebo: its control is the baseline with an equally tuned learning rate")
+    if kind not in KINDS:
+        raise ValueError(f"intervention {cls.name!r}: placebo={kind!r}; allowed are {', '.join(KINDS)} and None")
+    hook, function = KINDS[kind]
+    if not cls.overrides(hook):
+        raise ValueError(f"intervention {cls.name!r}: placebo={kind!r} permutes what {hook} gives, which it has not")
+
+    def init_state(self: Any, run: RunView, generator: torch.Generator) -> State:
+        state = cls.init_state(self, run, generator)
+        state[DRAWS] = torch.Generator().manual_seed(generator.initial_seed() ^ 0x5EED)
+        return state
+
+    body = {
+        "name": f"placebo:{cls.name}",
+        "placebo": None,
+        "neutral": None,
+        "init_state": init_state,
+        hook: function(cls),
+        "__module__": cls.__module__,
+        "__doc__": f"The placebo of {cls.name}.",
+    }
+    return dataclass(frozen=True)(type("PlaceboOf" + cls.__name__, (cls,), body))
+
+
+def permutation(count: int, state: State, device: torch.device) -> Tensor:
+    return torch.randperm(count, generator=state[DRAWS]).to(device)
+
+
+def permuted_group_weights(cls: type[Intervention]) -> Callable:
+    def group_weights(self: Any, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
+        true = cls.group_weights(self, run, gramian, group_losses, state)  # type: ignore[attr-defined]
+        if true is None:
+            return None
+        weights = true[permutation(len(true), state, true.device)]
+        g = gramian.double()
+        wanted = float(true.double() @ g @ true.double())
+        given = float(weights.double() @ g @ weights.double())
+        return weights * math.sqrt(wanted / given) if wanted > 0 and given > 0 else weights
+
+    return group_weights
+
+
+def permuted_mask(cls: type[Intervention]) -> Callable:
+    def combine(self: Any, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
+        true = cls.combine(self, run, sums, state)  # type: ignore[attr-defined]
+        mask = self.mask(sums, true)
+        order = permutation(mask.numel(), state, mask.device)
+        return self.apply_mask(sums, mask.flatten()[order].view_as(mask))
+
+    return combine
+
+
+def permuted_token_weights(cls: type[Intervention]) -> Callable:
+    def token_weights(self: Any, run: RunView, view: StepView, state: State) -> Tensor:
+        true = cls.token_weights(self, run, view, state)
+        if (true == true[:, :1]).all():  # one weight a sequence
+            return random_order(true, state)
+        return true.flatten()[permutation(true.numel(), state, true.device)].view_as(true)
+
+    return token_weights
+
+
+def random_samples(cls: type[Intervention]) -> Callable:
+    def token_weights(self: Any, run: RunView, view: StepView, state: State) -> Tensor:
+        return random_order(cls.token_weights(self, run, view, state), state)
+
+    return token_weights
+
+
+def random_order(weights: Tensor, state: State) -> Tensor:
+    return weights[permutation(len(weights), state, weights.device)]
+
+
+KINDS = {
+    "group_weights": ("group_weights", permuted_group_weights),
+    "elementwise": ("combine", permuted_mask),
+    "tokens": ("token_weights", permuted_token_weights),
+    "samples": ("token_weights", random_samples),
+}
