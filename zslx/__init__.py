@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zslx.config.presets import preset
     from zslx.config.run_config import Config
     from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView, setting
     from zslx.intervention.gradient_method import GROUPINGS, CoordinateSums, GradientMethod, GramianMethod, floating
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 _BASE, _GRADIENT = "zslx.intervention.base", "zslx.intervention.gradient_method"
 _HOMES = {
     "Config": "zslx.config.run_config",
+    "preset": "zslx.config.presets",
     **dict.fromkeys(("Intervention", "RunView", "State", "StepStats", "StepView", "setting"), _BASE),
     **dict.fromkeys(("CoordinateSums", "GROUPINGS", "GradientMethod", "GramianMethod", "floating"), _GRADIENT),
     "load_intervention": "zslx.intervention.registry",
@@ -35,6 +37,7 @@ __all__ = [
     "StepView",
     "floating",
     "load_intervention",
+    "preset",
     "setting",
     "train",
 ]

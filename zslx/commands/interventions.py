@@ -12,6 +12,9 @@ from typing import Any
 
 from zslx.config.run_config import method_names, one_spelling
 
+# One template each in zslx/intervention/templates; named here so that --help needs no torch.
+FAMILIES = ("adaptive", "curriculum", "data_mixing", "gradient_surgery", "optimization", "token_weighting")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -25,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new = actions.add_parser("new", help="write a plugin that runs at once, with its test")
     new.add_argument("name", help="lower-case letters, digits and _")
     new.add_argument("--folder", type=Path, help="where to (default: the first folder of ZSLX_PLUGINS, else plugins)")
+    new.add_argument(
+        "--family",
+        choices=FAMILIES,
+        default="token_weighting",
+        help="what it acts on (default: %(default)s)",
+    )
     check = actions.add_parser("check", help="hold one to what every intervention owes, and train it briefly")
     check.add_argument("name", type=one_spelling, help="a name, or placebo:NAME")
     check.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as pcgrad.groups=domain")
@@ -129,7 +138,7 @@ def run_new(args: argparse.Namespace) -> int:
     from zslx.intervention import scaffold
     from zslx.intervention.discovery import plugin_folders
 
-    plugin, test = scaffold.write(args.name, args.folder)
+    plugin, test = scaffold.write(args.name, args.folder, args.family)
     found = any(plugin.resolve().is_relative_to(folder) for folder in plugin_folders())
     shown = [path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path for path in (plugin, test)]
     print(f"wrote {shown[0]}   the method, commented: change it\n      {shown[1]}   its test: pytest {shown[1]}\n")
@@ -143,20 +152,24 @@ def run_new(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """A line a check; exit code 1 if one fails."""
-    from zslx.intervention.registry import load_intervention, resolve
+    from zslx.intervention.registry import PLACEBO, load_intervention, resolve
     from zslx.testing import Subject, examine
 
     if len(names := resolve(args.name)) > 1:
         raise ValueError(f"{args.name!r} names several interventions: check each alone ({', then '.join(names)})")
     settings = settings_of(args.name, args.set)
-    load_intervention(args.name, **settings)
+    subjects = [args.name]
+    if load_intervention(args.name, **settings).placebo:  # a control that fails would stop the sweep
+        subjects.append(PLACEBO + args.name)
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        for check, result, why in examine(Subject(args.name, Path(folder), **settings)):
-            seconds, start = time.perf_counter() - start, time.perf_counter()
-            print(f"{result:4}  {check.__name__:18} {seconds:5.1f} s  {why}".rstrip(), flush=True)
-            failed += result == "fail"
+        for name in subjects:
+            print(f"{name}:", flush=True)
+            for check, result, why in examine(Subject(name, Path(folder) / name.replace(":", "-"), **settings)):
+                seconds, start = time.perf_counter() - start, time.perf_counter()
+                print(f"{result:4}  {check.__name__:18} {seconds:5.1f} s  {why}".rstrip(), flush=True)
+                failed += result == "fail"
         if not failed:
             failed += not smoke(args.name, settings, Path(folder))
     print(f"\n{args.name}: " + ("passes" if not failed else f"fails {failed} check{'s' * (failed > 1)}"))

@@ -152,7 +152,8 @@ class Intervention:
         source      the paper and its arXiv number
         cost        expected step time relative to the plain step, and memory
         neutral     settings at which the run equals the baseline; None if there are none
-        needs       what the trainer must compute for it (NEEDS); `cadence`: every how many steps, where that has one
+        needs       what the trainer must compute for it (NEEDS); `cadence`: at the first step and every how many
+                    steps, where that has one
         keep_scale  token weights are not renormalised to mean 1, since their scale is part of the method
         placebo     what its placebo permutes: group_weights, elementwise, tokens or samples (placebo.py); None if no
                     placebo exists: its control is then the baseline with an equally tuned learning rate
@@ -166,7 +167,7 @@ class Intervention:
     status: ClassVar[str] = "available"
     neutral: ClassVar[Mapping[str, Any] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
-    cadence: ClassVar[int] = 1
+    cadence = 1  # without annotation, so that a method may make it a setting
     keep_scale: ClassVar[bool] = False
     placebo: ClassVar[str | None] = None
 

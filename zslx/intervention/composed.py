@@ -69,8 +69,9 @@ class Methods:
         return [m for m in self.methods if need in m.needs]
 
     def due(self, need: str) -> bool:
-        """Whether a method that needs what is computed every `cadence` steps gets it at this step."""
-        return any(self.run.step % m.cadence == 0 for m in self.needing(need))
+        """Whether a method gets at this step what is computed at the first step and every `cadence` steps."""
+        step = self.run.step
+        return any(step == 1 or step % m.cadence == 0 for m in self.needing(need))
 
     @property
     def surgery(self) -> bool:

@@ -1,7 +1,8 @@
 """Where interventions are defined, read from source text alone: discovery imports no plugin.
 
 Places, in this order: the `interventions` folder beside `zslx`; the folders in ZSLX_PLUGINS (default: `plugins`
-in the working directory); entry points `zslx.interventions` of installed packages. An entry point bears the name of
+in the working directory); entry points `zslx.interventions` of installed packages; classes defined in this process
+(`define`). An entry point bears the name of
 its intervention; of a class that its module only re-exports nothing more is known before import.
 """
 
@@ -41,17 +42,34 @@ class Source:
     class_node: ast.ClassDef = UNKNOWN
     point: EntryPoint | None = None
     absent: str = ""
+    cls: type[Intervention] | None = None
 
     @property
     def where(self) -> str:
-        """For messages: the file, else the entry point."""
+        """For messages: the file, else the entry point, else the class itself."""
+        if self.cls:
+            return f"the class {self.cls.__qualname__} of this session"
         return str(self.path) if self.path else f"entry point {self.name} = {self.point and self.point.value}"
+
+
+_defined: dict[str, Source] = {}
+
+
+def define(cls: type[Intervention]) -> None:
+    """Make a class known by its name in this process: one of a notebook cell, say, that no file defines.
+
+    Defining it again, from an edited cell, replaces it. ValueError where a file or package defines the name.
+    """
+    known = [s for s in discover().get(cls.name, []) if s.cls is None]
+    if known:
+        raise ValueError(f"intervention {cls.name!r} exists: {known[0].where}; choose another name")
+    _defined[cls.name] = Source(cls.name, None, cls=cls)
 
 
 def discover() -> dict[str, list[Source]]:
     """Every name that can be asked for, with the places that define it (more than one is a clash)."""
     found: dict[str, list[Source]] = {}
-    for source in [*_from_package(), *_from_folders(), *_from_entry_points()]:
+    for source in [*_from_package(), *_from_folders(), *_from_entry_points(), *_defined.values()]:
         found.setdefault(source.name, []).append(source)
     return dict(sorted(found.items()))
 

@@ -43,7 +43,7 @@ def describe(name: str, sources: list[Source]) -> dict[str, Any]:
     """Metadata of one name, as plain JSON values: `Intervention.card` of our own classes; of other people's what
     their source text says, for listing a plugin must not run it."""
     source = sources[0]
-    if source.module and source.module.startswith("interventions.") and not source.absent:
+    if (source.cls or (source.module or "").startswith("interventions.")) and not source.absent:
         card = dict(load_class(name, sources).describe())
     else:
         node, values = source.class_node, literals(source.class_node)
@@ -109,6 +109,8 @@ def _place(name: str, found: Mapping[str, list[Source]]) -> Source:
 def load_class(name: str, sources: list[Source] | None = None) -> type[Intervention]:
     """The class of one name, whether it can be run (`sources` not given) or only described."""
     source = sources[0] if sources else _place(name, discover())
+    if source.cls:
+        return source.cls
     try:
         loaded = source.point.load() if source.point else _import(source)
     except (Exception, SystemExit) as error:
@@ -148,7 +150,7 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
     if more:
         raise ValueError(f"{name!r} names several interventions: one is wanted here")
     cls = load_class(plain)
-    file = inspect.getfile(cls)
+    where = discover()[plain][0].where
     if is_placebo:
         cls = placebo_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -165,7 +167,7 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
     except ValueError:  # a setting is refused
         raise
     except (Exception, SystemExit) as error:
-        raise ValueError(f"intervention {name!r} ({file}) cannot be made: {error!r}") from error
+        raise ValueError(f"intervention {name!r} ({where}) cannot be made: {error!r}") from error
 
 
 def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Intervention]:
@@ -193,7 +195,7 @@ def source_files(method: Intervention) -> list[Path]:
     classes = [c for c in type(method).__mro__ if c not in (object, ABC)]
     # What zslx gives them (base classes, placebos) is covered by zslx.runs.identity.NUMERICS.
     theirs = [c for c in classes if c.__module__.partition(".")[0] != "zslx"]
-    waiting = [Path(inspect.getfile(c)).resolve() for c in theirs]
+    waiting = [file for file in map(_file, theirs) if file]
     beside = {ROOT / "interventions", *map(_package, waiting)} - {ROOT / "zslx"}
     files: set[Path] = set()
     while waiting:
@@ -202,6 +204,36 @@ def source_files(method: Intervention) -> list[Path]:
             files.add(path)
             waiting += [i for i in _imports(path) if any(i.is_relative_to(folder) for folder in beside)]
     return sorted(files)
+
+
+def session_classes(method: Intervention) -> list[type]:
+    """The classes of a method that no file defines: those of a notebook cell or a prompt."""
+    return [c for c in type(method).__mro__ if c not in (object, ABC) and _file(c) is None]
+
+
+def class_source(cls: type) -> str:
+    """The text of a class that no file defines: its functions as written (else as compiled) and its other attributes.
+
+    What else the cell defines and the class uses is not covered.
+    """
+    parts = []
+    for name, value in sorted(vars(cls).items()):
+        if inspect.isfunction(value):
+            try:
+                parts.append(inspect.getsource(value))
+            except OSError:
+                parts.append(f"{name} {value.__code__.co_code.hex()} {value.__code__.co_consts!r}")
+        elif not name.startswith("__") or name == "__annotations__":
+            parts.append(f"{name} = {value!r}")
+    return "\n".join(parts)
+
+
+def _file(cls: type) -> Path | None:
+    try:
+        path = Path(inspect.getfile(cls)).resolve()
+    except (TypeError, OSError):
+        return None
+    return path if path.is_file() else None
 
 
 def _package(path: Path) -> Path:

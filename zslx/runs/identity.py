@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 from zslx.config.run_config import Config
 from zslx.intervention import registry
+from zslx.intervention.base import Intervention
 from zslx.runs.records import read_run
 from zslx.text import token_cache
 
@@ -47,7 +49,7 @@ def ingredients(config: Config) -> dict[str, Any]:
     sources = sorted({f for m in methods for f in registry.source_files(m)})
     return {
         "config": values,
-        "sources": _digests(sources),
+        "sources": _digests(sources) | session_digests(methods),
         "corpus": corpus.hash,
         "numerics": NUMERICS,
         "torch": torch.__version__,
@@ -62,6 +64,12 @@ def _digests(files: list[Path]) -> dict[str, str]:
         name, own = "/".join(file.parts[-2:]), hashlib.sha256(file.read_bytes()).hexdigest()
         found[name] = f"{found[name]}+{own}" if name in found else own
     return found
+
+
+def session_digests(methods: Sequence[Intervention]) -> dict[str, str]:
+    """sha256 by class of those that no file defines."""
+    classes = {c for m in methods for c in registry.session_classes(m)}
+    return {f"session/{c.__qualname__}": hashlib.sha256(registry.class_source(c).encode()).hexdigest() for c in classes}
 
 
 def reference_identity(folder: str, corpus: token_cache.Corpus) -> str:

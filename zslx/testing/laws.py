@@ -173,6 +173,8 @@ def acts(subject: Subject) -> None:
         raise NotApplicable("is the baseline")
     if subject.overrides("average"):
         raise NotApplicable("acts on the evaluated weights")
+    if "interference" in subject.cls.needs:
+        raise NotApplicable("acts where interference calls for it, which a tiny run may never do")
     if subject.whole.difference(subject.baseline(), weights_only=True) is None:
         longer = {"train.steps": LONGER}
         different = subject.run(longer).difference(subject.baseline(**longer), weights_only=True)

@@ -18,6 +18,7 @@ that never stopped (CPU, fixed threads).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import math
 import time
@@ -35,6 +36,7 @@ from zslx.instruments.heldout import HeldOut
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention, RunView, StepStats
 from zslx.intervention.composed import InterventionError, Methods
+from zslx.intervention.discovery import define, discover
 from zslx.model.optimization import adamw, parameter_groups, schedule_factor
 from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
@@ -54,12 +56,21 @@ from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, ch
 Progress = Callable[[int, int, float], None]
 
 
-def train(config: Config, out: str | Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    out: str | Path,
+    *,
+    intervention: Intervention | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Train one run in the folder `out`, or go on with it; returns its manifest.
 
-    `progress(step, steps, loss)` is called after each step. A run that diverged returns with that status; what
-    a user can mend raises ValueError, and the manifest says so.
+    `intervention`: an object to train with, such as one whose class a notebook cell defines; by default the one that
+    the configuration names. `progress(step, steps, loss)` is called after each step. A run that diverged returns with
+    that status; what a user can mend raises ValueError, and the manifest says so.
     """
+    if intervention is not None:
+        config = with_intervention(config, intervention)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,6 +99,14 @@ def train(config: Config, out: str | Path, *, progress: Progress | None = None) 
         manifest = {**outcome, **base}
         write_json(out / "manifest.json", manifest)
         return manifest
+
+
+def with_intervention(config: Config, method: Intervention) -> Config:
+    """The configuration that names this object and its settings; its class is made known where no file defines it."""
+    if method.name not in discover() or registry.load_class(method.name) is not type(method):
+        define(type(method))
+    settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    return dataclasses.replace(config, intervention=method.name, settings={method.name: settings})
 
 
 class TrainingRun:
