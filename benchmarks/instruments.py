@@ -23,7 +23,7 @@ from zslx.config.presets import preset
 from zslx.config.run_config import Config, parse_overrides
 from zslx.gradients import position_interference, sequence_stats
 from zslx.instruments.gradient_interference import sequence_record, spread
-from zslx.instruments.heldout import heldout_steps, probe_steps
+from zslx.instruments.measuring_steps import heldout_steps, probe_steps
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import token_losses
 from zslx.seeds import generator

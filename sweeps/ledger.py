@@ -1,8 +1,8 @@
 """The ledger of trials: RESULTS/trials/<key>/ is the run folder of the trial with that identity.
 
 There is no index to get out of step: a trial is done when its manifest says `finished` or `diverged`, names this
-identity, and its records reach the last step. What is done is never trained again, in whatever sweep it is asked
-for; what is half done goes on from its checkpoint. `claim` gives a trial to one process at a time, also across
+identity, and its records are whole (zslx/runs/integrity.py). What is done is never trained again, in whatever
+sweep it is asked for; what is half done goes on from its checkpoint. `claim` gives a trial to one process at a time, also across
 sweeps; the system takes the lock back from a process that dies. A folder that claims to be done and is not (files
 lost or cut) is set aside under `trials/.damaged`, never deleted.
 """
@@ -19,7 +19,8 @@ from typing import Any
 
 from sweeps.study import Study, Trial
 from zslx.locking import locked
-from zslx.runs.records import last_line, read_json, write_json
+from zslx.runs.integrity import fault
+from zslx.runs.records import read_json, read_run, write_json
 
 DONE = ("finished", "diverged")
 
@@ -51,13 +52,10 @@ class Ledger:
 def is_done(folder: Path, identity: str) -> bool:
     """Whether `folder` holds the complete run of this identity."""
     try:
-        manifest = read_json(folder / "manifest.json")
+        run = read_run(folder)
     except (ValueError, OSError):
         return False
-    if manifest.get("status") not in DONE or manifest.get("identity") != identity:
-        return False
-    last = last_line(folder / "steps.jsonl")
-    return last.get("step") == manifest.get("totals", {}).get("steps") and bool(last_line(folder / "probes.jsonl"))
+    return run.status in DONE and run.manifest.get("identity") == identity and not fault(run)
 
 
 @contextlib.contextmanager

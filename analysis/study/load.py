@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from zslx.runs.integrity import fault
 from zslx.runs.records import Run, last_line, read_json, read_run
 
 IDENTITY = re.compile(r"[0-9a-f]{8,64}")
@@ -210,6 +211,8 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         steps, tokens, values = numbers_of(run.probes)
         if run.status == "finished":
             _whole(run, steps, values)
+        if "records" in run.manifest and (damage := fault(run)):
+            raise ValueError(f"{damage}; the command of the sweep trains it again")
     except (ValueError, OSError) as error:
         return replace(trial, status="failed", error=str(error), folder=folder)
     # The run knows better than the study whether it is done; why it was given up the study knows.

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from zslx.config.run_config import Config
 from zslx.instruments.during_training import Instruments
-from zslx.instruments.heldout import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps
 from zslx.instruments.loss_interference import interference
+from zslx.instruments.measuring_steps import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps
 from zslx.runs import checkpoints
 from zslx.runs.records import read_lines
 from zslx.training.loop import TrainingRun, train

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from zslx.config.run_config import Config
 from zslx.instruments.gradient_interference import gradient_interference
-from zslx.instruments.heldout import HeldOut, heldout_steps, probe_steps
+from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
+from zslx.instruments.measuring_steps import heldout_steps, probe_steps
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.text.loader import Batch
 

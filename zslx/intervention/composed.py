@@ -42,7 +42,9 @@ class Methods:
             return getattr(method, hook)(self.run, *arguments)
         except InterventionError:
             raise
-        except (Exception, SystemExit) as error:  # a plugin's exit() must not end the run without a word
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # a plugin's exit() must not end the run without a word
             what = f"{type(error).__name__}: {error}"
             raise InterventionError(self._where(method, hook) + what) from error
 

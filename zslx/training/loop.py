@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,12 @@ from zslx.intervention import registry
 from zslx.intervention.base import Intervention, RunView, StepStats
 from zslx.intervention.composed import InterventionError, Methods
 from zslx.intervention.discovery import define, discover
+from zslx.locking import locked
 from zslx.model.optimization import adamw, parameter_groups, schedule_factor
 from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
 from zslx.runs.identity import device_kind, digest, ingredients
+from zslx.runs.integrity import checksums, fault, gap
 from zslx.runs.load import load_weights, reference_model
 from zslx.runs.provenance import environment
 from zslx.runs.records import RunRecords, read_json, read_run, write_json
@@ -71,20 +72,26 @@ def train(
     """
     if intervention is not None:
         config = with_intervention(config, intervention)
-    out = Path(out)
+    out = Path(out).absolute()  # a plugin may change the working directory
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
             f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
         ) from None
-    with _locked(out):
+    with locked(out / ".lock", refuse=f"{out}: another process is training this run"):
         parts = ingredients(config)
         _same_run(out, config, digest(parts))
         if (out / "manifest.json").exists():
-            manifest = read_json(out / "manifest.json")
-            if manifest.get("status") in ("finished", "diverged"):
-                return manifest
+            there = read_run(out)
+            if there.status in ("finished", "diverged"):
+                problem = fault(there)
+                if not problem:
+                    return there.manifest
+                # Lost lines are trained again, from the last checkpoint that the records reach; a changed number is not
+                # to be told from a true one.
+                if not fault(dataclasses.replace(there, manifest=there.manifest | {"records": None})):
+                    raise ValueError(f"{problem}; its numbers cannot be trusted: move the folder away")
         run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
         write_json(out / "config.json", config.to_dict())
         base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
@@ -96,7 +103,7 @@ def train(
             with contextlib.suppress(OSError):  # a full disk must not hide its own message
                 write_json(out / "manifest.json", failed)
             raise
-        manifest = {**outcome, **base}
+        manifest = {**outcome, **base, "records": checksums(out)}
         write_json(out / "manifest.json", manifest)
         return manifest
 
@@ -299,10 +306,9 @@ class TrainingRun:
     def resume(self) -> int:
         """Restore the newest readable checkpoint and cut the records back to it; the step it stands at."""
         for step, state in checkpoints.latest(self.out / "checkpoints", self.device):
-            try:
-                self.records.cut_to(step)
-            except ValueError:
-                continue  # the records were lost with the disk: an older checkpoint may still fit them
+            if gap(self.out, step, {s for s in self.instruments.heldout_steps if s <= step}):
+                continue  # lines were lost: an older checkpoint may still fit what is there
+            self.records.cut_to(step)
             self.restore(state)
             return step
         self.records.cut_to(0)
@@ -346,14 +352,3 @@ def _same_run(out: Path, config: Config, identity: str) -> None:
             f"{out} holds a run of the same settings but another text, plugin source, version or machine: "
             "choose another folder"
         )
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One process a run folder; the lock goes with the process."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{out}: another process is training this run") from None
-        yield
