@@ -155,7 +155,7 @@ class TrainingRun:
             self.methods,
             dtype=config.train.dtype,
             reference=reference,
-            forward=torch.compile(self.model) if config.train.compile else None,
+            compiled=config.train.compile,
         )
         groups = parameter_groups(self.model, config.optim)
         made = self.methods.optimizers(groups) if self.methods.has("optimizer") else None

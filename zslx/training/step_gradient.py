@@ -9,7 +9,6 @@ are combined without a second one. `scale=matched` rescales the combined gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -56,18 +55,19 @@ class GradientPass:
         *,
         dtype: str,
         reference: nn.Module | None = None,
-        forward: Callable[[Tensor], Tensor] | None = None,
+        compiled: bool = False,
     ):
         self.model, self.methods, self.reference = model, methods, reference
-        self.forward = forward or model  # a compiled forward of the plain step
         self.dtype = dtype
+        # The loss is compiled with the model, so that the logits need not be kept; the engine runs eagerly.
+        self.forward = torch.compile(self._forward) if compiled else self._forward
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         if self.methods.surgery:
             return self._surgery(batch, step)
         alignment = self._token_alignment(batch)
         with self.autocast(batch):
-            weighted, losses, view = self._weighted_losses(self.forward, batch, step, alignment)
+            weighted, losses, view = self._weighted_losses(self.model, batch, step, alignment)
         weighted.mean().backward()
         return StepGradient(view=view, losses=losses)
 
@@ -82,11 +82,10 @@ class GradientPass:
         return torch.autocast(batch.tokens.device.type, dtype=torch.bfloat16)
 
     def _weighted_losses(
-        self, model: Callable, batch: Batch, step: int, alignment: Tensor | None
+        self, model: nn.Module, batch: Batch, step: int, alignment: Tensor | None
     ) -> tuple[Tensor, Tensor, StepView]:
         """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
-        logits = model(batch.tokens)
-        losses = cross_entropy(logits, batch.targets)
+        losses, logits = self.forward(model, batch.tokens, batch.targets)
         view = StepView(tokens=batch.tokens, targets=batch.targets, losses=losses.detach(), domains=batch.domains)
         if not self.methods.methods:
             return losses, view.losses, view
@@ -103,14 +102,19 @@ class GradientPass:
             view.__dict__.pop(live, None)
         return weighted, losses.detach(), view
 
-    def _fill(self, view: StepView, logits: Tensor, losses: Tensor, batch: Batch) -> None:
+    def _forward(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Losses (B, T), and the logits (B, T, V) where a method needs them."""
+        logits = model(tokens)
+        return cross_entropy(logits, targets), logits if self.methods.needs & {"logits", "entropy"} else None
+
+    def _fill(self, view: StepView, logits: Tensor | None, losses: Tensor, batch: Batch) -> None:
         """What the methods asked for beyond the losses."""
         needs = self.methods.needs
         if self.methods.has("extra_loss"):
             view.live_losses = losses
-        if "logits" in needs:
+        if logits is not None and "logits" in needs:
             view.logits = logits.float() if logits.dtype.itemsize < 4 else logits
-        if "entropy" in needs:
+        if logits is not None and "entropy" in needs:
             log_p = torch.log_softmax(logits.detach().float(), dim=-1)
             view.entropy = -(log_p.exp() * log_p).sum(-1)
         if "reference_losses" in needs:

@@ -1,0 +1,31 @@
+"""`train.compile=true`: the plain step through torch.compile is the eager one to float32 rounding."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zslx.runs.records import read_run
+from zslx.testing.subject import BLIND, plain, trained
+
+pytestmark = [
+    pytest.mark.usefixtures("cache"),
+    pytest.mark.medium,
+    pytest.mark.filterwarnings("default"),  # torch's own, while it compiles
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
+]
+
+
+@pytest.mark.parametrize("spec", ["none", "focal", "mile", "pcgrad", "poly"])
+def test_a_compiled_run_is_the_eager_one(spec: str, tmp_path: Path):
+    """Without a method, with token weights, with logits, through the engine, with an extra loss."""
+    losses = []
+    for compiled in ("false", "true"):
+        config = plain(BLIND | {"intervention": spec, "train.compile": compiled})
+        outcome = trained(config, tmp_path / compiled)
+        assert outcome.status == "finished"
+        losses.append(read_run(tmp_path / compiled).steps["loss"])
+    assert np.allclose(losses[0], losses[1], rtol=2e-5)
