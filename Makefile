@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 UV     := .tools/bin/uv
 READY  := $(VENV)/.ready
 
-# Settings of a sweep; each can be given on the command line, none is needed.
+# Settings of a sweep; each can be given on the command line, none is needed. They reach the shell through the environment,
+# as they were typed: neither make nor the shell reads a `$$` or a quote in them.
 INTERVENTION ?= pcgrad
 PRESET  ?= laptop
 RESULTS ?= results
-SWEEP := $(if $(SIZES),--sizes "$(SIZES)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(STEPS),--steps $(STEPS)) \
-         $(if $(SET),--set "$(SET)") $(if $(WANDB),--wandb $(WANDB))
+SETTINGS := INTERVENTION PRESET RESULTS SIZES SEEDS STEPS SET WANDB
+$(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep report compare test test-quick test-slow lint bench lock clean
@@ -26,13 +27,14 @@ help:  ## list the targets
 setup: $(READY)  ## create or update the environment in .venv
 
 sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERVENTION=pcgrad
-	@$(BIN)/zslx sweep "$(INTERVENTION)" --preset $(PRESET) --results "$(RESULTS)" $(SWEEP)
+	@$(BIN)/zslx sweep "$$INTERVENTION" --preset "$$PRESET" --results "$$RESULTS" $${SIZES:+--sizes "$$SIZES"} \
+	    $${SEEDS:+--seeds "$$SEEDS"} $${STEPS:+--steps "$$STEPS"} $${SET:+--set "$$SET"} $${WANDB:+--wandb "$$WANDB"}
 
 report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone
-	@$(BIN)/zslx report "$(RESULTS)"
+	@$(BIN)/zslx report "$$RESULTS"
 
 compare: $(READY)  ## print the comparison table of RESULTS
-	@$(BIN)/zslx compare "$(RESULTS)"
+	@$(BIN)/zslx compare "$$RESULTS"
 
 test: lint  ## what CI runs: every test but the slow ones (under 15 minutes)
 	$(BIN)/pytest -n 2 -m "not slow"

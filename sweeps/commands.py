@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import wandb_log
+from zslx.printable import one_line
 
 if TYPE_CHECKING:
     from sweeps.estimate import Estimate
@@ -273,7 +274,7 @@ def labels(sweep: Sweep, trial: Trial) -> dict[str, Any]:
 
 
 def log_rest(sweep: Sweep) -> set[str]:
-    """Log to wandb the trials of this study that were trained elsewhere: each study has its own group, complete."""
+    """Log to wandb the trials of this study that no sweep has logged yet."""
     from sweeps.ledger import is_done
 
     notes = set()
@@ -321,7 +322,7 @@ def report_failures(sweep: Sweep, failures: dict[str, Failure]) -> None:
     folder = sweep.ledger.results / "studies" / sweep.study.name / "errors"
     for error, failed in by_error.items():
         names = ", ".join(trial.label for trial in failed[:4]) + (", ..." if len(failed) > 4 else "")
-        print(f"failed: {len(failed)} of {len(sweep.study.trials)} trials ({names}): {error}")
+        print(one_line(f"failed: {len(failed)} of {len(sweep.study.trials)} trials ({names}): {error}"))
         if (path := folder / f"{failed[0].key}.txt").exists():
             print(f"        traceback in {path}")
 

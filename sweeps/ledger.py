@@ -1,10 +1,10 @@
 """The ledger of trials: RESULTS/trials/<key>/ is the run folder of the trial with that identity.
 
 There is no index to get out of step: a trial is done when its manifest says `finished` or `diverged`, names this
-identity, and its records are whole (zslx/runs/integrity.py). What is done is never trained again, in whatever
-sweep it is asked for; what is half done goes on from its checkpoint. `claim` gives a trial to one process at a time,
-also across sweeps; the system takes the lock back from a process that dies. A folder that claims to be done and is not (files
-lost or cut) is set aside under `trials/.damaged`, never deleted.
+identity, and its records are whole (zslx/runs/integrity.py). What is done is never trained again, in whatever sweep
+it is asked for; what is half done goes on from its checkpoint. `claim` gives a trial to one process at a time, also
+across sweeps; the system takes the lock back from a process that dies. A folder that claims to be done and is not
+(files lost, cut or changed) is set aside under `trials/.damaged`, never deleted.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ _LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_local_fs_capacity_threshold": "1.0",
+    # No workers before there is work: a sweep would wait forever for one that dies before it has registered.
+    "RAY_prestart_worker_first_driver": "0",
 }
 # Ray reads these when it is imported.
 os.environ.update(_ENVIRONMENT if CLUSTER else _ENVIRONMENT | _LOCAL_ENVIRONMENT)
@@ -241,18 +244,18 @@ def started(slots: int, jobs: Sequence[tuple[Trial, trials.Job]]) -> Iterator[Pa
         threads = max(trial.config.train.threads for trial, _ in jobs)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
         if CLUSTER:
-            ray.init(address=CLUSTER, **quiet)
+            start(address=CLUSTER, **quiet)
             # Tune wants one place that every node sees.
             yield Path(jobs[0][1].labels["results"]) / ".tune"
         else:
-            ray.init(
+            start(
                 address="local",
                 num_cpus=slots * threads,
                 num_gpus=0 if not any(gpu_share(trial) for trial, _ in jobs) else None,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE,
                 _node_ip_address="127.0.0.1",
-                _temp_dir=str(home),
+                _temp_dir=str(home / "ray"),  # Ray opens this one to everybody; the folder around it is ours alone
                 **quiet,
             )
             yield home / "tune"
@@ -263,6 +266,21 @@ def started(slots: int, jobs: Sequence[tuple[Trial, trials.Job]]) -> Iterator[Pa
             shutil.rmtree(home, ignore_errors=True)
             if CLUSTER:
                 shutil.rmtree(Path(jobs[0][1].labels["results"]) / ".tune", ignore_errors=True)
+
+
+def start(**options: Any) -> None:
+    """ray.init, tried twice: one of the processes that it starts may die. ValueError with Ray's reason after that."""
+    for attempt in (1, 2):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises plain exceptions here
+            with uninterrupted():
+                ray.shutdown()
+            if attempt == 2:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise ValueError(f"Ray did not start, twice: {reason[0]}") from error
+            print("Ray did not start; trying once more ...", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zslx.locking import locked
 from zslx.runs.records import Run, read_run, write_json
 
 PROJECT = "zslx"
@@ -41,8 +42,8 @@ class Labels:
         return f"{self.arm}/{self.size}/{self.seed}"
 
     def run_id(self, folder: Path) -> str:
-        """One wandb run for each trial of each study."""
-        return hashlib.sha256(f"{self.study} {self.name} {folder.name}".encode()).hexdigest()[:16]
+        """One wandb run for each trial, in whatever study it is asked for."""
+        return hashlib.sha256(folder.name.encode()).hexdigest()[:16]
 
 
 def log(folder: Path, labels: Labels, mode: str) -> str | None:
@@ -51,15 +52,22 @@ def log(folder: Path, labels: Labels, mode: str) -> str | None:
         return None
     identifier = labels.run_id(folder)
     marker = Path(labels.results) / "wandb" / "logged" / f"{identifier}.json"
-    if marker.exists():
-        return None
     try:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        _write(read_run(folder), identifier, labels, mode)
-        write_json(marker, {"name": labels.name, "study": labels.study, "mode": mode})
+        with locked(marker.with_suffix(".lock")):  # sweeps that overlap share trials
+            if marker.exists():
+                return None
+            _remove_torn(Path(labels.results) / "wandb", identifier)
+            _write(read_run(folder), identifier, labels, mode)
+            write_json(marker, {"name": labels.name, "study": labels.study, "mode": mode})
     except Exception as error:  # wandb must not cost a trial
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _remove_torn(folder: Path, identifier: str) -> None:
+    """Remove what a process that was killed while it logged left of this run: it would be a second one."""
+    for torn in folder.glob(f"*run-*-{identifier}"):
+        shutil.rmtree(torn, ignore_errors=True)
 
 
 def close() -> None:

@@ -6,18 +6,18 @@ A missing value is `–`, a minus sign is `−`; differences of log loss become 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+from zslx.printable import printable as safe
 
 MISSING = "–"
 NAME_WIDTH = 40
 
 
 def printable(name: str, width: int = NAME_WIDTH) -> str:
-    """A name that cannot move the cursor or change colours: control characters escaped, at most `width` long."""
-    shown = "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in name)
-    return shown if len(shown) <= width else shown[: width - 1] + "…"
+    """A name as one short line that cannot move the cursor or change colours."""
+    return safe(name, width)
 
 
 def minus(text: str) -> str:

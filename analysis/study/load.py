@@ -26,6 +26,7 @@ import numpy as np
 from zslx.runs.integrity import fault
 from zslx.runs.records import Run, last_line, read_json, read_run
 
+LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12
 IDENTITY = re.compile(r"[0-9a-f]{8,64}")
 # What must agree between trials that are compared: (part of the manifest, key).
 ENVIRONMENT = (
@@ -210,6 +211,7 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         run = read_run(folder)
         steps, tokens, values = numbers_of(run.probes)
         if run.status == "finished":
+            _plausible(run, steps, values)
             _whole(run, steps, values)
         if "records" in run.manifest and (damage := fault(run)):
             raise ValueError(f"{damage}; the command of the sweep trains it again")
@@ -228,6 +230,15 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         probe_tokens=tokens,
         values=values,
     )
+
+
+def _plausible(run: Run, steps: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """ValueError for a held-out loss that cannot be one: its logarithm is what everything is computed from."""
+    rows, losses = values.get("heldout_loss", (np.empty(0, dtype=np.int32), np.empty(0)))
+    for row, loss in zip(rows, losses, strict=True):
+        if not 0 < loss < LARGEST_LOSS:
+            where = f"{run.folder / 'probes.jsonl'}: step {steps[row]:g}"
+            raise ValueError(f"{where}: held-out loss {loss:g} is no loss in nats per token (0 to {LARGEST_LOSS:g})")
 
 
 def _whole(run: Run, steps: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -74,3 +74,17 @@ def test_logged_once_also_when_asked_again(run, capfd, monkeypatch):
     assert capfd.readouterr() == ("", "")
     kept = [path for path in results.rglob("*") if path.is_file()]
     assert kept and not [path for path in kept if b"k" * 40 in path.read_bytes()]
+
+
+@pytest.mark.medium
+def test_a_trial_of_two_studies_is_one_run_and_a_torn_one_is_removed(run):
+    results = run.parent.parent
+    identifier = labels(run).run_id(run)
+    torn = results / "wandb" / f"offline-run-20260101_000000-{identifier}"
+    torn.mkdir(parents=True)
+    other = Labels(results=str(results), study="another-study", arm="none", size="0.1M", seed=0)
+    assert other.run_id(run) == identifier
+    for each in (labels(run), other):
+        assert wandb_log.log(run, each, "offline") is None
+    wandb_log.close()
+    assert len(list(results.glob("wandb/offline-run-*"))) == 1 and not torn.exists()

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from analysis.inference.compare import compare_study
 from analysis.simulation.study import BASELINE, SimulatedArm, write_study
 from analysis.study.load import find_study, load_study, numbers_of
+from analysis.study.measures import Measures
 from zslx.runs.records import write_json
 
 TWO = (BASELINE, SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.02))
@@ -124,3 +126,17 @@ def test_numbers_are_flattened_and_null_left_out():
     assert {k: (r.tolist(), v.tolist()) for k, (r, v) in values.items()} == {"a.b.c": ([0], [2.0]), "new": ([1], [0.5])}
     with pytest.raises(ValueError, match="no number of tokens"):
         numbers_of([{"step": 1}])
+
+
+@pytest.mark.parametrize("loss", [0.0, -1.0, 1e308])
+def test_a_trial_with_an_impossible_loss_is_named_and_the_others_are_compared(loss, tmp_path):
+    arms = (BASELINE, SimulatedArm(name="pcgrad", intervention="pcgrad"))
+    results = write_study(tmp_path, np.random.default_rng(0), arms=arms, sizes=("0.1M",), seeds=3, steps=60)
+    path = next(p for p in sorted(results.glob("trials/*/probes.jsonl")))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-2]["heldout_loss"] = loss
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = load_study(results)
+    failed = [t for t in study.trials if t.status == "failed"]
+    assert len(failed) == 1 and "is no loss in nats per token" in failed[0].error
+    assert compare_study(Measures(study))["contrasts"]

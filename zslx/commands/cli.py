@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from zslx.printable import one_line
+
 # name: (module with add_arguments and run, help). Modules outside zslx are named here and nowhere else.
 COMMANDS = {
     "sweep": ("sweeps.commands", "compare interventions with the baseline over sizes and seeds"),
@@ -69,7 +71,7 @@ def fail(error: Exception) -> int:
     if os.environ.get("ZSLX_DEBUG"):
         raise error
     text = str(error) or type(error).__name__
-    print(f"zslx: error: {text}", file=sys.stderr)
+    print(f"zslx: error: {one_line(text)}", file=sys.stderr)
     return 2
 
 
