@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import zslx` and `zslx --help` need no torch.
 _BASE, _GRADIENT = "zslx.intervention.base", "zslx.intervention.gradient_method"
-_HOMES = {
+HOMES = {
     "Config": "zslx.config.run_config",
     "preset": "zslx.config.presets",
     **dict.fromkeys(("Intervention", "RunView", "State", "StepStats", "StepView", "setting"), _BASE),
@@ -46,6 +46,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'zslx' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(HOMES[name]), name)

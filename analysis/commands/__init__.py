@@ -1,0 +1,1 @@
+"""`zslx compare` and `zslx report`, imported by the command line when they are asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from analysis.report.numbers import change, count, percent, signed
+from analysis.numbers import change, count, percent, signed
 from analysis.study.load import Study
 
 GAINS = ("improves", "mitigates deceleration")

@@ -1,0 +1,4 @@
+"""The comparison as tables, figures and one HTML page.
+
+Read report (the list of blocks), blocks, tables, headline, figures with curves and drawing, instrument_blocks, page.
+"""

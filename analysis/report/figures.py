@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from analysis.numbers import printable
 from analysis.report import curves
 from analysis.report.blocks import Figure, LegendEntry, Panel
 from analysis.report.curves import Line
 from analysis.report.drawing import Marks, Stroke, panel, style
-from analysis.report.numbers import printable
 from analysis.study.load import Arm
 from analysis.study.measures import Measures
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from analysis.numbers import MISSING, difference, milliseconds, plus_minus, printable, ranged
 from analysis.report.blocks import Table
-from analysis.report.numbers import MISSING, difference, milliseconds, plus_minus, printable, ranged
 
 Rows = list[tuple[bool, tuple[str, ...]]]  # whether a group begins, the texts
 COLUMNS = (

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.matched_loss import gradient_prefix
+from analysis.numbers import MISSING, minus
 from analysis.report import curves
 from analysis.report.blocks import Block, Figure, Table
 from analysis.report.drawing import Marks, Stroke
 from analysis.report.figures import BAND, Figures, in_words, ordered
-from analysis.report.numbers import MISSING, minus
 from analysis.study.measures import Measures, parameters
 from zslx.deceleration.scaling_law import scaling_trend
 

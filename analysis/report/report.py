@@ -18,12 +18,12 @@ from typing import Any
 
 from analysis.inference.answers import qualified
 from analysis.inference.compare import compare_study
+from analysis.numbers import MISSING
 from analysis.report import instrument_blocks as instruments
 from analysis.report import tables as tables
 from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from analysis.report.figures import Figures
 from analysis.report.headline import headline
-from analysis.report.numbers import MISSING
 from analysis.report.page import render
 from analysis.study.measures import Measures
 from zslx.runs.records import write_atomic

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.evidence import mean_interval
+from analysis.numbers import MISSING, difference, minus, number, p_value, percent, plus_minus, share
 from analysis.report.blocks import Block, Table
-from analysis.report.numbers import MISSING, difference, minus, number, p_value, percent, plus_minus, share
 from analysis.study.measures import TAIL_FACTORS, Measures
 
 MEASURE_NAMES = {

@@ -1,0 +1,1 @@
+"""Methods that choose the length of sequences, or which windows a step reads."""

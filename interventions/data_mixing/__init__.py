@@ -1,0 +1,1 @@
+"""Methods that choose how much of each domain a step reads."""

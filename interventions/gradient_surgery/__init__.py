@@ -1,0 +1,1 @@
+"""Methods that weigh or combine the gradients of groups of tokens."""

@@ -1,0 +1,1 @@
+"""Methods that replace the optimizer or act on the learning rate."""

@@ -1,0 +1,1 @@
+"""Methods that weigh the losses of tokens or sequences, or add a term to the loss."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -61,6 +63,61 @@ def test_who_imports_whom(package: str):
         if path == ROOT / "sweeps" / "commands.py":  # a sweep ends with its report, imported inside the command
             ours -= {"analysis"} - {name.partition(".")[0] for name in imports(path, top_level=True)}
         assert ours <= ALLOWED[package], f"{path} imports {ours}"
+
+
+@pytest.fixture(scope="module")
+def architecture() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_package_imports_only_those_below_it(architecture: ModuleType):
+    order = architecture.LAYERS
+    wrong = {
+        f"{a} imports {b}"
+        for a, others in architecture.edges().items()
+        for b in others
+        if order.index(b) > order.index(a)
+    }
+    assert not wrong
+
+
+def test_every_package_has_its_place_and_says_what_it_is_for(architecture: ModuleType):
+    for path in architecture.sources():
+        if path.name == "__init__.py":
+            assert len((ast.get_docstring(ast.parse(path.read_text())) or "").split()) >= 5, path
+            module = architecture.module_of(path)
+            assert architecture.package(module) or module == "analysis", f"{module} is not in docs/architecture.py"
+
+
+def test_no_module_imports_itself_by_a_way_round(architecture: ModuleType):
+    """Circles between modules, imports for type checking included; packages by name at run time are none."""
+    graph = {
+        architecture.module_of(path): {
+            name for name in architecture.imported(path) if name.partition(".")[0] in PACKAGES and name != "zslx"
+        }
+        for path in architecture.sources()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_the_picture_is_up_to_date(architecture: ModuleType):
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = text.split(architecture.START)[1].split(architecture.END)[0].strip()
+    assert drawn == architecture.picture(), "run: python docs/architecture.py"
 
 
 def test_only_sweeps_imports_ray():

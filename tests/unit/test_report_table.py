@@ -4,9 +4,7 @@ import io
 
 import pytest
 
-from analysis.report.blocks import Table
-from analysis.report.headline import COLUMNS, headline, print_comparison
-from analysis.report.numbers import (
+from analysis.numbers import (
     change,
     count,
     difference,
@@ -18,6 +16,8 @@ from analysis.report.numbers import (
     printable,
     ranged,
 )
+from analysis.report.blocks import Table
+from analysis.report.headline import COLUMNS, headline, print_comparison
 
 LONG = "x" * 300
 

@@ -1,0 +1,6 @@
+"""What an intervention is, and how the interventions of a run act as one.
+
+Read base (the hooks that every family shares), gradient_method (what gradient surgery adds), hooks (the table of hooks
+and their checks), composed (the interventions of one run), placebo; then discovery and registry (found and loaded by
+name), scaffold and templates (what `zslx interventions new` writes). Training and what stands on it import this.
+"""
