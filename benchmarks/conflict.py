@@ -29,7 +29,7 @@ from torch import Tensor
 import zslx
 from zslx import RunView, StepView
 from zslx.config.run_config import Config
-from zslx.gradients import sequence_stats, token_group_stats
+from zslx.gradients import group_stats
 from zslx.intervention.gradient_method import BY_TOKEN, GROUPINGS
 from zslx.model.losses import token_losses
 from zslx.runs import checkpoints
@@ -65,11 +65,11 @@ def measure(folder: Path) -> Iterator[Row]:
 def conflict(model: torch.nn.Module, batch: Batch, run: RunView, view: StepView, grouping: str) -> Row:
     method = zslx.load_intervention("pcgrad", groups=grouping)
     ids, count = method.group_ids(run, view, {})
-    if not method.by_token:
-        stats = sequence_stats(model, token_losses, batch, groups=(ids, count), want=("gramian",))
+    if ids.ndim == 1:
+        stats = group_stats(model, token_losses, batch, (ids, count), want=("gramian",))
         return {"grouping": grouping} | of_gramian(stats.gramian)
     exact, proxy = (
-        token_group_stats(model, token_losses, batch, ids, count, want=("gramian",), proxy=proxy).gramian
+        group_stats(model, token_losses, batch, (ids, count), want=("gramian",), proxy=proxy).gramian
         for proxy in (False, True)
     )
     found = cosines(exact), cosines(proxy)

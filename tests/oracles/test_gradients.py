@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zslx.gradients import sequence_stats, token_group_stats
+from zslx.gradients import group_stats, sequence_stats
 from zslx.model.transformer import ModelConfig, Transformer
 
 VARIANTS = {
@@ -209,10 +209,10 @@ def test_groups_of_tokens(K):
     ]
     expected = {name: torch.stack(c) for name, c in zip(parameters, zip(*rows, strict=True), strict=True)}
     gramian = sum(g.flatten(1) @ g.flatten(1).T for g in expected.values())
-    stats = token_group_stats(model, token_losses, batch, ids, K, keep=True)
+    stats = group_stats(model, token_losses, batch, (ids, K), keep=True)
     weights = torch.randn(K, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     assert_close(stats.gramian, gramian, 1e-10, "gramian")
-    proxy = token_group_stats(model, token_losses, batch, ids, K, want=("gramian",), proxy=True)
+    proxy = group_stats(model, token_losses, batch, (ids, K), want=("gramian",), proxy=True)
     head = (losses * 0 + 1, build(bias=True, tied=False))[1]
     head.load_state_dict(model.state_dict())
     head_rows = [
@@ -258,7 +258,7 @@ def test_published_values_of_a_linear_layer_and_an_embedding():
     ("bad", "message"),
     [
         ({"groups": (torch.tensor([0, 1, 5, 0]), 3)}, r"groups: ids must lie in 0\.\.2"),
-        ({"groups": (torch.tensor([0, 1]), 2)}, r"groups: ids of shape \(2,\), expected 4"),
+        ({"groups": (torch.tensor([0, 1]), 2)}, r"groups: ids of shape \(2,\), expected whole numbers of shape \(4,\)"),
         ({"want": ("sum", "nonsense")}, "want: nonsense unknown; allowed are sum"),
         ({"parameters": []}, "parameters: none is left"),
     ],
@@ -280,3 +280,17 @@ def test_wrong_losses_and_weights_are_refused():
         sequence_stats(model, token_losses, batch).combine(torch.ones(4))
     with pytest.raises(ValueError, match=r"weights of shape \(3,\), expected \(4,\)"):
         sequence_stats(model, token_losses, batch, keep=True).combine(torch.ones(3))
+
+
+def test_group_stats_goes_by_the_shape_of_the_ids():
+    model, batch = build(), draw(4, 6)
+    ids = torch.tensor([0, 1, 0, 1])
+    by_sequence = group_stats(model, token_losses, batch, (ids, 2))
+    by_token = group_stats(model, token_losses, batch, (ids[:, None].expand(4, 6), 2))
+    assert_close(by_token.gramian, by_sequence.gramian, 1e-10, "gramian")
+    own = sequence_stats(model, token_losses, batch).gramian
+    assert torch.equal(group_stats(model, token_losses, batch).gramian, own)
+    with pytest.raises(ValueError, match=r"ids of shape \(4, 5\), expected whole numbers of shape \(4, 6\)"):
+        group_stats(model, token_losses, batch, (torch.zeros(4, 5, dtype=torch.int64), 2))
+    with pytest.raises(ValueError, match="only groups of tokens"):
+        group_stats(model, token_losses, batch, (ids, 2), proxy=True)

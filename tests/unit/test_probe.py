@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,6 @@ def test_all_tokens_make_the_sampled_numbers_exact(run: Path, measured: dict[int
 
 
 def copied(run: Path, to: Path) -> Path:
-    import shutil
-
     shutil.copytree(run, to, ignore=shutil.ignore_patterns(FILE, "figures"))
     return to
 
@@ -200,10 +199,33 @@ def test_folders_that_hold_no_finished_run(run: Path, tmp_path: Path, capsys: py
     write_json(folder / "manifest.json", {"status": "running"})
     assert main(["probe", str(run), str(folder)]) == 2
     assert "the run is running, not finished" in capsys.readouterr().err
-    write_json(folder / "manifest.json", {"status": "finished", "identity": "x"})
+    manifest = json.loads((run / "manifest.json").read_text())
+    write_json(folder / "manifest.json", manifest | {"identity": "x"})
     (folder / FILE).write_text('{"step": 1}\nnot json\n')
     assert main(["probe", str(folder), "--no-figures"]) == 2
     assert f"{FILE}:2:" in capsys.readouterr().err
+
+
+def test_a_text_that_is_not_the_runs_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, other = copied(run, tmp_path / "run"), tmp_path / "other"
+    config = json.loads((folder / "config.json").read_text())
+    own = config["data"]["path"]
+    shutil.copytree(own, other)
+    (other / "letter.txt").write_text("A private letter to nobody at all.")
+    (other / "note.txt").write_text("Numbers: " + " ".join(str(i * i) for i in range(500)))
+    config["data"]["path"] = str(other)
+    write_json(folder / "config.json", config)
+    probe = ["probe", str(folder), "--steps", "1", "--n", "4", "--no-figures"]
+    assert main(probe) == 2
+    assert "is not the text that the run was trained on" in capsys.readouterr().err
+    assert main([*probe, "--text", str(other)]) == 2
+    assert main([*probe, "--text", own]) == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["ingredients"]
+    write_json(folder / "manifest.json", manifest)
+    capsys.readouterr()
+    assert main(probe) == 2
+    assert "recorded no hash of its text" in capsys.readouterr().err
 
 
 def test_the_probe_leaves_global_generators_alone(run: Path, tmp_path: Path) -> None:

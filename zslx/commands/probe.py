@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequences", type=_positive, default=0, metavar="S", help="held-out sequences (the run's)")
     parser.add_argument("--seq-len", type=_positive, default=0, metavar="T", help="their length (the run's)")
     parser.add_argument("--steps", metavar="1,2,4", type=_steps, help="checkpoints (powers of two and the last)")
+    parser.add_argument("--text", default="", metavar="PATH", help="where the text of the runs lies now (data.path)")
     parser.add_argument("--json", action="store_true", help="print the records as one JSON list, an object a run")
     parser.add_argument("--together", type=Path, metavar="DIR", help="also draw all runs on one set of figures there")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing")
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ProbeSettings(n=args.n, sequences=args.sequences, seq_len=args.seq_len)
     folders = list(dict.fromkeys(args.runs))
     # Everything that is asked for is checked before the first measurement.
-    probes = [RunProbe(folder, settings) for folder in folders]
+    probes = [RunProbe(folder, settings, args.text) for folder in folders]
     plans = [probe.steps(args.steps) for probe in probes]
     line = Progress("probe")
     missing = [len(set(steps) - set(probe.records())) for probe, steps in zip(probes, plans, strict=True)]

@@ -4,6 +4,7 @@
     stats.sum, stats.abs_sum, stats.gramian, stats.norms   of g_k = ∇ (Σ_{i∈k} ℓ_i) / N
     stats.combine(weights)                                 Σ_k w_k g_k into .grad (keep=True), no second backward
 
+    group_stats(model, loss_fn, batch, (ids, K))           the same for groups: ids (B,) of sequences, (B, T) of tokens
     token_interference(model, loss_fn, batch, n)           D of per-token gradients from n sampled tokens
     position_interference(model, loss_fn, batch)           its one-product proxy
     first_order(model, loss_fn, batch, update)             C_g, C_ug, C_uG and D(Δℓ̂) for an update
@@ -16,6 +17,7 @@ accumulation (`combine` adds to .grad). Refused: data-parallel wrappers, re-entr
 
 from zslx.gradients.cancellation import Totals, histogram, totals
 from zslx.gradients.first_order import FirstOrder, first_order, token_changes
+from zslx.gradients.group_stats import group_stats
 from zslx.gradients.parameter_roles import Role, body_of, parameter_roles
 from zslx.gradients.position_interference import PositionInterference, position_interference
 from zslx.gradients.sequence_groups import GroupStats, sequence_stats
@@ -31,6 +33,7 @@ __all__ = [
     "Totals",
     "body_of",
     "first_order",
+    "group_stats",
     "histogram",
     "parameter_roles",
     "position_interference",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from zslx.gradients.engine.contributions import GroupGradients, Grouping
 from zslx.gradients.engine.loss_batch import (
+    Groups,
     LossFn,
     Selection,
     batch_size,
@@ -88,7 +89,7 @@ def sequence_stats(
     loss_fn: LossFn,
     batch: Any,
     *,
-    groups: tuple[Tensor, int] | Callable[[Tensor], tuple[Tensor, int]] | None = None,
+    groups: Groups | None = None,
     parameters: Selection = None,
     want: Iterable[str] = DEFAULT_WANT,
     keep: bool = False,

@@ -16,6 +16,7 @@ Shapes: B sequences, T positions, K groups, P parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +24,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zslx.gradients.engine.contributions import Dense, GroupGradients, Grouping, Product, matrix_shape
-from zslx.gradients.engine.loss_batch import LossFn, Selection, choose, cotangent_of, random_signs, split
+from zslx.gradients.engine.loss_batch import (
+    Groups,
+    LossFn,
+    Selection,
+    check_groups,
+    choose,
+    cotangent_of,
+    random_signs,
+    split,
+)
 from zslx.gradients.engine.reduction import Reduction
 from zslx.gradients.engine.uses import LINEAR, bind
 from zslx.gradients.sequence_groups import DEFAULT_WANT, GroupStats, collect
@@ -33,8 +43,7 @@ def token_group_stats(
     model: nn.Module,
     loss_fn: LossFn,
     batch: Any,
-    ids: Tensor | Callable[[Tensor], Tensor],
-    K: int,
+    groups: Groups,
     *,
     parameters: Selection = None,
     want: Iterable[str] = DEFAULT_WANT,
@@ -42,86 +51,76 @@ def token_group_stats(
     proxy: bool = False,
     chance: torch.Generator | None = None,
 ) -> GroupStats:
-    """Statistics of the gradients of K groups of tokens: ids (B, T) with values below K, or a function from the
-    detached losses (B, T) to them, called after the forward.
+    """Statistics of the gradients of K groups of tokens: groups is (ids (B, T), K), or a function from the detached
+    losses (B, T) to that, called after the forward.
 
     One forward and one backward a group; with `keep` the K·P numbers stay for `combine`.
     proxy: the Gramian is that of the unembedding alone (the last linear layer of the forward), which needs no
     backward through the model; `combine` then runs the one backward, of the losses weighted by w[ids]. Cheap, and
     not exact: its cosines follow the true ones, without their guarantees. want: norms and gramian only.
     """
-    chosen = choose(model, parameters)
-    if proxy:
-        return _proxy_stats(model, loss_fn, batch, ids, K, chosen, frozenset(want), chance)
-    losses, mask = split(loss_fn(model, batch))
-    cotangent, tokens = cotangent_of(losses, mask)
-    ids = check_token_ids(ids, K, losses)
-    signs = None if chance is None else random_signs(K, chance, losses)
-    reduction = Reduction(want=frozenset(want), signs=signs, keep=keep)
-    rows: list[tuple[Tensor, ...]] = []
-    for k in range(K):
-        part = cotangent * (ids == k)
-        rows.append(torch.autograd.grad(losses, list(chosen.values()), part, retain_graph=k < K - 1, allow_unused=True))
-    for (name, p), column in zip(chosen.items(), zip(*rows, strict=True), strict=True):
-        if any(g is not None for g in column):
-            filled = [torch.zeros_like(p) if g is None else g for g in column]
-            use = Dense(torch.stack(filled).view(K, *matrix_shape(p)))
-            reduction.receive(GroupGradients(name, K, p, [use]))
-    return collect(reduction, chosen, losses, token_shares(losses, cotangent, ids, K), tokens)
-
-
-def _proxy_stats(
-    model: nn.Module,
-    loss_fn: LossFn,
-    batch: Any,
-    ids: Tensor | Callable[[Tensor], Tensor],
-    K: int,
-    chosen: dict[str, Tensor],
-    want: frozenset[str],
-    chance: torch.Generator | None,
-) -> GroupStats:
-    if unknown := want - {"norms", "gramian"}:
+    chosen, wanted = choose(model, parameters), frozenset(want)
+    if proxy and (unknown := wanted - {"norms", "gramian"}):
         raise ValueError(f"want: the proxy has no {', '.join(sorted(unknown))}; allowed are norms, gramian")
-    if chance is not None:
+    if proxy and chance is not None:
         raise ValueError("chance: the proxy has no chance level")
-    with LastLinear(model) as last:
+    with LastLinear(model) if proxy else nullcontext() as last:
         losses, mask = split(loss_fn(model, batch))
-    cotangent, tokens = cotangent_of(losses, mask)
-    ids = check_token_ids(ids, K, losses)
-    if last.found is None:
-        raise ValueError("proxy: the forward has no linear layer whose weight is a parameter")
-    name, weight, x, out = last.found
-    (delta,) = torch.autograd.grad(losses, out, cotangent, retain_graph=True)
-    count = losses.numel()
-    if delta.numel() != count * delta.shape[-1]:
-        raise ValueError(f"proxy: {name} is not applied once a token, it cannot be the unembedding")
-    grouping = Grouping.make((ids.flatten(), K), count, losses.device)
-    product = Product.make(delta.reshape(count, 1, -1), x.detach().reshape(count, 1, -1), grouping)
-    reduction = Reduction(want=want)
-    reduction.receive(GroupGradients(name, K, weight, [product]))
-
-    def combine(weights: Tensor) -> Mapping[str, Tensor]:
-        scaled = cotangent * weights.to(losses.dtype)[ids]
-        gradients = torch.autograd.grad(losses, list(chosen.values()), scaled, allow_unused=True)
-        return {name: g for name, g in zip(chosen, gradients, strict=True) if g is not None}
-
-    shares = token_shares(losses, cotangent, ids, K)
-    return collect(reduction, chosen, losses, shares, tokens, combine=combine)
+    forward = TokenForward(chosen, losses, mask, groups)
+    return forward.exact(wanted, keep, chance) if last is None else forward.proxy(wanted, last)
 
 
-def check_token_ids(ids: Tensor | Callable[[Tensor], Tensor], K: int, losses: Tensor) -> Tensor:
-    ids = ids(losses.detach()) if callable(ids) else ids
-    if ids.shape != losses.shape or ids.is_floating_point():
-        raise ValueError(f"ids: shape {tuple(ids.shape)}, expected whole numbers {tuple(losses.shape)} (B, T)")
-    if K < 1 or not 0 <= int(ids.min()) <= int(ids.max()) < K:
-        raise ValueError(f"ids: must lie in 0..{K - 1} (K={K})")
-    return ids.to(losses.device)
+class TokenForward:
+    """One forward whose tokens fall into K groups: losses and cotangent (B, T), the number of tokens, ids (B, T)."""
 
+    def __init__(self, chosen: dict[str, Tensor], losses: Tensor, mask: Tensor | None, groups: Groups):
+        self.chosen, self.losses = chosen, losses
+        self.cotangent, self.tokens = cotangent_of(losses, mask)
+        found = groups(losses.detach()) if callable(groups) else groups
+        ids, self.K = check_groups(found, tuple(losses.shape))
+        self.ids = ids.to(losses.device)
 
-def token_shares(losses: Tensor, cotangent: Tensor, ids: Tensor, K: int) -> Tensor:
-    """(K,) share of each group in the batch loss."""
-    share = (losses.detach() * cotangent).flatten()
-    return share.new_zeros(K).index_add_(0, ids.flatten(), share)
+    def exact(self, want: frozenset[str], keep: bool, chance: torch.Generator | None) -> GroupStats:
+        """One backward a group."""
+        K, losses = self.K, self.losses
+        signs = None if chance is None else random_signs(K, chance, losses)
+        reduction = Reduction(want=want, signs=signs, keep=keep)
+        rows = [self._gradients(self.cotangent * (self.ids == k), retain_graph=k < K - 1) for k in range(K)]
+        for (name, p), column in zip(self.chosen.items(), zip(*rows, strict=True), strict=True):
+            if any(g is not None for g in column):
+                filled = [torch.zeros_like(p) if g is None else g for g in column]
+                use = Dense(torch.stack(filled).view(K, *matrix_shape(p)))
+                reduction.receive(GroupGradients(name, K, p, [use]))
+        return collect(reduction, self.chosen, losses, self.shares(), self.tokens)
+
+    def proxy(self, want: frozenset[str], last: LastLinear) -> GroupStats:
+        """The Gramian of the last linear layer alone; a backward of the weighted losses when they are combined."""
+        if last.found is None:
+            raise ValueError("proxy: the forward has no linear layer whose weight is a parameter")
+        name, weight, x, out = last.found
+        (delta,) = torch.autograd.grad(self.losses, out, self.cotangent, retain_graph=True)
+        count = self.losses.numel()
+        if delta.numel() != count * delta.shape[-1]:
+            raise ValueError(f"proxy: {name} is not applied once a token, it cannot be the unembedding")
+        grouping = Grouping.make((self.ids.flatten(), self.K), count, self.losses.device)
+        product = Product.make(delta.reshape(count, 1, -1), x.detach().reshape(count, 1, -1), grouping)
+        reduction = Reduction(want=want)
+        reduction.receive(GroupGradients(name, self.K, weight, [product]))
+
+        def combine(weights: Tensor) -> Mapping[str, Tensor]:
+            gradients = self._gradients(self.cotangent * weights.to(self.losses.dtype)[self.ids])
+            return {name: g for name, g in zip(self.chosen, gradients, strict=True) if g is not None}
+
+        return collect(reduction, self.chosen, self.losses, self.shares(), self.tokens, combine=combine)
+
+    def shares(self) -> Tensor:
+        """(K,) share of each group in the batch loss."""
+        share = (self.losses.detach() * self.cotangent).flatten()
+        return share.new_zeros(self.K).index_add_(0, self.ids.flatten(), share)
+
+    def _gradients(self, cotangent: Tensor, retain_graph: bool = False) -> tuple[Tensor | None, ...]:
+        chosen = list(self.chosen.values())
+        return torch.autograd.grad(self.losses, chosen, cotangent, retain_graph=retain_graph, allow_unused=True)
 
 
 class LastLinear(TorchFunctionMode):

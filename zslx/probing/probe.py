@@ -82,7 +82,8 @@ class ProbeSettings:
 class RunProbe:
     """Measures one run. `available` are the steps of its checkpoints."""
 
-    def __init__(self, folder: str | Path, settings: ProbeSettings):
+    def __init__(self, folder: str | Path, settings: ProbeSettings, text: str = ""):
+        """`text`: where the run's text lies now, if not at its `data.path`."""
         self.folder, self.settings = Path(folder), settings
         self.config = Config.from_dict(read_json(self.folder / "config.json"))
         manifest = read_json(self.folder / "manifest.json")
@@ -92,7 +93,29 @@ class RunProbe:
         self.available = checkpoints.steps(self.folder / "checkpoints")
         if not self.available:
             raise ValueError(f"{folder}: no checkpoints to measure")
+        self._check_text(manifest, text)
         self.losses: dict[int, Tensor] = {}  # held-out losses by step
+
+    def _check_text(self, manifest: Mapping[str, Any], text: str) -> None:
+        """Refuse any text but the one that the run was trained on: a folder from elsewhere may name any path here."""
+        data = self.config.data
+        if text:
+            data = dataclasses.replace(data, path=text)
+            self.config = dataclasses.replace(self.config, data=data)
+        ingredients = manifest.get("ingredients")
+        recorded = ingredients.get("corpus") if isinstance(ingredients, Mapping) else None
+        if recorded is None and (text or not data.path):
+            return  # an old run: nothing to compare with, but the user named the text, or it is the embedded one
+        if recorded is None:
+            raise ValueError(
+                f"{self.folder}: the run recorded no hash of its text data.path={data.path!r}; "
+                "give --text PATH to use the text at PATH"
+            )
+        if token_cache.prepare(data.path, data.vocab_size).hash != recorded:
+            raise ValueError(
+                f"{self.folder}: {'--text' if text else 'data.path'}={data.path!r} is not the text that the run was "
+                "trained on (its hash differs); give --text PATH with the path of that text"
+            )
 
     @property
     def parameters(self) -> int:

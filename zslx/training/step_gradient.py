@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from zslx.gradients import GroupStats, sequence_stats, token_changes, token_group_stats
+from zslx.gradients import GroupStats, group_stats, token_changes
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
@@ -154,12 +154,11 @@ class GradientPass:
             return self.methods.group_ids(views[0])
 
         method = self.methods.surgeon
-        if method.by_token:
-            args = (self.model, weighted, batch, lambda losses: groups(losses)[0], method.num_groups)
-            stats = token_group_stats(*args, want=want, keep=keep, proxy=method.proxy and want == ("gramian",))
-        else:
-            by_group = groups if self.methods.has("group_ids") else None
-            stats = sequence_stats(self.model, weighted, batch, groups=by_group, want=want, keep=keep)
+        proxy = method.by_token and method.proxy and want == ("gramian",)
+        given = groups if method.by_token or self.methods.has("group_ids") else None
+        stats = group_stats(
+            self.model, weighted, batch, given, by_token=method.by_token, want=want, keep=keep, proxy=proxy
+        )
         return stats, plain[0], views[0]
 
     def _surgery(self, batch: Batch, step: int) -> StepGradient:

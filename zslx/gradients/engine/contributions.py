@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from zslx.gradients.engine.loss_batch import check_groups
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
@@ -40,13 +42,7 @@ class Grouping:
         if groups is None:
             ids = torch.arange(sequences, device=device)
             return cls(ids=ids, count=sequences, order=None, sizes=(1,) * sequences, singles=True, even=True)
-        if isinstance(groups, Tensor) or len(groups) != 2:
-            raise ValueError("groups: expected (ids (B,), K), the group of each sequence and the number of groups")
-        ids, count = groups
-        if ids.ndim != 1 or len(ids) != sequences or ids.is_floating_point():
-            raise ValueError(f"groups: ids of shape {tuple(ids.shape)}, expected {sequences} whole numbers (B,)")
-        if count < 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < count):
-            raise ValueError(f"groups: ids must lie in 0..{count - 1} (K={count})")
+        ids, count = check_groups(groups, (sequences,))
         ids = ids.to(device)
         sizes = tuple(torch.bincount(ids, minlength=count).tolist())
         in_order = bool((ids[1:] >= ids[:-1]).all())

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 LossFn = Callable[[nn.Module, Any], Any]
+# (ids, K), or a function from the detached losses (B, T) to them.
+Groups = tuple[Tensor, int] | Callable[[Tensor], tuple[Tensor, int]]
 Selection = Iterable[str] | Callable[[str, Tensor], bool] | None
 
 
@@ -92,6 +94,18 @@ def cotangent_of(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, float]:
     if not tokens:
         raise ValueError("loss_fn: the mask leaves no token")
     return mask.to(losses.dtype) / tokens, tokens
+
+
+def check_groups(groups: tuple[Tensor, int], shape: tuple[int, ...]) -> tuple[Tensor, int]:
+    """(ids, K) as they are, or ValueError: the ids must be whole numbers in 0..K−1 of the given shape."""
+    if isinstance(groups, Tensor) or len(groups) != 2:
+        raise ValueError("groups: expected (ids, K), the group of each sequence or token and the number of groups")
+    ids, count = groups
+    if ids.shape != shape or ids.is_floating_point():
+        raise ValueError(f"groups: ids of shape {tuple(ids.shape)}, expected whole numbers of shape {shape}")
+    if count < 1 or (ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < count):
+        raise ValueError(f"groups: ids must lie in 0..{count - 1} (K={count})")
+    return ids, count
 
 
 def random_signs(count: int, generator: torch.Generator, like: Tensor) -> Tensor:
