@@ -183,3 +183,14 @@ def test_bench_says_where_the_time_goes(cache: Path, plugins: Path):
     assert cost["ratio"] == cost["seconds"] / cost["plain_seconds"] > 0 and cost["peak"] > 50
     assert cost["parts"]["method"] > 0 == cost["plain_parts"]["method"]
     assert sum(cost["parts"].values()) > 0 and cost["operators"]
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, capsys):
+    import os
+    import signal
+
+    monkeypatch.setattr("zslx.commands.presets.run", lambda args: os.kill(os.getpid(), signal.SIGTERM) or 0)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["presets"]) == 143
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

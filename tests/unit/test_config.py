@@ -107,3 +107,22 @@ def test_presets_give_configurations_at_every_size():
             ]
     with pytest.raises(ValueError, match="unknown preset 'smok'; did you mean smoke"):
         preset("smok")
+
+
+def test_a_group_given_as_a_mapping_is_read_as_the_group():
+    config = Config(train={"steps": "50"}, optim={"lr": 1e-3})
+    assert config.train.steps == 50 and config.optim.lr == 1e-3 and config.train.device == "auto"
+    assert Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"step": 5}}, "unknown key 'train.step'; did you mean train.steps"),
+        ({"train": {"steps": "many"}}, "train.steps='many': must be a whole number"),
+        ({"train": 5}, "train=5: allowed are a TrainConfig and a mapping of its settings"),
+    ],
+)
+def test_a_group_that_cannot_be_read_is_refused_at_once(values, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**values)

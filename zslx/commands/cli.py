@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -54,17 +55,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(module: str, args: argparse.Namespace) -> int:
-    """Run a command's module; what a user can mend is one line, a broken pipe is silent."""
+    """Run a command's module; what a user can mend is one line, a broken pipe is silent.
+
+    SIGTERM ends a command as Ctrl-C does, and the exit code says which of the two it was.
+    """
+    ended: list[int] = []
+
+    def terminate(number: int, frame: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        return int(_import(module).run(args) or 0)
+        code = int(_import(module).run(args) or 0)
+        return 128 + ended[0] if ended else code  # a sweep tells by itself what it kept
     except BrokenPipeError:  # the reader (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("\nzslx: stopped; the same command goes on where this one was", file=sys.stderr)
-        return 130
+        return 128 + ended[0] if ended else 130
     except (ValueError, OSError) as error:
         return fail(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail(error: Exception) -> int:

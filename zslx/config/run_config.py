@@ -18,6 +18,7 @@ from zslx.config.fields import convert, unknown
 from zslx.config.groups import (
     GROUPS,
     DataConfig,
+    Group,
     InstrumentConfig,
     ModelConfig,
     OptimConfig,
@@ -43,6 +44,12 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "intervention", one_spelling(self.intervention))  # it is part of the identity
+        for label, group in GROUPS.items():
+            given = getattr(self, label)
+            if isinstance(given, Mapping):  # train={"steps": 50}
+                object.__setattr__(self, label, _group(label, given))
+            elif not isinstance(given, group):
+                raise ValueError(f"{label}={given!r}: allowed are a {group.__name__} and a mapping of its settings")
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -59,6 +66,13 @@ class Config:
             else:
                 pairs.append((key, value))
         return override(Config(), pairs)
+
+
+def _group(label: str, values: Mapping[str, Any]) -> Group:
+    fields = {f.name: f for f in dataclasses.fields(GROUPS[label])}  # type: ignore[arg-type]
+    if strange := [str(key) for key in values if key not in fields]:
+        raise ValueError(unknown(f"{label}.{strange[0]}", [f"{label}.{name}" for name in fields]))
+    return GROUPS[label](**{key: convert(f"{label}.{key}", value, fields[key]) for key, value in values.items()})
 
 
 PLAIN = ("intervention", "reference")
