@@ -61,7 +61,7 @@ def row(B: int, T: int, width: int, vocabulary: int) -> str:
     taken = taken[1:]
     plain = statistics.median(t[0] for t in taken)
     interference, gramian = (statistics.median(t[i] / t[0] for t in taken) for i in (1, 2))
-    parameters = work.model.num_parameters()
+    parameters = sum(p.numel() for p in work.model.parameters())
     memory, everything, low = (
         peak_bytes(work, run) for run in (work.plain, lambda: combine(work, None), lambda: combine(work, 0))
     )

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from zslx.config.presets import preset
-from zslx.config.sizes import LAPTOP_SIZES
+from zslx.config.sizes import model_preset
 from zslx.runs.records import RunRecords, write_json
 
 PROBE_STEPS = sorted({2**k for k in range(20)} | {3 * 2**k for k in range(19)})
@@ -155,9 +155,8 @@ def write_study(
 
 
 def non_embedding(size: str) -> int:
-    """5.5 L d²: the body of the paper's architecture at mlp_ratio 1."""
-    width, layers, _ = LAPTOP_SIZES[size]
-    return int(5.5 * layers * width**2)
+    """Parameters of a named size without the embedding."""
+    return model_preset(size).parameters().non_embedding
 
 
 @dataclass(frozen=True, kw_only=True)

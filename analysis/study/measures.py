@@ -21,6 +21,7 @@ import numpy as np
 
 from analysis.study.load import Study, Trial
 from analysis.study.step_records import StepSummary, summarise
+from zslx.config.groups import ModelConfig
 from zslx.deceleration.fit import Fit, fit, tail_slope
 
 Cut = tuple[str, float, float]  # an early cut: of what, share of it, steps
@@ -177,23 +178,5 @@ class Measures:
 
 
 def parameters(config: Any) -> dict[str, int]:
-    """{non_embedding, embedding, total} parameters of a run's model, from its configuration.
-
-    Per layer 4d² (attention) + 3·d·w gated, 2·d·w plain (w the MLP's width); biases and norm gains where
-    there are any. Embedding: V·d, twice when untied, and learned positions. Head and embedding count as one
-    when tied.
-    """
-    model, data = config["model"], config["data"]
-    d, layers = int(model["d_model"]), int(model["n_layers"])
-    gates = 2 if model["gated_mlp"] else 1
-    width = int(model["mlp_ratio"] * d / gates)
-    layer = 4 * d * d + (gates + 1) * d * width
-    if model["bias"]:
-        layer += 4 * d + gates * width + d
-    gains = (2 if model["norm"] == "layernorm" else 1) * d if model["norm_gain"] else 0
-    body = layers * (layer + 2 * gains) + gains
-    vocabulary = int(model["vocab_size"] or data["vocab_size"])
-    embedding = vocabulary * d * (1 if model["tied"] else 2)
-    if model["positions"] == "learned":
-        embedding += int(model["max_positions"]) * d
-    return {"non_embedding": body, "embedding": embedding, "total": body + embedding}
+    """{non_embedding, embedding, total} parameters of a run's model, from its recorded configuration."""
+    return ModelConfig(**config["model"]).parameters(int(config["data"]["vocab_size"]))._asdict()

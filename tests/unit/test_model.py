@@ -36,15 +36,15 @@ def test_parameter_counts_of_the_paper(size: str):
     with torch.device("meta"):
         model = Transformer(config)
     d, n = config.d_model, config.n_layers
-    assert model.num_parameters() == PAPER_COUNTS[size] == config.vocab_size * d + 11 * n * d * d // 2
-    assert model.num_parameters(embeddings=False) == 11 * n * d * d // 2
-    assert round(model.num_parameters() / 1e6) == int(size.rstrip("M"))
+    total = sum(p.numel() for p in model.parameters())
+    assert total == PAPER_COUNTS[size] == config.vocab_size * d + 11 * n * d * d // 2 == config.parameters().total
+    assert config.parameters().non_embedding == 11 * n * d * d // 2
+    assert round(total / 1e6) == int(size.rstrip("M"))
 
 
 @pytest.mark.parametrize("size", LAPTOP_SIZES)
 def test_laptop_sizes_are_about_what_they_say(size: str):
-    model = build_model(Config(model=model_preset(size)), 2048, None)
-    assert model.num_parameters() / 1e6 == pytest.approx(float(size.rstrip("M")), rel=0.5)
+    assert model_preset(size).parameters(2048).total / 1e6 == pytest.approx(float(size.rstrip("M")), rel=0.5)
 
 
 def tiny(seed: int = 0, **options) -> Transformer:
@@ -183,8 +183,9 @@ def test_a_tied_head_is_the_embedding():
     assert model.unembedding.weight is model.embedding.weight
     untied = tiny(tied=False)
     assert untied.unembedding.weight is not untied.embedding.weight
-    assert untied.num_parameters() - model.num_parameters() == 17 * 12
-    assert untied.num_parameters(embeddings=False) == model.num_parameters(embeddings=False)
+    counts, tied_counts = untied.config.parameters(), model.config.parameters()
+    assert counts.total - tied_counts.total == 17 * 12
+    assert counts.non_embedding == tied_counts.non_embedding
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_equals_what_the_run_recorded(run: Path, measured: dict[int, dict[str, A
     steps = {line["step"]: line for line in read_lines(run / "steps.jsonl")}
     own = {line["step"]: line for line in read_lines(run / "probes.jsonl")}
     assert measured[2]["update"]["norm"] == pytest.approx(own[3]["update_norm"], rel=1e-12)
+    assert (measured[2]["update"]["from"], measured[2]["update"]["to"]) == (2, 3)
     assert measured[2]["update"]["lr"] == steps[3]["lr"]
 
 

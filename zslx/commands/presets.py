@@ -50,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parameters(size: str) -> int:
-    """Number of parameters: V·d + 5.5·L·d² (embedding tied), at the vocabulary of the size's family."""
-    from zslx.config.sizes import LAPTOP_SIZES, LAPTOP_VOCABULARY, PAPER_SIZES, PAPER_VOCABULARY
+    """Number of parameters, at the vocabulary of the size's family."""
+    from zslx.config.sizes import LAPTOP_VOCABULARY, model_preset
 
-    d, layers, _ = (LAPTOP_SIZES | PAPER_SIZES)[size]
-    vocabulary = PAPER_VOCABULARY if size in PAPER_SIZES else LAPTOP_VOCABULARY
-    return vocabulary * d + 11 * layers * d * d // 2
+    return model_preset(size).parameters(LAPTOP_VOCABULARY).total

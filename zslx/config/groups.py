@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zslx.config.fields import check, option
 
@@ -16,6 +17,14 @@ class Group:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             check(f"{self.label}.{f.name}", getattr(self, f.name), f)
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of parameters; `embedding` are the tables: embedding, unembedding (once when tied), learned positions."""
+
+    non_embedding: int
+    embedding: int
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,19 @@ class ModelConfig(Group):
     def mlp_width(self) -> int:
         """Hidden width of the MLP (of the gate and of the value each, when gated)."""
         return int(self.mlp_ratio * self.d_model / (2 if self.gated_mlp else 1))
+
+    def parameters(self, vocabulary: int = 0) -> ParameterCount:
+        """Numbers of parameters at a tokenizer's vocabulary, which `vocab_size` overrides where it is not 0."""
+        d, gates = self.d_model, 2 if self.gated_mlp else 1
+        layer = 4 * d * d + (gates + 1) * d * self.mlp_width
+        if self.bias:
+            layer += 4 * d + gates * self.mlp_width + d
+        norm = (2 if self.norm == "layernorm" else 1) * d if self.norm_gain else 0
+        non_embedding = self.n_layers * (layer + 2 * norm) + norm
+        embedding = (self.vocab_size or vocabulary) * d * (1 if self.tied else 2)
+        if self.positions == "learned":
+            embedding += self.max_positions * d
+        return ParameterCount(non_embedding=non_embedding, embedding=embedding, total=non_embedding + embedding)
 
 
 @dataclass(frozen=True, kw_only=True)

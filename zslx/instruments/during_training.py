@@ -1,7 +1,7 @@
 """What a run measures on the way: held-out loss, and at probe steps interference and decomposition.
 
     update_norm              ‖Δθ‖ of one step
-    dt1_batch, dt1_heldout   D and M of one step's loss changes, on its own batch and on held-out text
+    dt1_batch, dt1_heldout   D and M of the loss changes by the update t−1 → t, on its batch and held-out
     dtt                      D and M of the changes from t/2 to t, held-out
     grad_sequence, grad_position, grad_token   gradient interference at θ_t (gradient_interference.py)
     decomposition            error-entropy, self-alignment, confidence at θ_t, held-out (rank_decomposition.py)

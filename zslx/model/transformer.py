@@ -119,15 +119,6 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
 
-    def num_parameters(self, embeddings: bool = True) -> int:
-        """Number of parameters, a tied matrix counted once; without the (un)embedding and position tables."""
-        total = sum(p.numel() for p in self.parameters())
-        if embeddings:
-            return total
-        tables = {id(m.weight): m.weight for m in self.modules() if isinstance(m, nn.Embedding)}
-        tables[id(self.unembedding.weight)] = self.unembedding.weight
-        return total - sum(p.numel() for p in tables.values())
-
 
 def linear(width_in: int, width_out: int, bias: bool) -> nn.Linear:
     """A linear layer whose parameters are not drawn yet (torch's own would come from the global generator)."""

@@ -4,9 +4,10 @@ At the checkpoint of step t, θ the weights there, on the fixed held-out set unl
 
     heldout_loss, decomposition   as in training: of the weights that the arm would ship; where those are averaged,
                     `heldout_loss_trained` is of the weights that train, as is everything below
-    dt1_heldout, dt1_batch   D and M of the loss changes by one update: the run's own next step t+1 with the optimizer's
-                             own state, rate and clipping, on its next batch (dt1_batch: on that batch). The paper
-                             takes an unclipped one on fixed unseen batches
+    dt1_heldout, dt1_batch   D and M of the loss changes by the run's own next update t → t+1 (`update.from`,
+                             `update.to`; in training they are of t−1 → t), with the optimizer's own
+                             state, rate and clipping, on its next batch (dt1_batch: on that batch). The paper takes
+                             an unclipped update on fixed unseen batches
     dtt             D and M of the changes from t/2 to t, where there is a checkpoint at t/2
     grad_sequence   exact over the `gradient_sequences` of the run's configuration (16 where it has none), with a
                     histogram of c_j over the body's coordinates (100 bins on [0, 1])
@@ -51,7 +52,6 @@ from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
 from zslx.model.losses import token_losses
-from zslx.model.transformer import Transformer
 from zslx.runs import checkpoints
 from zslx.runs.records import dumps, read_json, read_lines
 from zslx.seeds import generator
@@ -119,9 +119,8 @@ class RunProbe:
 
     @property
     def parameters(self) -> int:
-        """Parameters without embedding and unembedding (the vocabulary's size does not matter)."""
-        with torch.device("meta"):
-            return Transformer(dataclasses.replace(self.config.model, vocab_size=1)).num_parameters(embeddings=False)
+        """Parameters without embedding, unembedding and learned positions."""
+        return self.config.model.parameters().non_embedding
 
     def steps(self, wanted: list[int] | None = None) -> list[int]:
         """The checkpoints to measure: those asked for, or powers of two and the last."""
@@ -287,7 +286,7 @@ def own_update(
     return update, {
         "dt1_heldout": interference(after - losses),
         "dt1_batch": interference(batch_after - batch_before),
-        "update": {"lr": record["lr"], "clipped": record["clipped"], "norm": norm},
+        "update": {"from": step, "to": step + 1, "lr": record["lr"], "clipped": record["clipped"], "norm": norm},
     }
 
 

@@ -1,4 +1,4 @@
-"""Which tokens stand for all: a sample stratified over positions and sequences, and the error of its sums.
+"""Stratified sampling of tokens, with standard errors for the resulting sums.
 
 A backward yields the gradient of one token of every sequence, so the sample is drawn in rounds of one token a
 sequence. The positions are cut into H = min(B, T) blocks, turned by a random angle; in round r the sequence of
