@@ -4,6 +4,7 @@ Batches: median time of `Loader.batch` against a training step of 30 ms (the sma
 Domains: tokens, and bigram cross-entropies in nats between them: training domain by row, held-out text by column,
 interpolated with the unigram of the same domain (weights 0.8, 0.2 and add-one).
 `--prepare` also times the preparation of the embedded corpus from nothing, in a cache of its own.
+`--large` writes a file of 318 MB, prepares it in a process of its own and prints that process's peak memory.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,9 +54,41 @@ def cross_entropies(corpus: token_cache.Corpus) -> np.ndarray:
     return result
 
 
+PREPARE = """
+import resource, sys
+from zslx.text import token_cache
+token_cache.prepare(sys.argv[1], 2048, cache=sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def large() -> None:
+    """Prepare a file of 318 MB beside a small one (what is held out is whole files)."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text"
+        text.mkdir()
+        write_words(text / "large.txt", 318_000_000, seed=0)
+        write_words(text / "small.txt", 2_000_000, seed=1)
+        start = time.perf_counter()
+        command = [sys.executable, "-c", PREPARE, str(text), f"{folder}/cache"]
+        kilobytes = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        print(f"\n318 MB prepared in {time.perf_counter() - start:.0f} s, peak memory {kilobytes / 1e6:.2f} GB")
+
+
+def write_words(file: Path, size: int, seed: int) -> None:
+    """At least `size` bytes of lines of twelve words, drawn by Zipf's law from 20,000."""
+    draw = np.random.default_rng(seed)
+    words = np.array(["".join(map(chr, draw.integers(97, 123, size=n))) for n in draw.integers(2, 11, size=20_000)])
+    with file.open("w") as stream:
+        while stream.tell() < size:
+            ids = np.minimum(draw.zipf(1.3, size=(20_000, 12)) - 1, len(words) - 1)
+            stream.write("\n".join(" ".join(line) for line in words[ids]) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true", help="time the preparation from nothing, too")
+    parser.add_argument("--large", action="store_true", help="measure the memory that a large file takes, too")
     parser.add_argument("--vocab-size", type=int, default=2048)
     arguments = parser.parse_args()
     print(
@@ -64,6 +100,8 @@ def main() -> None:
             token_cache.prepare(vocab_size=arguments.vocab_size, cache=cache)
             wall, used = time.perf_counter() - start, time.process_time() - used
             print(f"\nprepared from nothing in {wall:.1f} s ({used:.1f} s of processor time)")
+    if arguments.large:
+        large()
     corpus = token_cache.prepare(vocab_size=arguments.vocab_size)
     start = time.perf_counter()
     token_cache.prepare(vocab_size=arguments.vocab_size)

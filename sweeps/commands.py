@@ -133,13 +133,14 @@ def plan(args: argparse.Namespace) -> Sweep:
     for spec in asked:
         registry.resolve(spec)
     from sweeps.study import build, parse_seeds, split_pair
+    from zslx.config.run_config import once
 
     preset(args.preset)
     sizes = args.sizes.replace(",", " ").split()
     for size in sizes:
         model_preset(size)
     overrides = args.set.split() + ([f"train.steps={args.steps}"] if args.steps is not None else [])
-    paths = dict(split_pair(item) for item in overrides)
+    paths = dict(once(split_pair(item) for item in overrides))
     seeds = parse_seeds(args.seeds)
     if args.slots is not None and args.slots < 1:
         raise ValueError(f"--slots {args.slots}: at least 1")

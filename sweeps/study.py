@@ -20,7 +20,7 @@ from zslx.config import presets
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
 from zslx.config.presets import Preset
-from zslx.config.run_config import Config, known_keys, method_names, override
+from zslx.config.run_config import Config, known_keys, method_names, once, override
 from zslx.intervention import registry
 from zslx.intervention.hooks import claims
 
@@ -115,7 +115,7 @@ def build(
     preset = presets.preset(preset_name)
     sizes = tuple(dict.fromkeys(sizes)) or preset.sizes
     seeds = tuple(dict.fromkeys(seeds)) or tuple(range(preset.seeds))
-    pairs = [split_pair(item) for item in overrides]
+    pairs = once(split_pair(item) for item in overrides)
     arms = plan(asked, preset, pairs)
     trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
     from zslx.runs.identity import digest

@@ -27,7 +27,8 @@ def config(tiny):
     """A function that gives the configuration of a tiny run."""
 
     def make(*items: str):
-        return parse_overrides(preset("smoke").for_size("0.1M"), [*tiny.split(), "train.steps=12", *items])
+        usual = parse_overrides(preset("smoke").for_size("0.1M"), [*tiny.split(), "train.steps=12"])
+        return parse_overrides(usual, items)
 
     return make
 

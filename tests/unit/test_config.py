@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,13 @@ def test_overrides():
     assert config.optim.lr == 1e-3 and config.train.steps == 2000 and config.model.tied is False
     assert config.data.path == "a=b" and config.run.resume_seconds == 0.0
     assert Config() == parse_overrides(Config(), [])
+
+
+@pytest.mark.parametrize("key", ["train.seed", "model", "intervention", "none.x"])
+def test_a_key_given_twice_is_refused_with_both_values(key: str):
+    values = {"model": ("0.1M", "0.2M"), "train.seed": ("1", "2")}.get(key, ("none", "x"))
+    with pytest.raises(ValueError, match=f"^{re.escape(key)} is given twice, as '{values[0]}' and as '{values[1]}'"):
+        parse_overrides(Config(), [f"{key}={value}" for value in values])
 
 
 def test_keys_that_must_fit_each_other_come_in_any_order():

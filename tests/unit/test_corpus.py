@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_what_is_no_text_is_skipped_and_counted_and_twins_count_once(tmp_path: P
         ("missing", "no such file or folder"),
         ("*.nothing", "no files there"),
         ("empty", "no files there"),
-        ("binary", r"no text in its files \(1, each empty or no UTF-8 text\)"),
+        ("binary", "none of its 1 files has UTF-8 text"),
     ],
 )
 def test_errors_name_the_path(tmp_path: Path, path: str, message: str) -> None:
@@ -92,6 +93,22 @@ def test_errors_name_the_path(tmp_path: Path, path: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         documents.folder(str(tmp_path / path))
     assert str(tmp_path / path) in str(error.value)
+
+
+def test_a_home_of_nobody_is_an_error_of_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^data\.path='~nosuchuser/notes': there is no user 'nosuchuser'$"):
+        documents.folder("~nosuchuser/notes")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/x.txt", b"plain/caf\xe9.txt"])
+def test_a_name_that_is_not_utf_8_is_an_error_of_one_line(tmp_path: Path, name: bytes) -> None:
+    file = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(file))
+    with open(file, "w") as stream:
+        stream.write("text")
+    with pytest.raises(ValueError, match=r"^data\.path=.*: the name '.*caf.udce9.* is not UTF-8; rename it$") as error:
+        documents.folder(str(tmp_path))
+    assert not isinstance(error.value, UnicodeError)
 
 
 def test_a_file_that_changes_while_it_is_prepared_is_noticed(tmp_path: Path) -> None:

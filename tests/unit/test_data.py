@@ -258,7 +258,7 @@ def test_a_place_in_another_walk_is_refused(changed: dict) -> None:
 
 
 def test_errors_name_the_domain_and_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match=r"domain 'b' has 8 training tokens.* seq_len=8 needs \(9\)"):
+    with pytest.raises(ValueError, match=r"seq_len=8: the domain 'b' has 8 training tokens.* the 9 that one"):
         Loader(corpus_of(99, 8), seed=0, batch_size=1, seq_len=8)
     loader = Loader(corpus_of(99, 99), seed=0, batch_size=1, seq_len=8)
     for length in (0, 3, 16, -8):
@@ -286,16 +286,18 @@ def test_heldout_is_balanced_evenly_spread_and_without_overlap() -> None:
 def test_heldout_takes_every_window_where_just_enough_are_there() -> None:
     batch = heldout(corpus_of(9, heldout=(41,)), sequences=10, seq_len=4)
     assert sorted(batch.tokens[:, 0].tolist()) == list(range(0, 40, 4))
-    with pytest.raises(ValueError, match="'a' has 10 held-out windows of 4 tokens, not 11"):
+    with pytest.raises(ValueError, match=r"data\.heldout_sequences=11: .* from 1 .* to 10; .*seq_len=4 .*: a 10$"):
         heldout(corpus_of(9, heldout=(41,)), sequences=11, seq_len=4)
-    with pytest.raises(ValueError, match="'a' has 4 held-out tokens, fewer than"):
+    with pytest.raises(ValueError, match=r"data\.seq_len=4: the domain 'a' has 4 held-out tokens, fewer than"):
         heldout(corpus_of(9, heldout=(4,)), sequences=1, seq_len=4)
-    with pytest.raises(ValueError, match="at least one each"):
-        heldout(corpus_of(9, 9), sequences=1, seq_len=4)
+    two = corpus_of(50, 50, heldout=(41, 13))  # 10 and 3 windows
+    assert len(heldout(two, sequences=7, seq_len=4).tokens) == 7
+    for sequences in (1, 8):
+        with pytest.raises(ValueError, match=rf"data\.heldout_sequences={sequences}: .* from 2 .* to 7; .*a 10, b 3$"):
+            heldout(two, sequences=sequences, seq_len=4)
 
 
-def test_batch_moves_with_its_mask() -> None:
-    mask = torch.ones(1, 2, dtype=torch.bool)
+def test_a_batch_moves_as_a_whole() -> None:
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    moved = Batch(tokens=ids, targets=ids, domains=ids[:, 0], mask=mask).to("meta")
-    assert {moved.tokens.device.type, moved.mask.device.type, moved.domains.device.type} == {"meta"}
+    moved = Batch(tokens=ids, targets=ids, domains=ids[:, 0]).to("meta")
+    assert {moved.tokens.device.type, moved.targets.device.type, moved.domains.device.type} == {"meta"}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zslx.config.run_config import method_names, one_spelling
+from zslx.config.run_config import method_names, once, one_spelling
 
 # One template each in zslx/intervention/templates; named here so that --help needs no torch.
 FAMILIES = ("adaptive", "curriculum", "data_mixing", "gradient_surgery", "optimization", "token_weighting")
@@ -178,14 +178,14 @@ def run_check(args: argparse.Namespace) -> int:
 
 def settings_of(name: str, text: str) -> dict[str, str]:
     """`NAME.key=value ...` as {key: value}."""
-    found = {}
+    found = []
     for item in text.split():
         key, equals, value = item.partition("=")
         head, _, setting = key.partition(".")
         if not equals or not setting or head not in method_names(name):
             raise ValueError(f"--set {item!r}: allowed are settings of it, such as {method_names(name)[0]}.KEY=VALUE")
-        found[setting] = value
-    return found
+        found.append((setting, value))
+    return dict(once(found))
 
 
 def smoke(name: str, settings: dict[str, str], folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""One setting: how a field states its meaning and what it allows, and how a value is read and checked."""
+"""One setting as a dataclass field: it carries its help text and its limits, and values are read and checked by it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ from dataclasses import field
 from typing import Any
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices=None) -> Any:
-    """A field with its meaning and what is allowed."""
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with a help text; its value is one of `choices`, or a number from `low` to `high`, where given."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
 def unknown(key: str, allowed: list[str]) -> str:
-    """A message for an unknown key: the closest names first, else all of them."""
+    """The message for an unknown key. It proposes the closest allowed names, or else lists all of them."""
     close = difflib.get_close_matches(key, allowed, n=3, cutoff=0.5)
     return f"unknown key {key!r}; " + (
         f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(allowed)}"
     )
 
 
-def convert(key: str, value: Any, f: dataclasses.Field) -> Any:
-    """`value` (a text, or what JSON gave) as the type of the field, or ValueError naming key and value."""
+def convert(key: str, value: Any, f: dataclasses.Field[Any]) -> Any:
+    """`value`, a string or a JSON value, as the type of the field. ValueError names the key and the value."""
     kind = f.type if isinstance(f.type, str) else f.type.__name__
     try:
         if kind == "bool":
@@ -44,7 +51,7 @@ def convert(key: str, value: Any, f: dataclasses.Field) -> Any:
     return str(value)
 
 
-def check(label: str, value: Any, f: dataclasses.Field) -> None:
+def check(label: str, value: Any, f: dataclasses.Field[Any]) -> None:
     """Raise ValueError naming the key, its value and what is allowed."""
     choices, low, high = (f.metadata.get(k) for k in ("choices", "low", "high"))
     if choices and value not in choices:

@@ -1,7 +1,8 @@
-"""The settings of a run: frozen dataclasses, validated, with dotted `key=value` overrides. Needs no torch.
+"""`Config`, all the settings of a run, and the `key=value` overrides that change them. It needs no torch.
 
-`Config` has one group a concern. `model data optim train` and the intervention decide what is computed and are
-part of a trial's identity; `instruments` only observe and `run` says how the run is kept, so neither is.
+A Config is frozen and validated. It has one group of settings for each concern. The groups `model`, `data`, `optim`
+and `train` and the intervention decide what is computed, so they are part of a trial's identity. The other two are
+not: `instruments` only observes, and `run` says how the run's files are kept.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Config:
                 raise ValueError(f"{label}={given!r}: allowed are a {group.__name__} and a mapping of its settings")
 
     def to_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """JSON values, with a dictionary for each group."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Config:
@@ -89,12 +92,23 @@ def parse_overrides(config: Config, items: Iterable[str]) -> Config:
     return override(config, pairs)
 
 
+def once(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The pairs as a list; ValueError where a key is given twice, since the order should not decide which counts."""
+    pairs = list(pairs)
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"{key} is given twice, as {seen[key]!r} and as {value!r}; give it once")
+        seen[key] = value
+    return pairs
+
+
 def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
-    """`config` with dotted keys changed; texts are read as the type of the field.
+    """`config` with dotted keys changed, each at most once; texts are read as the type of the field.
 
     Each group is rebuilt once, so that keys that must fit each other (width and heads) may come in any order.
     """
-    pairs = list(pairs)
+    pairs = once(pairs)
     plain: dict[str, Any] = {key: str(value) for key, value in pairs if key in PLAIN}
     config = dataclasses.replace(config, **plain)  # first: which method settings are known depends on it
     for _, value in (pair for pair in pairs if pair[0] == "model"):
@@ -119,6 +133,7 @@ def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
 
 
 def known_keys() -> list[str]:
+    """Every key that is not a setting of an intervention."""
     return [*PLAIN, "model", *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]  # type: ignore[arg-type]
 
 

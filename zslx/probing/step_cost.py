@@ -56,8 +56,8 @@ def measure(spec: str, size: str, *, rounds: int = 20, settings: list[tuple[str,
     quiet = [("instruments.heldout_points", 2), ("instruments.probes", False)]
     base = dataclasses.replace(Config(), model=model_preset(size))
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [("intervention", spec), *shape, *quiet, *(settings or [])]
-        config = override(base, pairs)
+        usual = override(base, [("intervention", spec), *shape, *quiet])
+        config = override(usual, settings or [])
         methods = load_spec(spec, config.settings)
         plain = dataclasses.replace(config, intervention="none", settings={})
         if any("reference_losses" in m.needs for m in methods):

@@ -15,7 +15,7 @@ import hashlib
 import heapq
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from zslx.text.documents import Document
 
@@ -61,7 +61,7 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     """The documents' indices in groups, each ascending; one without a near duplicate is a group of its own."""
     holders: dict[int, list[int]] = defaultdict(list)
     for i, document in enumerate(documents):
-        for line in sketch(document.text):
+        for line in sketch(document.blocks()):
             holders[line].append(i)
     shared: Counter[tuple[int, int]] = Counter()
     for who in holders.values():
@@ -85,7 +85,24 @@ def near_duplicates(documents: Sequence[Document]) -> list[list[int]]:
     return list(groups.values())
 
 
-def sketch(text: str) -> list[int]:
-    """The SKETCH smallest hashes among those of the text's distinct lines of 20 characters and more."""
-    lines = {stripped for line in text.splitlines() if len(stripped := line.strip()) >= 20}
-    return heapq.nsmallest(SKETCH, {zlib.crc32(line.encode()) for line in lines})
+def sketch(blocks: Iterable[str]) -> list[int]:
+    """The SKETCH smallest hashes among those of the text's distinct lines of 20 characters and more, ascending."""
+    smallest: list[int] = []
+    for text in whole_lines(blocks):
+        lines = {stripped for line in text.splitlines() if len(stripped := line.strip()) >= 20}
+        smallest = heapq.nsmallest(SKETCH, {zlib.crc32(line.encode()) for line in lines}.union(smallest))
+    return smallest
+
+
+def whole_lines(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text in parts that end at line ends: what comes after the last line end waits for the next block."""
+    begun: list[str] = []  # joined once, for a line may be as long as the file
+    for block in blocks:
+        cut = block.rfind("\n") + 1
+        if cut:
+            yield "".join([*begun, block[:cut]])
+            begun.clear()
+        begun.append(block[cut:])
+    last = "".join(begun)
+    begun.clear()
+    yield last

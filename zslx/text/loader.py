@@ -38,21 +38,18 @@ Ids = NDArray[np.int64]
 class Batch:
     """B sequences of T positions.
 
-    tokens, targets (B, T) int64: `targets` are the tokens that follow; domains (B,) int64;
-    mask (B, T) bool, or None where every position counts.
+    tokens, targets (B, T) int64: `targets` are the tokens that follow; domains (B,) int64.
     """
 
     tokens: Tensor
     targets: Tensor
     domains: Tensor
-    mask: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Batch:
         return Batch(
             tokens=self.tokens.to(device),
             targets=self.targets.to(device),
             domains=self.domains.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
         )
 
 
@@ -189,32 +186,46 @@ class Loader:
 
 def heldout(corpus: Corpus, *, sequences: int, seq_len: int) -> Batch:
     """The fixed held-out set, (sequences, seq_len): no seed enters it."""
-    return _spread(corpus, corpus.heldout, "held-out", sequences, seq_len)
+    return _spread(corpus, corpus.heldout, "data.heldout_sequences", "held-out", sequences, seq_len)
 
 
 def control(corpus: Corpus, *, sequences: int, seq_len: int) -> Batch:
     """A fixed sample (sequences, seq_len) of the training text, one sequence a domain at least: no seed enters it."""
-    return _spread(corpus, corpus.train, "training", max(sequences, len(corpus.domains)), seq_len)
+    return _spread(corpus, corpus.train, "data.batch_size", "training", max(sequences, len(corpus.domains)), seq_len)
 
 
-def _spread(corpus: Corpus, streams: Sequence[NDArray[Any]], what: str, sequences: int, seq_len: int) -> Batch:
-    """Windows spread evenly over each domain's text; the domains follow one another in equal shares (to a sequence)."""
-    if sequences < len(corpus.domains):
-        raise ValueError(f"{sequences} {what} sequences for {len(corpus.domains)} domains: at least one each")
+def _spread(
+    corpus: Corpus, streams: Sequence[NDArray[Any]], key: str, what: str, sequences: int, seq_len: int
+) -> Batch:
+    """Windows spread evenly over each domain's text; the domains follow one another in equal shares (to a sequence).
+
+    `key` is the setting that asks for so many `sequences`, which the error names.
+    """
     streams = [np.asarray(stream) for stream in streams]
+    windows = [
+        _windows(stream, seq_len, f"{name!r} has {len(stream)} {what}")
+        for name, stream in zip(corpus.domains, streams, strict=True)
+    ]
+    least, most = len(streams), min(count * len(streams) + d for d, count in enumerate(windows))
+    if not least <= sequences <= most:
+        raise ValueError(
+            f"{key}={sequences}: this text allows from {least} (one a domain) to {most}; windows of "
+            f"data.seq_len={seq_len} tokens in its {what} text: "
+            + ", ".join(f"{name} {count}" for name, count in zip(corpus.domains, windows, strict=True))
+        )
     domains = np.sort(np.arange(sequences) % len(streams))
-    chosen = []
-    for name, stream, n in zip(corpus.domains, streams, np.bincount(domains).tolist(), strict=True):
-        windows = _windows(stream, seq_len, f"{name!r} has {len(stream)} {what}")
-        if windows < n:
-            raise ValueError(f"the domain {name!r} has {windows} {what} windows of {seq_len} tokens, not {n}")
-        chosen.append((2 * np.arange(n) + 1) * windows // (2 * n))  # the middle of each n-th part
+    chosen = [
+        (2 * np.arange(n) + 1) * count // (2 * n)  # the middle of each n-th part
+        for count, n in zip(windows, np.bincount(domains).tolist(), strict=True)
+    ]
     return _batch(_rows(streams, domains, np.concatenate(chosen), seq_len), domains, seq_len)
 
 
 def _windows(stream: NDArray[Any], seq_len: int, who: str) -> int:
     if len(stream) <= seq_len:
-        raise ValueError(f"the domain {who} tokens, fewer than one window of seq_len={seq_len} needs ({seq_len + 1})")
+        raise ValueError(
+            f"data.seq_len={seq_len}: the domain {who} tokens, fewer than the {seq_len + 1} that one window needs"
+        )
     return (len(stream) - 1) // seq_len
 
 

@@ -60,49 +60,51 @@ def _sample(domains: Sequence[Domain]) -> Iterator[str]:
     for domain in domains:
         size = 0
         for document in sorted(domain.documents, key=lambda d: d.digest):
-            for piece in pieces(document.text):
-                if size < part:
-                    yield piece
-                    size += len(piece.encode())
+            for piece in pieces(document.blocks()):
+                if size >= part:
+                    break
+                yield piece
+                size += len(piece.encode())
             if size >= part:
                 break
 
 
 def encoded(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    """(bytes of text, its tokens) for some MB of documents at a time; each document ends with END_OF_TEXT."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    assert end is not None
-    batch: list[tuple[str, bool]] = []
+    """(bytes of text, its tokens) for some MB of text at a time; each document ends with END_OF_TEXT."""
+    batch: list[str | None] = []  # None: a document ends here
     size = 0
     for document in documents:
-        parts = pieces(document.text)
-        batch += [(part, i == len(parts) - 1) for i, part in enumerate(parts)]
-        size += document.size
-        if size >= 4 * PIECE:
-            yield size, _encode(tokenizer, batch, end)
-            batch, size = [], 0
+        for piece in pieces(document.blocks()):
+            batch.append(piece)
+            size += len(piece.encode())
+            if size >= 4 * PIECE:
+                yield size, _encode(tokenizer, batch)
+                batch, size = [], 0
+        batch.append(None)
     if batch:
-        yield size, _encode(tokenizer, batch, end)
+        yield size, _encode(tokenizer, batch)
 
 
-def _encode(tokenizer: Tokenizer, batch: list[tuple[str, bool]], end: int) -> NDArray[np.uint32]:
+def _encode(tokenizer: Tokenizer, batch: Sequence[str | None]) -> NDArray[np.uint32]:
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    assert end is not None
+    encodings = iter(tokenizer.encode_batch_fast([piece for piece in batch if piece is not None]))
     tokens: list[int] = []
-    encodings = tokenizer.encode_batch_fast([text for text, _ in batch])
-    for encoding, (_, last) in zip(encodings, batch, strict=True):
-        tokens += encoding.ids
-        if last:
-            tokens.append(end)
+    for piece in batch:
+        tokens += [end] if piece is None else next(encodings).ids
     return np.array(tokens, dtype=np.uint32)
 
 
-def pieces(text: str) -> list[str]:
+def pieces(blocks: Iterable[str]) -> Iterator[str]:
     """The text in parts of at most PIECE characters, cut after a line end where there is one, and within long runs."""
-    parts, start = [], 0
-    while len(text) - start > PIECE:
-        cut = text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
-        parts += _without_long_runs(text[start:cut])
-        start = cut
-    return [*parts, *_without_long_runs(text[start:])]
+    rest = ""
+    for block in blocks:
+        rest += block
+        while len(rest) > PIECE:
+            cut = rest.rfind("\n", 0, PIECE) + 1 or PIECE
+            yield from _without_long_runs(rest[:cut])
+            rest = rest[cut:]
+    yield from _without_long_runs(rest)
 
 
 def _without_long_runs(text: str) -> list[str]:
