@@ -1,4 +1,4 @@
-"""Interference: how much of many gradients cancels, per coordinate j over i = 1..n of them.
+"""Interference: the share by which n gradients g_i cancel in their sum, coordinate by coordinate (index j).
 
     c_j = |Σ_i g_ij| / Σ_i |g_ij|
     ratio form   1 − Σ_j |Σ_i g_ij| / Σ_ij |g_ij|

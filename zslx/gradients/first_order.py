@@ -8,7 +8,7 @@ With token gradients g_i, an update u = Δθ and p_ij = g_ij u_j:
     C_uG = |Σ_ij p_ij| / Σ_j |Σ_i p_ij|    update against the total gradient
     1 − D(Δℓ̂) = C_g · C_uG / C_ug
 
-Source: as in interference.py (the authors' decomposition). A tied matrix is one set of coordinates here, two in
+Source: as in cancellation.py (the authors' decomposition). A tied matrix is one set of coordinates here, two in
 their code. Δℓ̂ for all tokens is one forward-mode product (or a central difference of two forwards: error of
 order ε² plus rounding/ε); Σ_i p_ij comes from one backward; only Σ_ij |p_ij| is sampled, and C_g / C_ug is
 exact all the same, since they share it. Checked by tests/oracles/test_gradients_interference.py.

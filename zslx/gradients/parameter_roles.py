@@ -1,8 +1,8 @@
-"""Which part of a transformer a parameter belongs to, for breakdowns: attention, mlp, norm, embedding,
-unembedding or other, and the layer.
+"""The part of a transformer that a parameter belongs to (attention, mlp, norm, embedding, unembedding or other), and
+its layer. Results are broken down by these.
 
-Read from module types and the names that public models use. A matrix tied to the embedding counts as
-embedding. `body` are the matrices of attention and MLP: what interference is usually quoted for. Of a model whose
+Parts are read from module types and from the names that public models use. A matrix tied to the embedding counts as
+embedding. The body is the matrices of attention and MLP; interference is usually quoted for the body. Where a model's
 names say nothing, `body_of` takes every matrix but embeddings, unembeddings and norms.
 """
 

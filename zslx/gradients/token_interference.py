@@ -2,7 +2,7 @@
 
 There are N of them, but the numerator Σ_i g_ij is the gradient of the summed loss (one backward), and the
 denominator Σ_i |g_ij| a sum of positive numbers that a sample of n tokens estimates (token_pass.py). The ratio
-form's error is that of a mean of n stratified draws (sampling.py; its bias is of order 1/n); the mean form divides
+form's error is that of a mean of n stratified draws (token_sample.py; its bias is of order 1/n); the mean form divides
 by each coordinate's estimate and is biased: exact with n = all, else jackknifed over rounds and given from n = 256
 on, for the matrices of the layers only. Checked by tests/oracles/test_gradients_interference.py.
 

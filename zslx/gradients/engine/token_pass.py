@@ -1,7 +1,7 @@
 """The backwards behind every per-token quantity: one for the sums, one a round of sampled tokens.
 
 A backward whose cotangent picks one token of each of the B sequences gives B tokens' gradients, kept apart by the
-sequence engine: n tokens cost ⌈n/B⌉ backwards on one graph instead of N. Their weights (sampling.py) go into the
+sequence engine: n tokens cost ⌈n/B⌉ backwards on one graph instead of N. Their weights (token_sample.py) go into the
 cotangent, so that every sum estimates that over all tokens.
 
 Shapes: B sequences, T positions, N tokens, n sampled.
