@@ -1,7 +1,7 @@
 """One trial: a configuration trained in a run folder, and logged. Knows no Ray, so any launcher can call it.
 
 A process may run many trials, one after the other. `fresh` undoes what one can leave behind for the next, so that
-the order of trials does not matter (tests/sweeps/test_order.py): global generators, torch's modes and threads, the
+the order of trials does not matter (tests/sweeps/test_trial.py): global generators, torch's modes and threads, the
 working directory, and the modules of our interventions and of plugin folders, which are imported anew from the
 source that the identity hashes. Installed packages stay imported: what they remember in a module is theirs.
 """

@@ -10,7 +10,7 @@ averaged over the probes after T/4.
     lower at matched step only  explained by where on the curve the arm is
 
 Approximate: linear interpolation between probes (about two a factor of 2). Checked on planted curves in
-tests/unit/test_compare_mechanism.py.
+tests/unit/test_compare_measures.py.
 """
 
 from __future__ import annotations
