@@ -1,10 +1,10 @@
 """Which documents are held out: whole files, chosen by the hash of their names, near duplicates together.
 
-A held-out chunk of a training file would be predicted from its other chunks, and so would a file whose sibling is
-trained on (vec256_float.h, vec256_double.h). So the unit is a group of near duplicates: documents that share a
-quarter of a bottom-k sketch of their longer lines (Broder 1997), joined transitively. Groups are taken in the
-order of the sha256 of their first name until the domain's share is reached, small ones first tried so that the
-held-out text comes from many files. The choice depends on the documents alone, not on any seed.
+A model predicts part of a file too easily when it was trained on the rest, and likewise a file whose sibling it was
+trained on (vec256_float.h, vec256_double.h). So the unit is a group of near duplicates: documents that share a quarter
+of a bottom-k sketch of their longer lines (Broder 1997), joined transitively. Groups are taken in the order of the
+sha256 of their first name until the domain's share is reached. Small groups are tried first, so that the held-out text
+comes from many files. The choice depends on the documents alone, not on any seed.
 
 Approximate: the sketch estimates resemblance; lines that more than 40 documents share count for nothing.
 """
