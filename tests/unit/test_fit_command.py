@@ -201,3 +201,32 @@ def test_the_papers_protocol_says_when_it_smooths_a_second_time(tmp_path, capsys
     assert hint in capsys.readouterr().err
     assert zslx_fit(path, "--json", "--protocol", "paper", "--smoothing", "none", "--bootstrap", 0) == 0
     assert not capsys.readouterr().err
+
+
+def test_columns_of_other_names(good, tmp_path, capsys):
+    """An export of a tracker: other names, and rows in which the metric was not logged."""
+    rows = [line.split(",") for line in good.read_text().split()[1:]]
+    export = tmp_path / "export.csv"
+    export.write_text("_step,lr,probe/heldout_loss\n" + "".join(f"{s},1,{y}\n{s},2,\n" for s, y in rows))
+    lines = tmp_path / "export.jsonl"
+    lines.write_text("".join(json.dumps({"_step": int(s), "probe/heldout_loss": float(y)}) + "\n" for s, y in rows))
+    columns = ("--columns", "_step,probe/heldout_loss", "--json", "--bootstrap", 0)
+    assert zslx_fit(good, "--json", "--bootstrap", 0) == 0
+    [plain] = strict(capsys.readouterr().out)
+    assert zslx_fit(export, lines, *columns) == 0
+    for found in strict(capsys.readouterr().out):
+        assert {k: v for k, v in found.items() if k != "file"} == {k: v for k, v in plain.items() if k != "file"}
+
+
+def test_a_file_with_other_columns_says_how_to_name_them(tmp_path, capsys):
+    path = tmp_path / "export.csv"
+    path.write_text("_step,probe/heldout_loss\n1,5.0\n")
+    assert zslx_fit(path) == 1
+    error = capsys.readouterr().err
+    assert "the header has: '_step, probe/heldout_loss'" in error and "--columns STEP,LOSS" in error
+
+
+@pytest.mark.parametrize("text", ["step", "step,", ",loss", "a,b,c"])
+def test_bad_column_names_are_a_usage_error(text, good):
+    with pytest.raises(SystemExit):
+        zslx_fit(good, "--columns", text)

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `zslx fit`."""
     parser.description = "Fit a broken power law to loss curves and say where they decelerate."
     parser.add_argument("files", nargs="+", metavar="FILE", help="CSV with step and loss, JSON lines, or a run folder")
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        default=("step", "loss"),
+        metavar="STEP,LOSS",
+        help="names of the two columns in a CSV or JSON lines, such as _step,probe/heldout_loss (default step,loss)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON list, an object a file")
     parser.add_argument("--smoothing", choices=SMOOTHINGS, help="moving average (default centred)")
     parser.add_argument("--transient", type=_whole, metavar="S", help="keep steps > S only")
@@ -46,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--forecast", type=_share, metavar="X", help="also forecast L at the end from the first share X of the steps"
     )
+
+
+def _columns(text: str) -> tuple[str, str]:
+    step, comma, loss = (part.strip() for part in text.partition(","))
+    if not (step and comma and loss) or "," in loss:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not two names joined by a comma, such as step,loss")
+    return step, loss
 
 
 def _whole(text: str) -> int:
@@ -74,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for file in args.files:
         try:
-            curve = read(file)
+            curve = read(file, args.columns)
             if args.protocol == "paper" and args.smoothing is None and curve.gap > 1:
                 print(
                     f"zslx fit: {_printable(file)}: its points are {curve.gap:g} steps apart, so it may be smoothed "

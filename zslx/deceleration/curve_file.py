@@ -1,4 +1,7 @@
-"""Reading a loss curve: CSV with columns `step` and `loss`, JSON lines with these keys, or a run folder.
+"""Reads a loss curve: CSV with columns `step` and `loss`, JSON lines with these keys, or a run folder.
+
+A CSV has a header line, commas, and a row a step: whole steps that increase, losses in nats per token. Other names of
+the two columns can be given; an empty loss in such a file, as in exports of sparse metrics, is passed over.
 
 Steps must increase; a row that repeats an earlier one exactly is dropped (a log that was appended twice); step 0
 (before training) has no place on a logarithmic axis and is dropped too. Whatever else is wrong is a `CurveError`
@@ -61,8 +64,14 @@ def curve(steps: ArrayLike, losses: ArrayLike, warmup: int | None = None) -> Cur
     return Curve(steps=s[s > 0], losses=y[s > 0], warmup=warmup)
 
 
-def read(path: str | Path) -> Curve:
-    """The curve in a CSV file, a .jsonl file or a run folder (its steps.jsonl and config.json)."""
+Columns = tuple[str, str]
+
+
+def read(path: str | Path, columns: Columns = ("step", "loss")) -> Curve:
+    """The curve in a CSV file, a .jsonl file or a run folder (its steps.jsonl and config.json).
+
+    `columns` are the names of step and loss in a CSV header or in the lines' objects.
+    """
     path = Path(path)
     warmup = None
     if path.is_dir():
@@ -78,7 +87,7 @@ def read(path: str | Path) -> Curve:
         raise CurveError(f"{path}: the file is empty")
     if text.lstrip().startswith("["):
         raise CurveError(f"{path}: a JSON array; JSON lines are needed, an object with `step` and `loss` on each")
-    lines = _json_lines(path, text) if text.lstrip().startswith("{") else _csv_lines(path, text)
+    lines = (_json_lines if text.lstrip().startswith("{") else _csv_lines)(path, text, columns)
     steps: list[float] = []
     losses: list[float] = []
     seen: set[tuple[float, float]] = set()
@@ -100,38 +109,42 @@ def read(path: str | Path) -> Curve:
     return curve(steps, losses, warmup)
 
 
-def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, Any, Any]]:
+def _csv_lines(path: Path, text: str, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
     """(line number, step, loss) of each row."""
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
         header = [name.strip().lower() for name in next(reader)]
-        for column in ("step", "loss"):
+        wanted = [name.strip().lower() for name in columns]
+        for column in wanted:
             if header.count(column) != 1:
                 shown = ", ".join(header[:6])[:60]
-                raise CurveError(f"{path}:1: one column `{column}` is needed, the header has: {shown!a}")
-        step, loss = header.index("step"), header.index("loss")
+                what = f"one column `{column}` is needed, the header has: {shown!a}"
+                raise CurveError(f"{path}:1: {what}; --columns STEP,LOSS names others")
+        step, loss = header.index(wanted[0]), header.index(wanted[1])
+        sparse = wanted != ["step", "loss"]
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) <= max(step, loss):
                 raise CurveError(f"{path}:{reader.line_num}: the row has {len(row)} of {len(header)} columns")
-            yield reader.line_num, row[step], row[loss]
+            if not (sparse and not row[loss].strip()):
+                yield reader.line_num, row[step], row[loss]
     except csv.Error as error:
         raise CurveError(f"{path}:{reader.line_num}: {error}") from None
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Any, Any]]:
+def _json_lines(path: Path, text: str, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
     """(line number, step, loss) of each line."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            yield number, record["step"], record["loss"]
+            yield number, record[columns[0]], record[columns[1]]
         except (ValueError, RecursionError):
             raise CurveError(f"{path}:{number}: not a line of JSON") from None
         except (KeyError, TypeError):
-            raise CurveError(f"{path}:{number}: an object with `step` and `loss` is needed") from None
+            raise CurveError(f"{path}:{number}: an object with `{columns[0]}` and `{columns[1]}` is needed") from None
 
 
 def _number(path: Path, line: int, name: str, value: Any) -> float:
