@@ -22,7 +22,7 @@ def build(**config):
 
 def draw(B, T):
     ids = torch.randint(11, (B, T + 1), generator=torch.Generator().manual_seed(1))
-    return Batch(tokens=ids[:, :-1], targets=ids[:, 1:], domains=torch.zeros(B, dtype=torch.int64), mask=None)
+    return Batch(tokens=ids[:, :-1], targets=ids[:, 1:], domains=torch.zeros(B, dtype=torch.int64))
 
 
 def test_roles_of_the_native_model():
@@ -116,7 +116,7 @@ def test_batches_of_every_kind():
     batch = draw(4, 5)
     assert batch_size(batch) == batch_size({"x": batch.tokens}) == batch_size((batch.tokens, 3)) == 4
     part = take(batch, torch.tensor([2, 0]))
-    assert torch.equal(part.tokens, batch.tokens[[2, 0]]) and part.mask is None
+    assert torch.equal(part.tokens, batch.tokens[[2, 0]])
     assert torch.equal(take({"x": batch.tokens, "scale": 2.0}, torch.tensor([1]))["x"], batch.tokens[1:2])
     assert isinstance(take((batch.tokens,), torch.tensor([1])), tuple)
     with pytest.raises(ValueError, match="no tensor with a batch dimension in a str"):

@@ -180,7 +180,7 @@ def test_command(
         (["--steps", "2,x"], "'x' is not a whole number"),
         (["--n", "0"], "0 is below 1"),
         (["--n", "many"], "'many' is not a whole number"),
-        (["--sequences", "2", "--seq-len", "100000000"], "fewer than one window"),
+        (["--sequences", "2", "--seq-len", "100000000"], "fewer than the 100000001 that one window needs"),
     ],
 )
 def test_what_a_user_can_get_wrong(
