@@ -1,4 +1,20 @@
-"""zslx: a bench for interventions on the training dynamics of language models."""
+"""zslx: a bench for interventions on the training dynamics of language models.
+
+Train a run, read it back, and fit its deceleration:
+
+    import zslx
+
+    config = zslx.preset("smoke").for_size("0.1M")
+    zslx.train(config, "runs/one", intervention=zslx.load_intervention("pcgrad", groups="domain"))
+    run = zslx.load_run("runs/one")                    # run.steps: columns; run.probes: a dict a probe step
+    found = zslx.fit(run.steps["step"], run.steps["loss"])
+    print(found.status, found.L_d, found.t_d, found.r_d)
+
+Write an intervention: subclass `Intervention`, `GradientMethod` or `GramianMethod` with fields made by `setting`, and
+implement the hooks that you need; hooks see `RunView`, `StepView`, `StepStats` or `CoordinateSums`, and remember in
+`State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `load_study` reads
+what a sweep left. docs/api.md lists every name; the guides are in docs/.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +23,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zslx.config.presets import preset
     from zslx.config.run_config import Config
+    from zslx.deceleration.fit import fit
+    from zslx.gradients import group_stats, sequence_stats
     from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView, setting
     from zslx.intervention.gradient_method import GROUPINGS, CoordinateSums, GradientMethod, GramianMethod, floating
     from zslx.intervention.registry import load_intervention
+    from zslx.runs.records import read_run as load_run
     from zslx.training.loop import train
 
 __version__ = "0.1.0"
 
-# Loaded on first use, so that `import zslx` and `zslx --help` need no torch.
+# Where each public name is defined. Loaded on first use, so that `import zslx` and `zslx --help` need no torch.
 _BASE, _GRADIENT = "zslx.intervention.base", "zslx.intervention.gradient_method"
 HOMES = {
     "Config": "zslx.config.run_config",
     "preset": "zslx.config.presets",
+    "train": "zslx.training.loop",
+    "load_run": "zslx.runs.records",
+    "load_study": "analysis.study.load",
+    "fit": "zslx.deceleration.fit",
+    "load_intervention": "zslx.intervention.registry",
     **dict.fromkeys(("Intervention", "RunView", "State", "StepStats", "StepView", "setting"), _BASE),
     **dict.fromkeys(("CoordinateSums", "GROUPINGS", "GradientMethod", "GramianMethod", "floating"), _GRADIENT),
-    "load_intervention": "zslx.intervention.registry",
-    "train": "zslx.training.loop",
+    **dict.fromkeys(("group_stats", "sequence_stats"), "zslx.gradients"),
 }
 __all__ = [
     "GROUPINGS",
@@ -35,9 +58,14 @@ __all__ = [
     "State",
     "StepStats",
     "StepView",
+    "fit",
     "floating",
+    "group_stats",
     "load_intervention",
+    "load_run",
+    "load_study",
     "preset",
+    "sequence_stats",
     "setting",
     "train",
 ]
@@ -48,4 +76,12 @@ def __getattr__(name: str) -> Any:
 
     if name not in HOMES:
         raise AttributeError(f"module 'zslx' has no attribute {name!r}")
-    return getattr(importlib.import_module(HOMES[name]), name)
+    if HOMES[name].startswith("analysis."):
+        from zslx.places import ours
+
+        ours("analysis")
+    return getattr(importlib.import_module(HOMES[name]), {"load_run": "read_run"}.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -136,12 +136,12 @@ def test_heavy_packages_are_imported_where_used():
 
 
 def test_the_other_packages_are_named_in_the_command_line_alone():
-    """No file of zslx but cli.py (commands) and registry.py (interventions) names another package as a text."""
+    """No file of zslx but cli.py (commands), registry.py (interventions) and the list of public names does."""
     for path in sources("zslx"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
         named = {t for t in texts if t.startswith(("sweeps.", "analysis.", "interventions.")) and " " not in t}
-        assert not named or path.name in ("cli.py", "registry.py"), f"{path} names {named}"
+        assert not named or path.name in ("cli.py", "registry.py") or path == ROOT / "zslx" / "__init__.py", path
 
 
 def test_analysis_reaches_no_torch():

@@ -31,7 +31,10 @@ from zslx.config.sizes import model_preset
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a run."""
+    """Everything that decides a run: an intervention with its settings, and one group of settings a concern.
+
+    A group may be given as a mapping, `Config(train={"steps": 50})`. `parse_overrides` changes single keys.
+    """
 
     intervention: str = "none"
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # intervention name → its settings
