@@ -81,6 +81,7 @@ PRESETS = {
 
 
 def preset(name: str) -> Preset:
+    """The preset of a name; its `for_size("0.1M")` gives the configuration of a trial. ValueError if there is none."""
     if name not in PRESETS:
         raise ValueError(unknown(name, list(PRESETS)).replace("unknown key", "unknown preset"))
     return PRESETS[name]
