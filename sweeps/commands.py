@@ -1,11 +1,11 @@
-"""`zslx sweep`: plan a study, train what the ledger has not, compare, report.
+"""The `zslx sweep` command: plan a study, train what the ledger does not have, compare, report.
 
     plan       refuse what is misspelt; prepare the text; identities; what the ledger has
-    train      the rest, as Ray Tune trials (sweeps/tune.py; not even imported when there is nothing to train)
-    answer     table, one line that says what was found, the HTML report, and its path last, alone on a line
+    train      the rest, as Ray Tune trials (sweeps/tune.py; Ray is not imported when there is nothing to train)
+    answer     the table, one line that says what was found, the HTML report, and its path, last and alone on a line
 
-Exit code 0, also where a trial diverged (that is a result); 1 where a trial failed; 2 for a mistake in the command;
-130 after Ctrl-C. The same command always goes on where the last one was.
+The exit code is 0 even where a trial diverged, which is a result; 1 where a trial failed; 2 for a mistake in the
+command; 130 after Ctrl-C and 143 after SIGTERM. The same command always goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -14,52 +14,32 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from analysis.commands import report
 from sweeps import wandb_log
-from zslx.printable import one_line
+from sweeps.estimate import Estimate, estimate, study_seconds
+from sweeps.ledger import Ledger, is_done
+from sweeps.outcome import Failure, Outcome
+from sweeps.progress import Progress
+from sweeps.study import Study, Trial, build, command, parse_seeds, split_pair
+from sweeps.trial import Job
+from zslx.config.presets import preset
+from zslx.config.run_config import once, one_spelling, override
+from zslx.config.sizes import model_preset
+from zslx.intervention import registry
+from zslx.intervention.discovery import plugin_folders
+from zslx.printable import one_line, printable
+from zslx.progress import duration
+from zslx.text import token_cache
 
-if TYPE_CHECKING:
-    from sweeps.estimate import Estimate
-    from sweeps.ledger import Ledger
-    from sweeps.study import Study, Trial
-    from sweeps.tune import Failure
-
-LONG = 1200.0  # seconds: a sweep estimated longer says first how long, and that it resumes
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from zslx.config.presets import PRESETS
-
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Compare interventions with the baseline: arms × sizes × seeds, then the table and the report.\n\n"
-        "examples:\n"
-        "  zslx sweep pcgrad\n"
-        "  zslx sweep pcgrad --preset smoke\n"
-        "  zslx sweep pcgrad,ema --sizes '0.1M 0.2M' --seeds 5 --set 'pcgrad.groups=domain optim.lr=1e-3'\n"
-        "  zslx sweep pcgrad --preset verdict --dry-run\n\n"
-        "An interrupted sweep goes on when the same command is given again; no trial is trained twice."
-    )
-    parser.add_argument("intervention", metavar="INTERVENTION", help="a name, a+b for both at once, a,b to compare")
-    presets = "; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())
-    parser.add_argument("--preset", default="laptop", help=presets)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of trials and reports")
-    parser.add_argument("--sizes", default="", help="model sizes, as '0.1M 0.2M' (zslx presets lists them)")
-    parser.add_argument("--seeds", default="", help="how many (3) or which ones ('0 1 2')")
-    parser.add_argument("--steps", type=int, help="optimizer steps of each trial")
-    parser.add_argument("--set", default="", metavar="K=V", help="settings, as 'pcgrad.groups=domain optim.lr=1e-3'")
-    parser.add_argument("--wandb", default="offline", choices=wandb_log.MODES, help="default: offline, never asking")
-    parser.add_argument("--slots", type=int, help="trials at a time (default: one a core)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
+LONG = 1200.0  # seconds: above this estimate a sweep says first that it can be interrupted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A planned study in a results folder, and what is left of it to train."""
+    """A planned study, its results folder, and what is left to train."""
 
     study: Study
     ledger: Ledger
@@ -69,28 +49,15 @@ class Sweep:
     slots: int
     wandb: str
 
-    @property
-    def command(self) -> str:
-        from sweeps.study import command
-
-        return command(self.study, str(self.ledger.results))
-
-    @property
-    def verdict(self) -> str:
-        from sweeps.study import command
-
-        return command(self.study, str(self.ledger.results), preset="verdict")
-
     def seconds(self) -> float:
-        from sweeps.estimate import study_seconds
-
         return study_seconds([self.estimate.seconds(trial) for trial in self.pending], self.slots)
 
 
 def run(args: argparse.Namespace) -> int:
     sweep = plan(args)
     if args.dry_run:
-        print(dry_run(sweep))
+        for line in dry_run(sweep):
+            say(line)
         return 0
     check_writable(sweep.ledger.results)
     try:
@@ -102,53 +69,52 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{place}: {error}; what is finished is kept, and the same command goes on") from error
 
 
+def say(text: str) -> None:
+    """Print one line, at once; names in it may hold escape sequences."""
+    print(printable(text), flush=True)
+
+
 def carry_out(sweep: Sweep) -> int:
-    """Train what is left, say what came of it; returns the exit code."""
-    record(sweep, {})
+    """Train what is left and say what came of it; returns the exit code."""
+    sweep.ledger.record(sweep.study)
     announce(sweep)
     start = time.monotonic()
-    notes: set[str] = set()
-    failures = train(sweep, notes) if sweep.pending else {}
-    notes |= log_rest(sweep)
-    record(sweep, failures)
-    trained = len(sweep.pending) - len(failures)
-    print(f"{trained} trained, {len(sweep.done)} finished before, in {time.monotonic() - start:.0f} s")
-    for note in sorted(notes):
-        print(f"note: {note}")
-    report_failures(sweep, failures)
-    answer(sweep)
-    return 1 if failures else 0
+    outcome = train(sweep) if sweep.pending else Outcome()
+    outcome.notes |= log_rest(sweep)
+    sweep.ledger.record(sweep.study, outcome.failures)
+    say(f"{counts(sweep, outcome)}, in {time.monotonic() - start:.0f} s")
+    for note in sorted(outcome.notes):
+        say(f"note: {note}")
+    report_failures(sweep, outcome.failures)
+    report.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))
+    return 1 if outcome.failures else 0
+
+
+def counts(sweep: Sweep, outcome: Outcome) -> str:
+    """How many trials this sweep trained, found finished at its start, and left to another sweep."""
+    elsewhere = len(sweep.pending) - len(outcome.trained) - len(outcome.failures)
+    meanwhile = f", {elsewhere} finished meanwhile by another sweep" if elsewhere else ""
+    return f"{len(outcome.trained)} trained, {len(sweep.done)} finished before{meanwhile}"
 
 
 def plan(args: argparse.Namespace) -> Sweep:
-    """Everything that the command line asks for, checked; the text prepared."""
-    from zslx.config.presets import preset
-    from zslx.config.run_config import one_spelling
-    from zslx.config.sizes import model_preset
-    from zslx.intervention import registry
-
+    """Check everything that the command line asks for, prepare the text, and ask the ledger what is there."""
     asked = tuple(dict.fromkeys(one_spelling(spec) for spec in args.intervention.split(",") if spec.strip()))
     if not asked:
         raise ValueError("name an intervention, as in INTERVENTION=pcgrad (zslx interventions list)")
     for spec in asked:
         registry.resolve(spec)
-    from sweeps.study import build, parse_seeds, split_pair
-    from zslx.config.run_config import once
-
     preset(args.preset)
     sizes = args.sizes.replace(",", " ").split()
     for size in sizes:
         model_preset(size)
     overrides = args.set.split() + ([f"train.steps={args.steps}"] if args.steps is not None else [])
-    paths = dict(once(split_pair(item) for item in overrides))
+    settings = dict(once(split_pair(item) for item in overrides))
     seeds = parse_seeds(args.seeds)
     if args.slots is not None and args.slots < 1:
         raise ValueError(f"--slots {args.slots}: at least 1")
-    prepare_text(args.preset, paths)
+    prepare_text(args.preset, settings)
     study = build(asked, args.preset, sizes=sizes, seeds=seeds, overrides=overrides)
-    from sweeps.estimate import estimate
-    from sweeps.ledger import Ledger
-
     ledger = Ledger(args.results)
     done, pending = ledger.split(study.trials)
     threads = max(trial.config.train.threads for trial in study.trials)
@@ -163,19 +129,15 @@ def plan(args: argparse.Namespace) -> Sweep:
     )
 
 
-def prepare_text(preset_name: str, values: dict[str, str]) -> None:
-    """Tokenise the text once, here, where its progress shows: trials find it in the cache."""
-    from zslx.config.presets import preset
-    from zslx.config.run_config import override
-    from zslx.text import token_cache
-
-    data = {key: value for key, value in values.items() if key.startswith("data.")}
+def prepare_text(preset_name: str, settings: dict[str, str]) -> None:
+    """Tokenise the text once, here, where its progress shows: trials then find it in the cache."""
+    data = {key: value for key, value in settings.items() if key.startswith("data.")}
     config = override(preset(preset_name).config, data.items())
     token_cache.prepare(config.data.path, config.data.vocab_size)
 
 
 def cores() -> int:
-    """CPU cores that this process may use, a container's quota included."""
+    """CPU cores that this process may use, limited by a container's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -196,30 +158,25 @@ def check_writable(results: Path) -> None:
 
 
 def announce(sweep: Sweep) -> None:
-    """What is about to happen, and how long it takes."""
-    from sweeps.estimate import duration
-
+    """Say what is about to happen, and how long it takes."""
     study = sweep.study
     arms = ", ".join(arm.name for arm in study.arms)
     sizes, seeds = " ".join(study.sizes), " ".join(map(str, study.seeds))
-    print(f"{study.name}: {arms}; sizes {sizes}; seeds {seeds}", flush=True)
+    say(f"{study.name}: {arms}; sizes {sizes}; seeds {seeds}")
     if not sweep.pending:
         return
     before = f", {len(sweep.done)} of {len(sweep.done) + len(sweep.pending)} finished before" if sweep.done else ""
     seconds = sweep.seconds()
-    print(
+    say(
         f"{len(sweep.pending)} trials to train{before}, {sweep.slots} at a time: about {duration(seconds)} "
-        f"(estimated from {sweep.estimate.source})",
-        flush=True,
+        f"(estimated from {sweep.estimate.source})"
     )
     if seconds > LONG:
-        print("interrupt it when you like: the same command goes on where it was", flush=True)
+        say("interrupt it when you like: the same command goes on where it was")
 
 
-def dry_run(sweep: Sweep) -> str:
-    """What would be trained, what the ledger has, and the estimated time by size."""
-    from sweeps.estimate import duration
-
+def dry_run(sweep: Sweep) -> list[str]:
+    """Lines that say what would be trained, what the ledger has, and the estimated time by size."""
     study, pending = sweep.study, {trial.key for trial in sweep.pending}
     lines = [f"study  {study.name}", f"arms   {', '.join(f'{a.name} ({a.role})' for a in study.arms)}", "trials"]
     for trial in study.trials:
@@ -232,16 +189,14 @@ def dry_run(sweep: Sweep) -> str:
         lines.append(f"  {size:6s} {len(own)} to train, {duration(sum(own)) if own else '0 s'}")
     total = duration(sweep.seconds()) if sweep.pending else "0 s"
     lines.append(f"in all about {total} with {sweep.slots} at a time (estimated from {sweep.estimate.source})")
-    return "\n".join(lines)
+    return lines
 
 
-def train(sweep: Sweep, notes: set[str]) -> dict[str, Failure]:
-    """Train what is pending; returns the failures by the trials' keys."""
-    from sweeps.progress import Progress
-    from sweeps.trial import Job
-    from sweeps.tune import train_all
+def train(sweep: Sweep) -> Outcome:
+    """Train what is pending."""
+    from sweeps.tune import train_all  # imports Ray, which takes seconds
 
-    # Workers start elsewhere: places become absolute.
+    # Workers start in another folder: paths become absolute.
     os.environ["ZSLX_PLUGINS"] = os.pathsep.join(str(folder) for folder in plugin_folders())
     jobs = [
         (
@@ -251,7 +206,7 @@ def train(sweep: Sweep, notes: set[str]) -> dict[str, Failure]:
                 folder=str(sweep.ledger.folder(trial.key).absolute()),
                 identity=trial.identity,
                 working_directory=os.getcwd(),
-                labels=labels(sweep, trial),
+                labels=asdict(labels(sweep, trial)),
                 wandb=sweep.wandb,
             ),
         )
@@ -260,29 +215,21 @@ def train(sweep: Sweep, notes: set[str]) -> dict[str, Failure]:
     total = len(sweep.pending) + len(sweep.done)
     print("starting Ray ...", file=sys.stderr, flush=True)
     with Progress(sweep.pending, total, sweep.ledger, sweep.estimate, sweep.slots) as progress:
-        return train_all(jobs, progress, sweep.slots, notes)
+        return train_all(jobs, progress, sweep.slots)
 
 
-def plugin_folders() -> Sequence[Path]:
-    from zslx.intervention.discovery import plugin_folders
-
-    return plugin_folders()
-
-
-def labels(sweep: Sweep, trial: Trial) -> dict[str, Any]:
-    place = {"results": str(sweep.ledger.results.absolute()), "study": sweep.study.name}
-    return place | {"arm": trial.arm, "size": trial.size, "seed": trial.seed}
+def labels(sweep: Sweep, trial: Trial) -> wandb_log.Labels:
+    results = str(sweep.ledger.results.absolute())
+    return wandb_log.Labels(results=results, study=sweep.study.name, arm=trial.arm, size=trial.size, seed=trial.seed)
 
 
 def log_rest(sweep: Sweep) -> set[str]:
-    """Log to wandb the trials of this study that no sweep has logged yet."""
-    from sweeps.ledger import is_done
-
+    """Log to wandb the trials of this study that no sweep has logged yet; returns notes on what went wrong."""
     notes = set()
     for trial in sweep.study.trials:
         folder = sweep.ledger.folder(trial.key)
         if is_done(folder, trial.identity):
-            wrong = wandb_log.log(folder, wandb_log.Labels(**labels(sweep, trial)), sweep.wandb)
+            wrong = wandb_log.log(folder, labels(sweep, trial), sweep.wandb)
             if wrong:
                 notes.add(f"wandb could not log every trial ({wrong}); the records have everything")
                 break
@@ -290,56 +237,25 @@ def log_rest(sweep: Sweep) -> set[str]:
     return notes
 
 
-def record(sweep: Sweep, failures: dict[str, Failure]) -> None:
-    """study.json with the state of each trial, and the tracebacks of those that failed."""
-    from sweeps.ledger import write_study
-
-    folder = sweep.ledger.results / "studies" / sweep.study.name
-    statuses = []
-    for trial in sweep.study.trials:
-        failure = failures.get(trial.key)
-        status = sweep.ledger.status(trial)
-        entry = {"arm": trial.arm, "size": trial.size, "seed": trial.seed, "identity": trial.key}
-        if failure:
-            entry |= {"status": "failed", "error": failure.error}
-        else:
-            entry |= {"status": status if status in ("finished", "diverged") else "waiting"}
-        statuses.append(entry)
-        if failure and failure.details:
-            path = folder / "errors" / f"{trial.key}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(failure.details)
-    write_study(sweep.study, sweep.ledger.results, statuses, sweep.command, sweep.verdict)
-
-
 def report_failures(sweep: Sweep, failures: dict[str, Failure]) -> None:
-    """Which trials failed and why, errors that are the same told once."""
-    if not failures:
-        return
+    """Say which trials failed and why, each error once."""
     by_error: dict[str, list[Trial]] = {}
     for trial in sweep.pending:
         if trial.key in failures:
             by_error.setdefault(failures[trial.key].error, []).append(trial)
-    folder = sweep.ledger.results / "studies" / sweep.study.name / "errors"
     for error, failed in by_error.items():
         names = ", ".join(trial.label for trial in failed[:4]) + (", ..." if len(failed) > 4 else "")
-        print(one_line(f"failed: {len(failed)} of {len(sweep.study.trials)} trials ({names}): {error}"))
-        if (path := folder / f"{failed[0].key}.txt").exists():
-            print(f"        traceback in {path}")
+        say(one_line(f"failed: {len(failed)} of {len(sweep.study.trials)} trials ({names}): {error}"))
+        if (path := sweep.ledger.traceback(sweep.study, failed[0].key)).exists():
+            say(f"        traceback in {path}")
 
 
 def interrupted(sweep: Sweep) -> int:
-    """After Ctrl-C: what is kept and how to go on."""
+    """Say after Ctrl-C what is kept and how to go on."""
     done, _ = sweep.ledger.split(sweep.study.trials)
-    record(sweep, {})
+    sweep.ledger.record(sweep.study)
     unique = len({trial.key for trial in sweep.study.trials})
-    print(f"\nstopped: {len(done)} of {unique} trials are finished, and the others keep their checkpoints; go on with")
-    print(f"  {sweep.command}", flush=True)
+    print()
+    say(f"stopped: {len(done)} of {unique} trials are finished, and the others keep their checkpoints; go on with")
+    say(f"  {command(sweep.study, str(sweep.ledger.results))}")
     return 130
-
-
-def answer(sweep: Sweep) -> None:
-    """The table, the line that says what was found, and the report's path, last and alone on its line."""
-    from analysis.commands import report
-
-    report.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))

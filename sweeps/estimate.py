@@ -127,11 +127,3 @@ def step_seconds(config: Config) -> float:
     finally:
         torch.set_num_threads(before)
     return statistics.median(times[1:] or times) * config.data.batch_size / sequences
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,10 +1,10 @@
-"""The ledger of trials: RESULTS/trials/<key>/ is the run folder of the trial with that identity.
+"""The ledger of trials: RESULTS/trials/<key>/ is the run folder of the trial with that key.
 
-There is no index to get out of step: a trial is done when its manifest says `finished` or `diverged`, names this
-identity, and its records are whole (zslx/runs/integrity.py). What is done is never trained again, in whatever sweep
-it is asked for; what is half done goes on from its checkpoint. `claim` gives a trial to one process at a time, also
-across sweeps; the system takes the lock back from a process that dies. A folder that claims to be done and is not
-(files lost, cut or changed) is set aside under `trials/.damaged`, never deleted.
+There is no index that could disagree with the folders. A trial is done when its manifest says `finished` or
+`diverged` and names this identity, and its records are whole (zslx/runs/integrity.py). A trial that is done is never
+trained again, whichever sweep asks for it; a trial that is half done goes on from its checkpoint. `claim` gives a trial
+to one process at a time, across sweeps, too; the system releases the lock of a process that dies. A folder that claims
+to be done and is not (files lost, cut or changed) is set aside under `trials/.damaged`, never deleted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.study import Study, Trial
+from sweeps.outcome import Failure
+from sweeps.study import Study, Trial, command
 from zslx.locking import locked
 from zslx.runs.integrity import fault
 from zslx.runs.records import read_json, read_run, write_json
@@ -35,18 +36,56 @@ class Ledger:
         return self.results / "trials" / key
 
     def status(self, trial: Trial) -> str:
-        """finished | diverged | partial | missing."""
+        """One of finished, diverged, partial and missing."""
         folder = self.folder(trial.key)
         if is_done(folder, trial.identity):
             return str(read_json(folder / "manifest.json")["status"])
         return "partial" if (folder / "config.json").exists() else "missing"
 
     def split(self, trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:
-        """(done, to train), each trial once: arms that coincide share one run."""
+        """Trials that are done and trials to train, each once: arms that coincide share one run."""
         unique = {trial.key: trial for trial in trials}
         done = [t for t in unique.values() if is_done(self.folder(t.key), t.identity)]
         keys = {t.key for t in done}
         return done, [t for t in unique.values() if t.key not in keys]
+
+    def record(self, study: Study, failures: Mapping[str, Failure] | None = None) -> Path:
+        """Write study.json: what is compared, and how each trial stands. `zslx compare` finds the study by it.
+
+        It keeps the time at which the study was first asked for. The tracebacks of `failures` (by the trials' keys) go
+        into files beside it.
+        """
+        statuses: list[dict[str, Any]] = []
+        for trial in study.trials:
+            entry = {"arm": trial.arm, "size": trial.size, "seed": trial.seed, "identity": trial.key}
+            if failure := (failures or {}).get(trial.key):
+                entry |= {"status": "failed", "error": failure.error}
+                if failure.details:
+                    path = self.traceback(study, trial.key)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(failure.details)
+            else:
+                status = self.status(trial)
+                entry |= {"status": status if status in DONE else "waiting"}
+            statuses.append(entry)
+        path = self.results / "studies" / study.name / "study.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if path.exists():
+            with contextlib.suppress(ValueError):
+                created = read_json(path).get("created", created)
+        about = {
+            "command": command(study, str(self.results)),
+            "verdict_command": command(study, str(self.results), preset="verdict"),
+            "created": created,
+            "trials": statuses,
+        }
+        write_json(path, study.to_dict() | about)
+        return path
+
+    def traceback(self, study: Study, key: str) -> Path:
+        """The file for the traceback of a trial that failed."""
+        return self.results / "studies" / study.name / "errors" / f"{key}.txt"
 
 
 def is_done(folder: Path, identity: str) -> bool:
@@ -60,7 +99,10 @@ def is_done(folder: Path, identity: str) -> bool:
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Hold the trial in `folder`, waiting while another process does. The lock file lies outside the run folder."""
+    """Hold the trial in `folder`, after waiting for any other process that holds it.
+
+    The lock file lies outside the run folder.
+    """
     with locked(folder.parent / ".locks" / f"{folder.name}.lock"):
         yield
 
@@ -70,16 +112,3 @@ def set_aside(folder: Path) -> None:
     damaged = folder.parent / ".damaged"
     damaged.mkdir(exist_ok=True)
     os.replace(folder, damaged / f"{folder.name}-{time.time_ns()}")
-
-
-def write_study(study: Study, results: Path, statuses: list[dict[str, Any]], command: str, verdict: str) -> Path:
-    """study.json: what is compared and how each trial stands; keeps the time at which the study was first asked for."""
-    path = results / "studies" / study.name / "study.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if path.exists():
-        with contextlib.suppress(ValueError):
-            created = read_json(path).get("created", created)
-    about = {"command": command, "verdict_command": verdict, "created": created, "trials": statuses}
-    write_json(path, study.to_dict() | about)
-    return path

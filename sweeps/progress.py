@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sweeps.estimate import Estimate, duration
+from sweeps.estimate import Estimate
 from sweeps.ledger import Ledger
 from sweeps.study import Trial
+from zslx.printable import printable
+from zslx.progress import duration
 from zslx.runs.records import last_line, read_json
 
 PLAIN_SECONDS = 15.0
@@ -119,7 +121,8 @@ class Progress:
 
     def _print(self, rows: Sequence[tuple[Trial, int, float | None]]) -> None:
         running = "; ".join(f"{t.label} step {step} of {t.steps}{_loss(loss)}" for t, step, loss in rows)
-        print(f"  {self.headline()}" + (f"; {running}" if running else ""), file=sys.stderr, flush=True)
+        line = f"  {self.headline()}" + (f"; {running}" if running else "")
+        print(printable(line), file=sys.stderr, flush=True)
 
     def _draw(self, rows: Sequence[tuple[Trial, int, float | None]]) -> None:
         from rich.console import Group
@@ -130,7 +133,7 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         for trial, step, loss in rows:
             bar = ProgressBar(total=trial.steps, completed=step, width=24)
-            table.add_row(Text(trial.label), bar, Text(f"{step}/{trial.steps}{_loss(loss)}"))
+            table.add_row(Text(printable(trial.label)), bar, Text(f"{step}/{trial.steps}{_loss(loss)}"))
         assert self.live is not None
         self.live.update(Group(Text(self.headline(), style="bold"), table), refresh=True)  # type: ignore[attr-defined]
 

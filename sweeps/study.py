@@ -9,7 +9,6 @@ would give other numbers (another text, plugin source, version or machine) is an
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,8 @@ from zslx.config.presets import Preset
 from zslx.config.run_config import Config, known_keys, method_names, once, override
 from zslx.intervention import registry
 from zslx.intervention.hooks import claims
+from zslx.runs.identity import digest, ingredients
+from zslx.slug import slug
 
 MOST_SEEDS = 1000
 VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
@@ -118,8 +119,6 @@ def build(
     pairs = once(split_pair(item) for item in overrides)
     arms = plan(asked, preset, pairs)
     trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
-    from zslx.runs.identity import digest
-
     short = digest([trial.key for trial in trials])[:8]
     return Study(
         name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
@@ -215,8 +214,6 @@ def _reference(arm: Arm, pairs: Pairs) -> str:
 
 def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[Trial]:
     """The trials of one arm at one size. Seeds differ in train.seed alone, so the rest is hashed once."""
-    from zslx.runs.identity import digest, ingredients
-
     config = dataclasses.replace(
         preset.for_size(size),
         intervention=arm.intervention,
@@ -249,11 +246,6 @@ def split_pair(item: str) -> tuple[str, str]:
     if key in RESERVED:
         raise ValueError(f"SET: {key} differs between the trials of a sweep; it is decided by {RESERVED[key]}")
     return key, value
-
-
-def slug(text: str) -> str:
-    """A name as a path: letters, digits, dots and dashes, at most 60 of them."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:60] or "study"
 
 
 def command(study: Study, results: str, *, preset: str | None = None) -> str:

@@ -1,9 +1,9 @@
-"""One trial: a configuration trained in a run folder, and logged. Knows no Ray, so any launcher can call it.
+"""Trains one trial: a configuration, in a run folder of its own. This file needs no Ray, so any launcher can call it.
 
-A process may run many trials, one after the other. `fresh` undoes what one can leave behind for the next, so that
-the order of trials does not matter (tests/sweeps/test_trial.py): global generators, torch's modes and threads, the
-working directory, and the modules of our interventions and of plugin folders, which are imported anew from the
-source that the identity hashes. Installed packages stay imported: what they remember in a module is theirs.
+A process may run many trials, one after the other. `fresh` resets what one trial can leave behind for the next, so
+that the order of trials does not matter (tests/sweeps/test_trial.py): global generators, torch's modes and threads,
+and the modules of our interventions and of plugin folders, which are imported again from the source that the identity
+hashes. `run` sets the working directory. Installed packages stay imported, with whatever state their modules keep.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PLUGINS = ("interventions.", "zslx_plugins.")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A trial as it travels to a worker: plain JSON values."""
+    """A trial as it is sent to a worker: plain JSON values."""
 
     config: Mapping[str, Any]
     folder: str
@@ -45,12 +45,26 @@ class Job:
 
 
 def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = None) -> dict[str, Any]:
-    """Train `config` in `out`, go on with it, or find it done; returns its manifest.
+    """Train `config` in the folder `out`, go on with a half-trained run there, or find it done; returns its manifest.
 
-    While another process trains the same trial, waits for it and takes over what it leaves. ValueError when the
-    identity is not the `expected` one: a plugin or the text changed after the sweep was planned.
+    While another process trains the same trial, this one waits, and then uses or continues what it finds. Raises
+    ValueError when the identity is not the `expected` one: a plugin or the text changed after the sweep was planned.
     """
-    wanted, folder = Config.from_dict(config), Path(out)
+    return _trained(config, Path(out), expected)[0]
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train a trial of a sweep and log it to wandb: its status, whether it was trained here, and wandb's error."""
+    if Path(job.working_directory).is_dir():  # another node of a cluster may not have it
+        os.chdir(job.working_directory)
+    manifest, trained = _trained(job.config, Path(job.folder), job.identity)
+    wrong = wandb_log.log(Path(job.folder), Labels(**job.labels), job.wandb)
+    return {"status": manifest["status"], "trained": trained, "wandb": wrong}
+
+
+def _trained(config: Mapping[str, Any], folder: Path, expected: str | None) -> tuple[dict[str, Any], bool]:
+    """The manifest of the finished trial, and whether this call trained any of it."""
+    wanted = Config.from_dict(config)
     fresh(wanted)
     with claim(folder):
         name = identity(wanted)
@@ -60,23 +74,15 @@ def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = 
                 "give the same command again"
             )
         if is_done(folder, name):
-            return read_json(folder / "manifest.json")
-        return train(_as_begun(wanted, folder, name), folder)
-
-
-def run(job: Job) -> dict[str, Any]:
-    """A trial of a sweep, logged to wandb once it is done: its status, and what went wrong in wandb."""
-    if Path(job.working_directory).is_dir():  # another node of a cluster may not have it
-        os.chdir(job.working_directory)
-    manifest = trial(job.config, job.folder, expected=job.identity)
-    return {"status": manifest["status"], "wandb": wandb_log.log(Path(job.folder), Labels(**job.labels), job.wandb)}
+            return read_json(folder / "manifest.json"), False
+        return train(_as_begun(wanted, folder, name), folder), True
 
 
 def _as_begun(wanted: Config, folder: Path, name: str) -> Config:
-    """The configuration with which the run in `folder` was begun, if it spells the same run, else `wanted`.
+    """The configuration with which the run in `folder` was begun if it describes the same run, else `wanted`.
 
-    One identity has several spellings (a default given explicitly, a text at another path). What is no such run,
-    or says it is done and is not, is set aside.
+    One identity has several spellings (a default given explicitly, a text at another path). A folder that holds
+    another run, or one that wrongly claims to be done, is set aside.
     """
     if not (folder / "config.json").exists():
         return wanted
@@ -91,7 +97,7 @@ def _as_begun(wanted: Config, folder: Path, name: str) -> Config:
 
 
 def fresh(config: Config) -> None:
-    """What a new process would start with, as far as a plugin can have changed it."""
+    """Reset what a plugin can have changed to what a new process starts with."""
     seed = config.train.seed
     random.seed(seed)
     # Nobody should draw from the global generators; whoever does draws the same after any other trial.

@@ -1,77 +1,35 @@
-"""Trials as Ray Tune trials. The only file that imports Ray.
+"""Trains trials as Ray Tune trials.
 
 One trial is one call of `sweeps.trial.run` in a reused actor, so that a worker imports torch once. Ray gets the
-trials that the ledger has not, the largest first so that the slots stay full, one CPU core for each thread of a trial
-and a share of a GPU where there is one. A worker that dies is started again and its trial goes on from its own
-checkpoint, MAX_FAILURES times; an error that would come back is reported at once. Ray's own state is thrown away:
+trials that the ledger does not have, the largest first so that the slots stay full. Each has one CPU core for each of
+its threads and a share of a GPU where there is one. A worker that dies is started again, and its trial goes on from its
+own checkpoint, MAX_FAILURES times; an error that would come back is reported at once. Ray's own state is thrown away:
 what survives a sweep is the ledger.
-
-A local sweep starts a Ray of its own on 127.0.0.1, with a token made for it, without dashboard or usage statistics,
-in a short temporary folder (socket paths must stay under 108 bytes) that is removed afterwards. RAY_ADDRESS names a
-cluster to use instead; it is left as it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import logging
 import os
-import secrets
-import shutil
-import signal
-import sys
-import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-CLUSTER = os.environ.get("RAY_ADDRESS")
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # else SIGTERM prints a C++ stack
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns that it will change a default
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is a KeyboardInterrupt here, not a quiet end
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",
-}
-_LOCAL_ENVIRONMENT = {
-    # Ray's switch for machines that are no cluster: every process binds to 127.0.0.1.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_local_fs_capacity_threshold": "1.0",
-    # No workers before there is work: a sweep would wait forever for one that dies before it has registered.
-    "RAY_prestart_worker_first_driver": "0",
-}
-# Ray reads these when it is imported.
-os.environ.update(_ENVIRONMENT if CLUSTER else _ENVIRONMENT | _LOCAL_ENVIRONMENT)
-if not CLUSTER:
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+import torch
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
+from sweeps import trial as trials
+from sweeps.outcome import Failure, Outcome
+from sweeps.progress import Progress
+from sweeps.ray_session import ray, started  # before anything else of Ray
+from sweeps.study import Trial
 
-from sweeps import trial as trials  # noqa: E402
-from sweeps.progress import Progress  # noqa: E402
-from sweeps.study import Trial  # noqa: E402
+from ray import tune  # isort: skip
 
 MAX_FAILURES = 2
-OBJECT_STORE = 100 * 2**20  # bytes: trials exchange nothing through it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A trial that was given up: one line, and where there is one the traceback."""
-
-    error: str
-    details: str = ""
 
 
 class NoSpace(OSError):
@@ -105,8 +63,6 @@ class TrialActor(tune.Trainable):
 
 def may_pass(error: BaseException) -> bool:
     """Whether trying again can help: a run is deterministic, but memory, disks and GPUs are not."""
-    import torch
-
     cause: BaseException = error.__cause__ or error  # what a plugin raises comes wrapped
     if isinstance(cause, OSError):
         return not no_space(cause)
@@ -131,10 +87,10 @@ def no_space(error: BaseException) -> bool:
 
 
 class Watch(tune.Callback):
-    """Tells the progress display what Tune does, and collects how each trial ended."""
+    """Tells the progress display what Tune does, and collects in `outcome` how each trial ended."""
 
-    def __init__(self, byjob: Mapping[str, Trial], progress: Progress, failures: dict[str, Failure], notes: set[str]):
-        self.byjob, self.progress, self.failures, self.notes = byjob, progress, failures, notes
+    def __init__(self, byjob: Mapping[str, Trial], progress: Progress, outcome: Outcome):
+        self.byjob, self.progress, self.outcome = byjob, progress, outcome
         self.full = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,10 +108,12 @@ class Watch(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         ours, result = self._trial(trial), trial.last_result or {}
         if result.get("wandb"):
-            self.notes.add(f"wandb could not log every trial ({result['wandb']}); the records have everything")
+            self.outcome.notes.add(f"wandb could not log every trial ({result['wandb']}); the records have everything")
+        if result.get("trained"):
+            self.outcome.trained.add(ours.key)
         if result.get("status") == "failed":
-            self.failures[ours.key] = Failure(result["error"], result.get("details", ""))
-        self.progress.finished(ours, failed=ours.key in self.failures)
+            self.outcome.failures[ours.key] = Failure(result["error"], result.get("details", ""))
+        self.progress.finished(ours, failed=ours.key in self.outcome.failures)
         if result.get("full"):
             self.full = True
 
@@ -167,19 +125,19 @@ class Watch(tune.Callback):
         else:
             first = (str(cause).strip() or repr(cause)).splitlines()[0]
             failure = Failure(f"{type(cause).__name__}: {first}", str(error))
-        self.failures[ours.key] = failure
+        self.outcome.failures[ours.key] = failure
         self.progress.finished(ours, failed=True)
 
 
-def train_all(
-    jobs: Sequence[tuple[Trial, trials.Job]], progress: Progress, slots: int, notes: set[str]
-) -> dict[str, Failure]:
-    """Train every job; returns what failed, by the trial's key. KeyboardInterrupt leaves no process behind."""
-    failures: dict[str, Failure] = {}
+def train_all(jobs: Sequence[tuple[Trial, trials.Job]], progress: Progress, slots: int) -> Outcome:
+    """Train every job, `slots` at a time. KeyboardInterrupt leaves no process behind; NoSpace ends the whole sweep."""
+    outcome = Outcome()
     texts = {json.dumps(asdict(job), sort_keys=True): trial for trial, job in jobs}
     ordered = sorted(texts, key=lambda text: -size(texts[text]))
     shares = {text: resources(texts[text]) for text in ordered}
-    with started(slots, jobs) as scratch:
+    cpus = slots * max(trial.config.train.threads for trial, _ in jobs)
+    results = Path(jobs[0][1].labels["results"])
+    with started(results, cpus, any(gpu_share(trial) for trial, _ in jobs)) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, lambda config: shares[config["job"]]),
             param_space={"job": tune.grid_search(ordered)},
@@ -192,12 +150,12 @@ def train_all(
                 name="sweep",
                 storage_path=str(scratch),
                 verbose=0,
-                callbacks=[Watch(texts, progress, failures, notes)],
+                callbacks=[Watch(texts, progress, outcome)],
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
         tuner.fit()
-    return failures
+    return outcome
 
 
 def size(trial: Trial) -> float:
@@ -217,8 +175,6 @@ def resources(trial: Trial) -> tune.PlacementGroupFactory:
 
 def gpu_share(trial: Trial) -> float:
     """Fraction of a GPU: weights, gradients and Adam's moments (16 bytes each), activations twice, and 2 GiB."""
-    import torch
-
     if trial.config.train.device == "cpu" or not torch.cuda.is_available():
         return 0.0
     model, data = trial.config.model, trial.config.data
@@ -228,80 +184,3 @@ def gpu_share(trial: Trial) -> float:
     activations = tokens * 4 * (24 * model.n_layers * model.d_model + 4 * rows)
     share = (16 * parameters + 2 * activations + 2 * 2**30) / torch.cuda.get_device_properties(0).total_memory
     return min(1.0, max(0.05, round(share + 0.005, 2)))
-
-
-@contextlib.contextmanager
-def started(slots: int, jobs: Sequence[tuple[Trial, trials.Job]]) -> Iterator[Path]:
-    """Ray, and a scratch folder for Tune's own state; both gone afterwards, whatever happens."""
-    remove_stale()
-    base = Path(os.environ.get("RAY_TMPDIR") or ("/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()))
-    home = Path(tempfile.mkdtemp(prefix=f"zslx-{os.getpid()}-", dir=base))
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    outside = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(home)  # for the workers: what they leave goes with the folder
-    try:
-        threads = max(trial.config.train.threads for trial, _ in jobs)
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
-        if CLUSTER:
-            start(address=CLUSTER, **quiet)
-            # Tune wants one place that every node sees.
-            yield Path(jobs[0][1].labels["results"]) / ".tune"
-        else:
-            start(
-                address="local",
-                num_cpus=slots * threads,
-                num_gpus=0 if not any(gpu_share(trial) for trial, _ in jobs) else None,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(home / "ray"),  # Ray opens this one to everybody; the folder around it is ours alone
-                **quiet,
-            )
-            yield home / "tune"
-    finally:
-        with uninterrupted():
-            ray.shutdown()
-            os.environ.pop("TMPDIR") if outside is None else os.environ.update(TMPDIR=outside)
-            shutil.rmtree(home, ignore_errors=True)
-            if CLUSTER:
-                shutil.rmtree(Path(jobs[0][1].labels["results"]) / ".tune", ignore_errors=True)
-
-
-def start(**options: Any) -> None:
-    """ray.init, tried twice: one of the processes that it starts may die. ValueError with Ray's reason after that."""
-    for attempt in (1, 2):
-        try:
-            ray.init(**options)
-            return
-        except Exception as error:  # Ray raises plain exceptions here
-            with uninterrupted():
-                ray.shutdown()
-            if attempt == 2:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise ValueError(f"Ray did not start, twice: {reason[0]}") from error
-            print("Ray did not start; trying once more ...", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not leave Ray half shut down."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def remove_stale() -> None:
-    """Remove the temporary folders of sweeps whose process was killed."""
-    base = Path(os.environ.get("RAY_TMPDIR") or "/tmp")
-    for folder in base.glob("zslx-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and folder.is_dir() and folder.stat().st_uid == os.getuid():
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
-            except PermissionError:
-                continue

@@ -1,10 +1,11 @@
-"""A finished trial in wandb: its whole history, written once, from the records.
+"""Logs a finished trial to wandb: its whole history, written once, from the records.
 
-The records are the source of truth (a killed wandb run loses its last rows), so a trial is logged after it is done:
-one run a trial and study, group = study, job type = arm, every metric against the run's own `step`. Offline by
-default and never asking; `online` only when asked, with the key that the environment holds. Nothing of the machine
-goes in: no code, git, host, user, paths, packages or system metrics. Whatever goes wrong in wandb is reported and
-never fails a trial. A marker beside the run makes it once: RESULTS/wandb/logged/<run id>.json.
+The records are the source of truth, since a wandb run that is killed loses its last rows. So a trial is logged after it
+is done. A trial is one wandb run, whichever studies ask for it: group = the study that logged it first, job type = arm,
+every metric against the run's own `step`. The marker RESULTS/wandb/logged/<run id>.json says that it is logged. The
+default mode is offline and never asks; `online` uses the key that the environment holds. Nothing about the machine is
+logged: no code, git, host, user, paths, packages or system metrics. An error of wandb is reported and never fails a
+trial.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from zslx.locking import locked
 from zslx.runs.records import Run, read_run, write_json
 
 PROJECT = "zslx"
-MODES = ("off", "offline", "online")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Where a trial belongs: `results` is the folder that holds `wandb/`."""
+    """Which trial a run is. `results` is the folder that holds `wandb/`."""
 
     results: str
     study: str
@@ -42,12 +42,12 @@ class Labels:
         return f"{self.arm}/{self.size}/{self.seed}"
 
     def run_id(self, folder: Path) -> str:
-        """One wandb run for each trial, in whatever study it is asked for."""
+        """The wandb run of the trial in `folder`: the same one whichever study asks for it."""
         return hashlib.sha256(folder.name.encode()).hexdigest()[:16]
 
 
 def log(folder: Path, labels: Labels, mode: str) -> str | None:
-    """Log the run in `folder` unless it is logged; returns what went wrong, if anything did."""
+    """Log the run in `folder` unless it is logged already; returns what went wrong, if anything did."""
     if mode == "off":
         return None
     identifier = labels.run_id(folder)
@@ -65,7 +65,7 @@ def log(folder: Path, labels: Labels, mode: str) -> str | None:
 
 
 def _remove_torn(folder: Path, identifier: str) -> None:
-    """Remove what a process that was killed while it logged left of this run: it would be a second one."""
+    """Remove what a process left of this run when it was killed while logging: it would count as a second run."""
     for torn in folder.glob(f"*run-*-{identifier}"):
         shutil.rmtree(torn, ignore_errors=True)
 
@@ -130,7 +130,7 @@ def _settings(wandb: Any, mode: str, results: Path) -> Any:
 
 
 def _config(run: Run, labels: Labels) -> dict[str, Any]:
-    """The trial's settings, less what names a place on this machine."""
+    """The trial's settings without those that name a place on this machine."""
     config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in run.config.items()}
     config.get("data", {}).pop("path", None)
     config.pop("reference", None)

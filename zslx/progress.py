@@ -9,10 +9,8 @@ import time
 class Progress:
     """`at(share, what)` says that `share` in [0, 1] of all the work is done and `what` is going on.
 
-    On a terminal the line is redrawn; elsewhere a new one is written for each `what`, and every ten seconds. `note` is
-    shown with it but starts no new line.
-    Work that is over within a second says nothing. `note` is shown beside `what` but
-    starts no new line.
+    On a terminal the line is redrawn. Elsewhere a new line is written for each `what`, and every ten seconds; `note` is
+    shown beside `what` but starts no new line. Work that is over within a second says nothing.
     """
 
     def __init__(self, title: str, enabled: bool = True):
@@ -50,7 +48,8 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

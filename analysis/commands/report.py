@@ -18,11 +18,12 @@ def run(args: argparse.Namespace) -> int:
     from analysis.commands.compare import load_fitted
     from analysis.inference.compare import compare_study
     from analysis.report.headline import print_comparison
-    from analysis.report.report import slug, write_report
+    from analysis.report.report import write_report
+    from zslx.slug import slug
 
     measures = load_fitted(args.results, args.study)
     comparison = compare_study(measures)
-    out = args.out or args.results / f"{slug(comparison['study'])}.html"
+    out = args.out or args.results / f"{slug(comparison['study'], 80)}.html"
     print_comparison(comparison, sys.stdout)
     print(write_report(measures, out, comparison).resolve())
     return 0

@@ -11,7 +11,6 @@ the blocks.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,11 +35,6 @@ def write_report(measures: Measures, out: Path, comparison: Mapping[str, Any] | 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page.encode("utf-8", errors="replace"))
     return out
-
-
-def slug(name: str) -> str:
-    """A file name from any study name: letters, digits, `-` and `_`, at most 80 of them."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "study"
 
 
 def blocks(measures: Measures, comparison: Mapping[str, Any]) -> list[Block]:

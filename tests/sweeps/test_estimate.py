@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from sweeps.estimate import START, UNKNOWN_COST, Estimate, duration, earlier, estimate, study_seconds
+from sweeps.estimate import START, UNKNOWN_COST, Estimate, earlier, estimate, study_seconds
 from sweeps.ledger import Ledger
 from sweeps.progress import Progress
 from sweeps.study import build
@@ -54,14 +54,6 @@ def test_a_study_takes_as_long_as_its_slots_or_its_longest_trial():
     assert study_seconds([10.0] * 6, 2) == 30 + START
     assert study_seconds([10.0, 90.0], 4) == 90 + START
     assert study_seconds([], 2) == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "1 s"), (45, "45 s"), (89, "89 s"), (720, "12 min"), (5940, "99 min"), (12000, "3 h 20 min")],
-)
-def test_durations_are_readable(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_time_left_follows_the_trials_own_rates(study, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -81,13 +82,46 @@ def test_killed_driver_leaves_no_process_and_goes_on(sweep, processes, undisturb
     processes.wait_for(lambda: not [pid for pid in below if processes.alive(pid)], seconds=150)
 
 
-def test_ctrl_c_says_how_to_go_on(sweep, processes, undisturbed):
+def test_a_worker_that_dies_before_it_has_registered_is_replaced(sweep, processes):
+    """Killed as soon as its process is there; Ray waits up to a minute for it and then starts another."""
+    running = sweep.start("none", "--seeds", "1", "--steps", "40")
+    processes.wait_for(lambda: starting(processes, running.pid), running)
+    os.kill(starting(processes, running.pid)[0], signal.SIGKILL)
+    out, err = running.communicate(timeout=240)
+    assert running.returncode == 0 and "1 trained" in out, out + err
+
+
+def starting(processes, pid: int) -> list[int]:
+    """Workers that do not have a task yet. The raylet's own command line names their program, too."""
+    below = processes.below(pid).items()
+    return [one for one, command in below if "default_worker.py" in command and "raylet/raylet" not in command]
+
+
+def test_sigterm_while_ray_starts_ends_the_sweep(sweep, processes):
+    """Ray's control process is stopped, so that ray.init waits for it in C++ code."""
+    running = sweep.start("none", "--seeds", "1", "--steps", "40")
+    processes.wait_for(lambda: control(processes, running.pid), running)
+    below = processes.below(running.pid)
+    os.kill(control(processes, running.pid)[0], signal.SIGSTOP)
+    running.terminate()
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 143 and "stopped" in out + err and "Traceback" not in err, out + err
+    processes.wait_for(lambda: not [pid for pid in below if processes.alive(pid)], seconds=60)
+
+
+def control(processes, pid: int) -> list[int]:
+    return [one for one, command in processes.below(pid).items() if "gcs_server" in command]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_how_to_go_on(sweep, processes, undisturbed, number, code):
     running = sweep.start("none", *LONG, extra=OFTEN)
     processes.wait_for(lambda: sweep.checkpoints(), running)
     below = processes.below(running.pid)
-    os.killpg(running.pid, signal.SIGINT)  # what a terminal does
+    # A terminal signals the whole group, a service manager the command alone.
+    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
     out, err = running.communicate(timeout=60)
-    assert running.returncode == 130, out + err
+    assert running.returncode == code, out + err
     assert "make sweep INTERVENTION=none" in out and "Traceback" not in out + err
     processes.wait_for(lambda: not [pid for pid in below if processes.alive(pid)], seconds=60)
     assert sweep.steps_done() < DONE_STEPS
@@ -167,11 +201,13 @@ def test_plugins_that_raise_or_diverge_cost_only_their_own_trials(sweep, plugins
     assert "1 trained, 3 finished before" in done.stdout, done.stdout + done.stderr
 
 
-def test_two_sweeps_at_once_train_each_trial_once(sweep):
+def test_two_sweeps_at_once_train_log_and_count_each_trial_once(sweep):
     first, second = sweep.start("none", *LONG), sweep.start("none", *LONG)
     outputs = [process.communicate(timeout=300) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert len(list(sweep.results.glob("trials/*/manifest.json"))) == 2
+    assert sum(int(re.search(r"(\d+) trained", out)[1]) for out, _ in outputs) == 2, outputs
+    assert len(list(sweep.results.glob("wandb/offline-run-*"))) == 2
     for folder in sweep.results.glob("trials/[0-9a-f]*/"):
         timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
         assert sum(line["steps"] for line in timing) == 600, "a second training would have been timed too"

@@ -13,10 +13,14 @@ import pytest
 import torch
 
 from sweeps.ledger import Ledger, is_done
+from sweeps.outcome import Failure
 from sweeps.study import build
-from sweeps.trial import trial
+from sweeps.trial import Job, run, trial
+from zslx.commands import cli
 from zslx.config.presets import preset
 from zslx.config.run_config import parse_overrides
+from zslx.places import ROOT
+from zslx.runs.identity import identity
 from zslx.runs.records import last_line
 
 FILES = ("config.json", "steps.jsonl", "probes.jsonl")
@@ -145,8 +149,6 @@ class Stopping(Intervention):
 
 
 def test_a_plugin_changed_after_planning_is_refused(config, plugins, tmp_path):
-    from zslx.runs.identity import identity
-
     (plugins / "stopping.py").write_text(STOPPING)
     planned = config("intervention=stopping")
     name = identity(planned)
@@ -190,6 +192,43 @@ def test_the_ledger_knows_done_from_half_done(tiny, tmp_path):
     assert [ledger.status(t) for t in study.trials] == ["finished", "partial", "missing"]
     done, pending = ledger.split([*study.trials, one])
     assert done == [one] and pending == [two, three]
+
+
+@pytest.mark.medium
+def test_the_python_example_trains_trials_that_can_be_compared(tiny, tmp_path, capsys):
+    """docs/sweeps.md, as written but for smaller trials."""
+    code = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    small = f'build(("pcgrad",), "smoke", sizes=["0.1M"], seeds=(0, 1), overrides={[*tiny.split(), "train.steps=20"]})'
+    assert code.count('build(("pcgrad",), "smoke")') == 1
+    exec(code.replace('build(("pcgrad",), "smoke")', small), {})
+    assert cli.main(["compare", "results"]) == 0
+    shown = capsys.readouterr().out
+    assert "baseline" in shown and "pcgrad" in shown and "failed" not in shown
+
+
+def test_a_trial_says_whether_this_process_trained_it(config, tmp_path):
+    values = config().to_dict()
+    about = {"results": str(tmp_path), "study": "s", "arm": "baseline", "size": "0.1M", "seed": 0}
+    job = Job(
+        config=values,
+        folder=str(tmp_path / "t"),
+        identity=identity(config()),
+        working_directory=str(tmp_path),
+        labels=about,
+        wandb="off",
+    )
+    assert [run(job)["trained"] for _ in range(2)] == [True, False]
+
+
+def test_study_json_keeps_the_traceback_of_a_failure(tiny, tmp_path):
+    study = build(("none",), "smoke", sizes=["0.1M"], seeds=(0, 1), overrides=tiny.split())
+    ledger = Ledger(tmp_path)
+    first = study.trials[0]
+    path = ledger.record(study, {first.key: Failure("it failed", "where it failed")})
+    created = json.loads(path.read_text())["created"]
+    assert [t["status"] for t in json.loads(path.read_text())["trials"]] == ["failed", "waiting"]
+    assert ledger.traceback(study, first.key).read_text() == "where it failed"
+    assert json.loads(ledger.record(study).read_text())["created"] == created
 
 
 @pytest.mark.parametrize("data", [b"", b'{"step": 3', b"\0\0\0\n", b"[1]\n", b'{"step": 1}\n{"st'])

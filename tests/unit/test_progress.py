@@ -66,6 +66,9 @@ def test_disabled_says_nothing(clock: list[float], capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("seconds, text", [(0.4, "0 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "1 s"), (45, "45 s"), (89, "89 s"), (720, "12 min"), (5940, "99 min"), (12000, "3 h 20 min")],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.inference.compare import compare_study
 from analysis.report.instrument_blocks import term_trends
-from analysis.report.report import blocks, slug, write_report
+from analysis.report.report import blocks, write_report
 from analysis.report.tables import laws, seeds_needed, training
 from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
 from analysis.study.load import load_study
@@ -153,11 +153,6 @@ def test_hostile_names_are_text(tmp_path):
     for name in HOSTILE[:5]:
         assert name in shown, name
     assert "emoji 😀 $\\frac{x}$" in shown
-
-
-def test_file_names_are_slugs():
-    assert slug("../../etc/passwd") == "etc-passwd" and slug("<script>") == "script"
-    assert slug("😀") == "study" and len(slug("n" * 300)) == 80 and slug("pcgrad+cosine") == "pcgrad-cosine"
 
 
 @pytest.mark.medium

@@ -19,6 +19,7 @@ from zslx.deceleration.curve_file import Curve, CurveError, read
 from zslx.deceleration.fit import Fit, fit_curve, local_slope, loss_at, tail_slope
 from zslx.deceleration.forecast import forecast_curve
 from zslx.deceleration.slopes import Band
+from zslx.printable import printable
 
 KEYS = (
     *("status", "reason", "b", "c0", "c1", "d1", "f1", "a", "L_d", "t_d", "r_d", "L_T_hat", "L_T", "T", "rsle"),
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             curve = read(file, args.columns)
             if args.protocol == "paper" and args.smoothing is None and curve.gap > 1:
                 print(
-                    f"zslx fit: {_printable(file)}: its points are {curve.gap:g} steps apart, so it may be smoothed "
+                    f"zslx fit: {printable(file)}: its points are {curve.gap:g} steps apart, so it may be smoothed "
                     "already, and the paper's moving average smooths it once more; --smoothing none takes it as it is",
                     file=sys.stderr,
                 )
@@ -99,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             failed += 1
             line = str(error) if isinstance(error, CurveError) else f"{file}: {error}"
-            print(f"zslx fit: {_printable(line)}", file=sys.stderr)
-            results.append({"file": file, **dict.fromkeys(KEYS), "status": "error", "error": _printable(line)})
+            print(f"zslx fit: {printable(line)}", file=sys.stderr)
+            results.append({"file": file, **dict.fromkeys(KEYS), "status": "error", "error": printable(line)})
             continue
         results.append(_record(file, curve, result, args))
         if not args.json:
@@ -163,16 +164,11 @@ def _forecast(curve: Curve, result: Fit, args: argparse.Namespace) -> dict[str, 
         return {"share": args.forecast, "error": str(error)}
 
 
-def _printable(text: str) -> str:
-    """One line without control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _text(record: dict[str, Any]) -> str:
     """A paragraph for the terminal."""
     cut = f"steps > {record['transient']:g} of {record['T']}, smoothing {record['smoothing']}"
     protocol = ", the paper's protocol" if record["protocol"] else ""
-    lines = [f"{_printable(record['file'])}  ({cut}{protocol})"]
+    lines = [f"{printable(record['file'])}  ({cut}{protocol})"]
     reason = f": {record['reason']}" if record["reason"] else ""
     lines.append(f"  status  {record['status']}{reason}")
     for name, meaning, form in (

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from zslx.printable import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `zslx probe`."""
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=1, allow_nan=False))
     else:
         for probe, found in zip(probes, results, strict=True):
-            print(f"{_printable(str(probe.folder))}\n{table(list(found.values()))}")
+            print(f"{printable(str(probe.folder))}\n{table(list(found.values()))}")
     if not args.no_figures:
         draw(probes, results, args.together)
     return 0
@@ -75,9 +77,9 @@ def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: 
     ]
     for probe, one in zip(probes, series, strict=True):
         folder = write_figures([one], probe.folder / "figures")
-        print(f"figures: {_printable(str(folder))}", file=sys.stderr)
+        print(f"figures: {printable(str(folder))}", file=sys.stderr)
     if together is not None:
-        print(f"figures of all runs: {_printable(str(write_figures(series, together)))}", file=sys.stderr)
+        print(f"figures of all runs: {printable(str(write_figures(series, together)))}", file=sys.stderr)
 
 
 COLUMNS = (
@@ -138,8 +140,3 @@ def _positive(text: str) -> int:
 
 def _steps(text: str) -> list[int]:
     return [_positive(item) for item in text.split(",")]
-
-
-def _printable(text: str) -> str:
-    """One line without control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

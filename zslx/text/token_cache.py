@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from zslx.locking import locked
 from zslx.progress import Progress
+from zslx.slug import slug
 from zslx.text import builtin, documents, tokenizer
 from zslx.text.documents import Document, Domain
 from zslx.text.heldout_split import split
@@ -231,7 +232,7 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
     for i, (domain, split_) in enumerate(zip(domains, parts, strict=True)):
         about: dict[str, Any] = {"name": domain.name}
         for part, texts in split_.items():
-            name = f"{i:02d}-{_slug(domain.name)}.{part}.bin"
+            name = f"{i:02d}-{slug(domain.name, 40)}.{part}.bin"
             written = np.zeros(entries, dtype=np.int64)
             with (work / name).open("wb") as stream:
                 for read, tokens in tokenizer.encoded(bpe, texts):
@@ -268,10 +269,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name)[:40].strip("-") or "text"
 
 
 def _sha256(value: Any) -> str:

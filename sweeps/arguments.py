@@ -1,0 +1,43 @@
+"""The arguments of `zslx sweep`. They import nothing heavy, so that `zslx sweep --help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from zslx.config.presets import PRESETS
+
+WANDB_MODES = ("off", "offline", "online")
+
+DESCRIPTION = """\
+Compare interventions with the baseline: arms × sizes × seeds, then the table and the report.
+
+examples:
+  zslx sweep pcgrad
+  zslx sweep pcgrad --preset smoke
+  zslx sweep pcgrad,ema --sizes '0.1M 0.2M' --seeds 5 --set 'pcgrad.groups=domain optim.lr=1e-3'
+  zslx sweep pcgrad --preset verdict --dry-run
+
+An interrupted sweep goes on when the same command is given again; no trial is trained twice."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = DESCRIPTION
+    parser.add_argument("intervention", metavar="INTERVENTION", help="a name, a+b for both at once, a,b to compare")
+    presets = "; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())
+    parser.add_argument("--preset", default="laptop", help=presets)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of trials and reports")
+    parser.add_argument("--sizes", default="", help="model sizes, as '0.1M 0.2M' (zslx presets lists them)")
+    parser.add_argument("--seeds", default="", help="how many (3) or which ones ('0 1 2')")
+    parser.add_argument("--steps", type=int, help="optimizer steps of each trial")
+    parser.add_argument("--set", default="", metavar="K=V", help="settings, as 'pcgrad.groups=domain optim.lr=1e-3'")
+    parser.add_argument("--wandb", default="offline", choices=WANDB_MODES, help="default: offline, never asking")
+    parser.add_argument("--slots", type=int, help="trials at a time (default: one a core)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweeps import commands  # imports torch
+
+    return commands.run(args)
