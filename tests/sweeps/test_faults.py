@@ -15,10 +15,12 @@ import pytest
 
 pytestmark = pytest.mark.medium
 
-# Long enough to be hit, with checkpoints often enough to matter.
-LONG = ("--seeds", "2", "--steps", "600")
+# Long enough to be hit (workers train on for two seconds after the driver was killed, up to 550 steps each), with
+# checkpoints often enough to matter.
+STEPS = 1200
+LONG = ("--seeds", "2", "--steps", str(STEPS))
 OFTEN = "run.resume_seconds=0.3"
-DONE_STEPS = 2 * 600
+DONE_STEPS = 2 * STEPS
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,7 @@ def test_two_sweeps_at_once_train_log_and_count_each_trial_once(sweep):
     assert len(list(sweep.results.glob("wandb/offline-run-*"))) == 2
     for folder in sweep.results.glob("trials/[0-9a-f]*/"):
         timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
-        assert sum(line["steps"] for line in timing) == 600, "a second training would have been timed too"
+        assert sum(line["steps"] for line in timing) == STEPS, "a second training would have been timed too"
 
 
 def test_results_that_cannot_be_written_are_refused_before_training(sweep):

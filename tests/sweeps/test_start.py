@@ -103,10 +103,31 @@ def test_rays_handler_of_sigterm_does_not_replace_ours(monkeypatch, tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def stuck(tmp_path):
+    """A function that starts Ray in another process, where it hangs, with a limit in seconds; the process."""
+    processes = []
+
+    def begin(limit: float) -> subprocess.Popen[str]:
+        home = tmp_path / "home"
+        home.mkdir()
+        command = [sys.executable, "-c", STUCK, str(home), str(limit)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout and process.stdout.readline() == "stuck\n"
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_start_that_is_stuck(tmp_path, number):
-    process = stuck(tmp_path / "home", limit=300)
+def test_a_signal_ends_a_start_that_is_stuck(stuck, tmp_path, number):
+    process = stuck(limit=300)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and err.strip().startswith("zslx: stopped") and err.count("\n") == 2
@@ -114,16 +135,7 @@ def test_a_signal_ends_a_start_that_is_stuck(tmp_path, number):
 
 
 @pytest.mark.medium
-def test_a_start_that_is_stuck_ends_at_its_limit(tmp_path):
-    process = stuck(tmp_path / "home", limit=0.2)
+def test_a_start_that_is_stuck_ends_at_its_limit(stuck):
+    process = stuck(limit=0.2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err == "zslx: error: Ray did not start within 0.2 s\n"
-
-
-def stuck(home: Path, limit: float) -> subprocess.Popen[str]:
-    home.mkdir()
-    command = [sys.executable, "-c", STUCK, str(home), str(limit)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout and process.stdout.readline() == "stuck\n"
-    return process

@@ -66,11 +66,14 @@ def test_what_goes_wrong_is_told_not_raised(run):
 @pytest.mark.medium
 def test_logged_once_also_when_asked_again(run, capfd, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    for _ in range(2):
-        assert wandb_log.log(run, labels(run), "offline") is None
-    wandb_log.close()
     results = run.parent.parent
-    assert len(list(results.glob("wandb/offline-run-*"))) == 1
+    assert wandb_log.log(run, labels(run), "offline") is None
+    [first] = results.glob("wandb/offline-run-*")
+    written = first.stat().st_ino
+    assert wandb_log.log(run, labels(run), "offline") is None
+    wandb_log.close()
+    [second] = results.glob("wandb/offline-run-*")
+    assert second == first and second.stat().st_ino == written, "not removed and written again"
     assert capfd.readouterr() == ("", "")
     kept = [path for path in results.rglob("*") if path.is_file()]
     assert kept and not [path for path in kept if b"k" * 40 in path.read_bytes()]
