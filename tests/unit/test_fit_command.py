@@ -8,6 +8,7 @@ import pytest
 
 from zslx.commands import fit
 from zslx.commands.cli import main
+from zslx.deceleration.break_status import STATUSES
 
 KEYS = (
     *("file", "status", "b", "c0", "c1", "d1", "f1", "L_d", "t_d", "r_d", "L_T_hat", "L_T", "rsle"),
@@ -174,6 +175,17 @@ def test_flags_that_cannot_be_used_are_one_line_however_many_files(flags, good, 
     assert main(["fit", str(good), str(good), *flags]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and flags[0].strip("-") in err
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("flags", [["--irreducible"], ["--forecast", "0.5"], ["--smoothing", "none", "--warmup", "50"]])
+def test_losses_near_the_ends_of_what_a_float_holds_are_fitted_in_silence(flags, tmp_path, capsys):
+    path = tmp_path / "wild.csv"
+    path.write_text("step,loss\n" + "".join(f"{s},{10.0 ** ((-1) ** s * 300)}\n" for s in range(1, 60)))
+    assert zslx_fit(path, "--bootstrap", 0, "--json", *flags) == 0
+    assert strict(capsys.readouterr().out)[0]["status"] in STATUSES
+    assert zslx_fit(path, "--bootstrap", 0, *flags) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_forecast_stands_beside_a_power_law(good, capsys):

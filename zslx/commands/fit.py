@@ -12,7 +12,10 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from zslx.deceleration.binning import SMOOTHINGS
 from zslx.deceleration.curve_file import STEP_AND_LOSS, Columns, CurveError, read
@@ -121,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for file in args.files:
         try:
-            results.append(_fitted(file, args, options))
+            with np.errstate(all="ignore"):  # losses of 1e300 overflow; what is not finite is null
+                results.append(_fitted(file, args, options))
         except ValueError as error:
             failed += 1
             line = printable(str(error) if isinstance(error, CurveError) else f"{file}: {error}")
@@ -199,8 +203,8 @@ def _text(record: dict[str, Any]) -> str:
             interval = _range(record["ci95"][name], form)
             lines.append(f"  {name:<8}{form.format(record[name]):>9}  {interval:<22}{meaning}")
     if record["tail_slope"]:
-        value, low, high = record["tail_slope"]
-        lines.append(f"  tail    {value:9.5f}  {_range([low, high], '{:.5f}'):<22}slope over the last factor of 4")
+        value, *interval = record["tail_slope"]
+        lines.append(f"  tail    {value:9.5f}  {_range(interval, '{:.5f}'):<22}slope over the last factor of 4")
     off = "" if record["rsle"] is None else f"; the fit misses the points by {record['rsle']:.2g} in log loss"
     lines.append(f"  L_T     {record['L_T']:9.4f}  {'':<22}smoothed loss at the last step T{off}")
     lines += _forecast_text(record["forecast"]) if "forecast" in record else []
@@ -226,9 +230,15 @@ def _forecast_text(f: dict[str, Any]) -> list[str]:
         e = f[key]
         form = f"{e['breaks']} breaks{' and an irreducible loss' if e['irreducible'] else ''}"
         missed = "" if e["error"] is None else f"off by {100 * e['error']:+.2f} %"
-        lines.append(f"    {name:<10}{e['L']:9.4f}  {_range(e['interval'], '{:.4f}'):<22}{missed}  ({form})")
+        lines.append(
+            f"    {name:<10}{_number(e['L'], '{:.4f}'):>9}  {_range(e['interval'], '{:.4f}'):<22}{missed}  ({form})"
+        )
     return lines
 
 
-def _range(interval: list[float] | None, form: str) -> str:
-    return f"[{form.format(interval[0])}, {form.format(interval[1])}]" if interval else ""
+def _range(interval: Sequence[float | None] | None, form: str) -> str:
+    return f"[{_number(interval[0], form)}, {_number(interval[1], form)}]" if interval else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)

@@ -94,17 +94,18 @@ class Fit:
     def as_dict(self) -> dict[str, Any]:
         """Values for JSON, without form and theta; a number that is not finite is None."""
         values = asdict(self)
-        return {name: _finite(values[name]) for name in IN_JSON}
+        return {name: finite(values[name]) for name in IN_JSON}
 
 
 IN_JSON = tuple(f.name for f in fields(Fit) if f.name not in ("form", "theta"))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value for JSON, in which each number that is not finite is None."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value

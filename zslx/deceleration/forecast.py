@@ -27,6 +27,7 @@ from zslx.deceleration.binning import bins
 from zslx.deceleration.break_choice import forms, test_breaks
 from zslx.deceleration.broken_power_law import Form, log_loss, value_and_jacobian
 from zslx.deceleration.early_cut import default_cut
+from zslx.deceleration.fit import finite
 from zslx.deceleration.intervals import covariance, quantile, replicates
 from zslx.deceleration.loss_curve import Curve
 from zslx.deceleration.single_fit import Estimate, Plan, estimate, last_loss, plan_for
@@ -66,8 +67,9 @@ class Forecast:
     power_law: Extrapolation
 
     def as_dict(self) -> dict[str, Any]:
-        """Values for JSON."""
-        return asdict(self)
+        """Values for JSON; a number that is not finite is None."""
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
 
 def forecast(
