@@ -22,7 +22,7 @@ from zslx.deceleration.fit_options import FitOptions
 from zslx.deceleration.forecast import forecast
 from zslx.deceleration.intervals import MEASURES
 from zslx.deceleration.loss_curve import Curve
-from zslx.deceleration.planted_curves import LATE, SETTINGS, STRAIGHT, Planted, coverage
+from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, Planted, coverage
 
 
 def speed() -> None:
@@ -67,11 +67,11 @@ def _median(call) -> float:
 def show_coverage(curves: int, only: str, bootstrap: int) -> None:
     """One row for each setting; progress goes to stderr."""
     print(f"| {curves} curves each | break | L_d | t_d | r_d | L̂_T |\n|---|---|---|---|---|---|")
-    for name, planted in {**SETTINGS, **LATE, **STRAIGHT}.items():
+    for name, planted in {**SETTINGS, **LATE, **STRAIGHT, **EARLY}.items():
         if only not in name:
             continue
         begin = time.perf_counter()
-        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap)
+        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap, early_phase=name in EARLY)
         given = result.statuses["break"]
         cells = " | ".join(f"{100 * result.covered[n]:.1f} %" if given else "–" for n in MEASURES)
         print(f"| {name} | {given}/{curves} | {cells} |", flush=True)

@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 TAIL_FROM, TAIL_SLACK = 0.75, 4.0
 # Differences of log loss below this are no evidence, however little noise there is: files are rounded.
 RESOLUTION = 1e-4
+# A form is fitted only where there are this many more points than parameters.
+SPARE_POINTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +65,11 @@ def no_test(why: str) -> BreakTest:
 
 def test_breaks(e: Estimate) -> BreakTest:
     """Compares 0, 1 and 2 breaks on the bins of an estimate. Its smoothing plays no part."""
-    b = e.bins
-    fitted = [f for f in forms(e.plan.form) if b.x.size >= f.size + 3]
+    points = e.bins.x.size
+    fitted = [f for f in forms(e.plan.form) if points >= f.size + SPARE_POINTS]
     if len(fitted) < 2:
-        return no_test(f"{b.x.size} points are too few to tell a break")
-    solutions = tuple(solve(f, b.x, b.y, e.weights) for f in fitted)
-    residuals = [b.y - log_loss(s.form, s.theta, b.x) for s in solutions]
-    design = value_and_jacobian(fitted[-1], solutions[-1].theta[None], b.x)[1][0]
-    largest = residual_noise.noise(residuals[-1], e.weights, design)
-    scale = max(largest.long_run, RESOLUTION**2)
-    criterion = tuple(
-        float(e.weights @ r**2) / scale + s.form.size * float(np.log(largest.effective))
-        for r, s in zip(residuals, solutions, strict=True)
-    )
+        return no_test(f"{points} points are too few to tell a break")
+    solutions, criterion, scale = compare(e, fitted)
     tail = _tail_errors(e, fitted, scale)
     chosen = 0
     for m in range(1, len(fitted)):
@@ -84,6 +78,21 @@ def test_breaks(e: Estimate) -> BreakTest:
             chosen = m
     reason = "" if chosen else "a power law without a break describes the curve as well"
     return BreakTest(breaks=chosen, criterion=criterion, tail=tail, solutions=solutions, reason=reason)
+
+
+def compare(e: Estimate, competitors: list[Form]) -> tuple[tuple[Solution, ...], tuple[float, ...], float]:
+    """The fits of each form to the bins of e, their criteria, and κ of the last form, which is the largest."""
+    b = e.bins
+    solutions = tuple(solve(f, b.x, b.y, e.weights) for f in competitors)
+    residuals = [b.y - log_loss(s.form, s.theta, b.x) for s in solutions]
+    design = value_and_jacobian(competitors[-1], solutions[-1].theta[None], b.x)[1][0]
+    largest = residual_noise.noise(residuals[-1], e.weights, design)
+    scale = max(largest.long_run, RESOLUTION**2)
+    criterion = tuple(
+        float(e.weights @ r**2) / scale + s.form.size * float(np.log(largest.effective))
+        for r, s in zip(residuals, solutions, strict=True)
+    )
+    return solutions, criterion, scale
 
 
 def _tail_errors(e: Estimate, fitted: list[Form], scale: float) -> tuple[float, ...]:

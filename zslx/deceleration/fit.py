@@ -29,6 +29,7 @@ from zslx.deceleration.break_choice import BreakTest
 from zslx.deceleration.break_status import Judgement, judge
 from zslx.deceleration.broken_power_law import Form, log_loss
 from zslx.deceleration.early_cut import CutCurve, SensitivityRow, default_cut
+from zslx.deceleration.early_phase import early_phase_end
 from zslx.deceleration.fit_options import FitOptions
 from zslx.deceleration.intervals import MEASURES, Measured, bounded_exp, intervals, measured, replicates
 from zslx.deceleration.loss_curve import Curve
@@ -124,6 +125,8 @@ def fit(curve: Curve, options: FitOptions | None = None) -> Fit:
         raise ValueError("the curve has no step above 0")
     plan = options.plan
     default = float(PAPER_CUT) if plan.paper else default_cut(curve)
+    if options.early_phase:
+        default = early_phase_end(curve, default) or default
     cut = default if options.transient is None else float(options.transient)
     at = CutCurve(whole=curve, plan=plan, cut=cut, default=default)
     e = at.estimate

@@ -20,6 +20,7 @@ class FitOptions:
     smoothing     the moving average before the fit: centred, paper or none; None is centred, or paper under the
                   paper's protocol, which allows paper and none
     transient     the early cut: only steps > transient are fitted; None is `default_cut`
+    early_phase   move the default cut to the end of the early phase (early_phase.py), where the curve shows one
     protocol      None, or "paper" for the published protocol, which gives numbers whatever the status
     irreducible   also fit an irreducible loss a
     robust        use Huber's loss, under which outliers count little
@@ -31,6 +32,7 @@ class FitOptions:
     breaks: int | str = "auto"
     smoothing: str | None = None
     transient: float | None = None
+    early_phase: bool = False
     protocol: str | None = None
     irreducible: bool = False
     robust: bool = False
@@ -49,6 +51,8 @@ class FitOptions:
             raise ValueError("protocol paper has one break, no irreducible loss and no robust option")
         if self.transient is not None and not self.transient >= 0:
             raise ValueError(f"transient is {self.transient}; a number of steps, not negative, is needed")
+        if self.early_phase and (self.transient is not None or self.protocol == "paper"):
+            raise ValueError("early_phase chooses the early cut; transient and protocol paper set it themselves")
         if self.bootstrap and self.bootstrap < FEWEST_REPLICATES:
             allowed = ("0 (the delta method)", f"{FEWEST_REPLICATES} or more")
             raise ValueError(f"bootstrap is {self.bootstrap}; allowed: {', '.join(allowed)}")

@@ -8,11 +8,12 @@ so that σ is the standard deviation of the log loss of a single step about the 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from scipy.special import expit
 
 from zslx.deceleration.break_status import STATUSES
 from zslx.deceleration.broken_power_law import Form, log_loss
@@ -57,6 +58,30 @@ class Planted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlantedEarly(Planted):
+    """A planted curve before which the early phase of a language model is put (early_phase.py).
+
+    The loss falls around step t_fall, by `fall` in log loss, to a plateau of slope `plateau`. At step t_end it turns
+    into the planted curve, over a width f_end in log t. The truth is that of the planted curve.
+    """
+
+    t_end: float = 150.0
+    f_end: float = 0.1
+    plateau: float = 0.02
+    t_fall: float = 35.0
+    fall: float = 0.22
+    warmup: int = 40
+
+    def draw(self, generator: np.random.Generator) -> Curve:
+        """The curve (T,) with new noise."""
+        curve = super().draw(generator)
+        before = (np.log(self.t_end) - np.log(curve.steps)) / self.f_end
+        flatter = (self.c0 - self.plateau) * self.f_end * np.logaddexp(0, before)
+        first_fall = self.fall * expit((self.t_fall - curve.steps) * 5 / self.t_fall)
+        return replace(curve, losses=curve.losses * np.exp(first_fall - flatter), warmup=self.warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Coverage:
     """How the fit did on planted curves.
 
@@ -71,15 +96,17 @@ class Coverage:
     spread: dict[str, float]
 
 
-def coverage(p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: int = 0) -> Coverage:
-    """Fits `curves` draws of p (numbers first, first + 1, ...) by default options, and counts what intervals hold."""
+def coverage(
+    p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: int = 0, early_phase: bool = False
+) -> Coverage:
+    """Fits `curves` draws of p (numbers first, first + 1, ...), and counts what the intervals hold."""
     statuses = dict.fromkeys(STATUSES, 0)
     hits: dict[str, list[bool]] = {name: [] for name in MEASURES}
     errors: dict[str, list[float]] = {name: [] for name in MEASURES}
     setting = zlib.crc32(repr(p).encode())  # so that no two settings share their noise
     for number in range(first, first + curves):
         curve = p.draw(np.random.default_rng([seed, setting, number]))
-        result = fit(curve, FitOptions(bootstrap=bootstrap, seed=number))
+        result = fit(curve, FitOptions(bootstrap=bootstrap, seed=number, early_phase=early_phase))
         statuses[result.status] += 1
         if result.status != "break":
             continue
@@ -117,4 +144,11 @@ LATE = {
 STRAIGHT = {
     f"{last} steps, ρ={rho}": Planted(last=last, t_d=last / 8, c0=0.1, r_d=0.1, sigma=0.02, rho=rho)
     for last, rho in ((2000, 0.0), (2000, 0.8), (262_144, 0.5))
+}
+# With an early phase like that of a small model: noise of one run and of a mean of six, a slow end of the phase.
+_SMALL = PlantedEarly(last=8000, t_d=1800.0, f=0.6, c0=0.17, r_d=0.02, b=15.0, sigma=0.045, rho=0.0)
+EARLY = {
+    "early phase, one run": _SMALL,
+    "early phase, mean of six runs": replace(_SMALL, sigma=0.018),
+    "early phase that ends slowly": replace(_SMALL, sigma=0.018, f=0.3, f_end=0.25),
 }
