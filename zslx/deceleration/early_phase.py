@@ -7,8 +7,8 @@ later. So in log-log, the early phase ends with an acceleration, where the loss 
 The end is found in rounds. Forms with 0, 1 and 2 breaks of either sign compete for the steps after the cut, by the
 criterion of break_choice.py. If the preferred form has an acceleration (c_i > 0) in the first quarter of the steps, the
 cut moves to d_i e^{3 f_i}, where 95 % of its change of slope have happened. When no acceleration is left, the cut is
-the end of the early phase. Accelerations that come later, as a falling learning rate makes them, or that are not complete
-by half of the steps, do not belong to the early phase.
+the end of the early phase. Accelerations that come later, as a falling learning rate makes them, or that are not
+complete by half of the steps, do not belong to the early phase.
 
 Why it matters: where a fit includes this phase, its form is wrong. The misfit is no noise, so no averaging removes it,
 and t_d depends on the early cut.
