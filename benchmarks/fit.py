@@ -1,10 +1,10 @@
-"""What the fit costs, what its intervals cover, and how its forecasts did: `python -m benchmarks.fit WHAT`.
+"""Measures the fit of the deceleration: its cost, the coverage of its intervals, the errors of its forecasts.
 
-    speed               seconds of a fit and of 1,000 bootstrap fits, beside scipy's curve_fit in a loop
-    coverage [--curves 200] [--only laptop]   share of 95 % intervals that hold the truth, and of statuses
+`python -m benchmarks.fit WHAT` prints one table in Markdown; benchmarks/README.md has those of the last measurement.
+
+    speed               seconds of a fit and of 1,000 bootstrap fits, beside a loop over scipy's curve_fit
+    coverage [--curves 200] [--only laptop]   share of 95 % intervals that hold the planted value, and of statuses
     forecast FILE...    errors at T of forecasts from the first 3 to 50 % of finished runs
-
-Tables are Markdown on stdout; those of the last measurement are in README.md beside this file.
 """
 
 from __future__ import annotations
@@ -17,29 +17,33 @@ import numpy as np
 from scipy.optimize import curve_fit
 
 from zslx.deceleration.curve_file import read
-from zslx.deceleration.fit import MEASURES, fit
-from zslx.deceleration.forecast import forecast_curve
-from zslx.deceleration.planted_curves import LATE, SETTINGS, STRAIGHT, Planted, coverage
+from zslx.deceleration.fit import fit
+from zslx.deceleration.fit_options import FitOptions
+from zslx.deceleration.forecast import forecast
+from zslx.deceleration.intervals import MEASURES
+from zslx.deceleration.loss_curve import Curve
+from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, Planted, coverage
 
 
 def speed() -> None:
-    """Medians of three."""
+    """Times, each the median of three."""
     print(
         "| curve | plain fit | fit + 1,000 bootstrap fits | curve_fit in a loop, 1,000 (from 20) |\n|---|---|---|---|"
     )
     for name in ("laptop smooth ρ=0.3", "paper smooth ρ=0.3"):
         planted = SETTINGS[name]
-        steps, losses = planted.draw(np.random.default_rng(0))
-        fit(steps, losses)
-        plain = _median(lambda s=steps, y=losses: fit(s, y, bootstrap=0))
-        boot = _median(lambda s=steps, y=losses: fit(s, y, bootstrap=1000))
-        loop = _median(lambda p=planted, s=steps, y=losses: _loop(p, s, y, 20)) * 50
-        print(f"| {name}, {len(steps):,} steps | {plain:.2f} s | {boot:.2f} s | {loop:.0f} s |", flush=True)
+        curve = planted.draw(np.random.default_rng(0))
+        fit(curve)
+        plain = _median(lambda c=curve: fit(c, FitOptions(bootstrap=0)))
+        boot = _median(lambda c=curve: fit(c, FitOptions(bootstrap=1000)))
+        loop = _median(lambda p=planted, c=curve: _loop(p, c, 20)) * 50
+        print(f"| {name}, {len(curve.steps):,} steps | {plain:.2f} s | {boot:.2f} s | {loop:.0f} s |", flush=True)
 
 
-def _loop(planted: Planted, steps: np.ndarray, losses: np.ndarray, count: int) -> None:
-    """The plain way: resample the curve of all steps and call curve_fit from the optimum."""
-    x, y = np.log(steps[steps > 10]), np.log(losses[steps > 10])
+def _loop(planted: Planted, curve: Curve, count: int) -> None:
+    """The plain way: resample the curve of all steps, and call curve_fit from the optimum."""
+    kept = curve.after(10)
+    x, y = np.log(kept.steps), kept.log_losses
     generator = np.random.default_rng(0)
 
     def form(x, log_b, c0, c1, log_d, f):
@@ -61,13 +65,13 @@ def _median(call) -> float:
 
 
 def show_coverage(curves: int, only: str, bootstrap: int) -> None:
-    """One row a setting; progress on stderr."""
+    """One row for each setting; progress goes to stderr."""
     print(f"| {curves} curves each | break | L_d | t_d | r_d | L̂_T |\n|---|---|---|---|---|---|")
-    for name, planted in {**SETTINGS, **LATE, **STRAIGHT}.items():
+    for name, planted in {**SETTINGS, **LATE, **STRAIGHT, **EARLY}.items():
         if only not in name:
             continue
         begin = time.perf_counter()
-        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap)
+        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap, early_phase=name in EARLY)
         given = result.statuses["break"]
         cells = " | ".join(f"{100 * result.covered[n]:.1f} %" if given else "–" for n in MEASURES)
         print(f"| {name} | {given}/{curves} | {cells} |", flush=True)
@@ -75,11 +79,11 @@ def show_coverage(curves: int, only: str, bootstrap: int) -> None:
 
 
 def show_forecasts(files: list[str]) -> None:
-    """Errors in log loss at T, in per cent; the interval's half-width after ±."""
+    """Errors of log loss at T in per cent, and after ± the half-width of the interval."""
     print("| run | seen | fit | inside its interval | plain power law |\n|---|---|---|---|---|")
     for file in files:
         for share in (0.03, 0.1, 0.2, 0.3, 0.5):
-            f = forecast_curve(read(file), share=share)
+            f = forecast(read(file), share=share)
             half = 50 * float(np.log(f.fit.interval[1] / f.fit.interval[0]))
             print(
                 f"| {file.rsplit('/', 1)[-1]} | {share:.0%} | {100 * (f.fit.error or 0):+.2f} ± {half:.2f} % | "
@@ -89,7 +93,7 @@ def show_forecasts(files: list[str]) -> None:
 
 
 def main() -> None:
-    """Parse the command line and print tables."""
+    """Reads the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "coverage", "forecast"])
     parser.add_argument("files", nargs="*")

@@ -7,7 +7,7 @@ Train a run, read it back, and fit its deceleration:
     config = zslx.preset("smoke").for_size("0.1M")
     zslx.train(config, "runs/one", intervention=zslx.load_intervention("pcgrad", groups="domain"))
     run = zslx.load_run("runs/one")                    # run.steps: columns; run.probes: a dict a probe step
-    found = zslx.fit(run.steps["step"], run.steps["loss"])
+    found = zslx.fit(zslx.curve(run.steps["step"], run.steps["loss"]))
     print(found.status, found.L_d, found.t_d, found.r_d)
 
 Write an intervention: subclass `Intervention`, `GradientMethod` or `GramianMethod` with fields made by `setting`, and
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from zslx.config.presets import preset
     from zslx.config.run_config import Config
     from zslx.deceleration.fit import fit
+    from zslx.deceleration.fit_options import FitOptions
+    from zslx.deceleration.loss_curve import curve
     from zslx.gradients import group_stats, sequence_stats
     from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView, setting
     from zslx.intervention.gradient_method import GROUPINGS, CoordinateSums, GradientMethod, GramianMethod, floating
@@ -42,6 +44,8 @@ HOMES = {
     "load_run": "zslx.runs.records",
     "load_study": "analysis.study.load",
     "fit": "zslx.deceleration.fit",
+    "FitOptions": "zslx.deceleration.fit_options",
+    "curve": "zslx.deceleration.loss_curve",
     "load_intervention": "zslx.intervention.registry",
     **dict.fromkeys(("Intervention", "RunView", "State", "StepStats", "StepView", "setting"), _BASE),
     **dict.fromkeys(("CoordinateSums", "GROUPINGS", "GradientMethod", "GramianMethod", "floating"), _GRADIENT),
@@ -51,6 +55,7 @@ __all__ = [
     "GROUPINGS",
     "Config",
     "CoordinateSums",
+    "FitOptions",
     "GradientMethod",
     "GramianMethod",
     "Intervention",
@@ -58,6 +63,7 @@ __all__ = [
     "State",
     "StepStats",
     "StepView",
+    "curve",
     "fit",
     "floating",
     "group_stats",

@@ -17,7 +17,8 @@ from analysis.inference.evidence import CONFIDENCE
 from analysis.study.load import Trial
 from analysis.study.measures import Measures
 from analysis.study.step_records import edges
-from zslx.deceleration.fit import local_slope
+from zslx.deceleration.loss_curve import curve
+from zslx.deceleration.slopes import local_slope
 
 PLACES = 96
 BAND_SEEDS = 4  # with fewer, t bands are so wide that nothing else is seen: the range of the seeds instead
@@ -110,7 +111,7 @@ def slope(measures: Measures, arm: str, size: str) -> Line | None:
     bands = []
     for trial in measures.study.of(arm, size):
         try:
-            bands.append(local_slope(*measures.curve(trial)))
+            bands.append(local_slope(curve(*measures.curve(trial))))
         except ValueError:  # too few points for any window
             continue
     if len(bands) == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from analysis.report.blocks import Block, Figure, Table
 from analysis.report.drawing import Marks, Stroke
 from analysis.report.figures import BAND, Figures, in_words, ordered
 from analysis.study.measures import Measures, parameters
-from zslx.deceleration.scaling_law import scaling_trend
+from zslx.deceleration.scaling_law import ScalingTrend, scaling_trend
 
 TERMS = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "confidence"}
 
@@ -125,13 +124,13 @@ def term_trends(measures: Measures, sizes: Sequence[str]) -> Table | None:
         late = {key: [seed_mean(measures, arm.name, size, f"decomposition.{key}") for size in sizes] for key in TERMS}
         if not np.isfinite(list(late.values())).any():
             continue
-        trends: dict[str, dict[str, Any]] = {}
+        trends: dict[str, ScalingTrend] = {}
         for key, values in late.items():
             with contextlib.suppress(ValueError):  # values of both signs, or a single size
                 trends[key] = scaling_trend(n, values)
         for key, values in late.items():
-            slope, own = trends.get("ce", {}).get("alpha"), trends.get(key, {})
-            numbers = (own.get("alpha"), own.get("r2"), own["alpha"] - slope if own and slope is not None else None)
+            own, reference = trends.get(key), trends.get("ce")
+            numbers = (own.alpha, own.r2, own.alpha - reference.alpha if reference else None) if own else (None,) * 3
             rows.append((arm.name, TERMS[key], *map(three_digits, (*values, *numbers))))
     if not rows:
         return None

@@ -22,7 +22,10 @@ import numpy as np
 from analysis.study.load import Study, Trial
 from analysis.study.step_records import StepSummary, summarise
 from zslx.config.groups import ModelConfig
-from zslx.deceleration.fit import Fit, fit, tail_slope
+from zslx.deceleration.fit import Fit, fit
+from zslx.deceleration.fit_options import FitOptions
+from zslx.deceleration.loss_curve import curve
+from zslx.deceleration.slopes import tail_slope
 
 Cut = tuple[str, float, float]  # an early cut: of what, share of it, steps
 FINAL_SHARE = 1 / 8  # of t: the loss at t is the mean over that much before it
@@ -96,7 +99,8 @@ class Measures:
         key = (trial.arm, trial.size, trial.seed)
         if key not in self._fits:
             warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
-            self._fits[key] = fit(*self.curve(trial), smoothing="none", warmup=warmup, bootstrap=0)
+            heldout = curve(*self.curve(trial), warmup=warmup)
+            self._fits[key] = fit(heldout, FitOptions(smoothing="none", bootstrap=0))
         return self._fits[key]
 
     def fit_all(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -121,16 +125,17 @@ class Measures:
         for trial in self.study.trials:
             steps: dict[float, Cut] = {}
             for row in self.fit(trial).sensitivity if trial.finished else ():
-                if row["varied"] == "cut":
-                    steps.setdefault(row["cut"], (row["of"], row["share"], row["cut"]))
+                if row.varied == "cut":
+                    steps.setdefault(row.cut, (row.of, row.share, row.cut))
             found |= dict.fromkeys(sorted(steps.values(), key=lambda cut: cut[2]))
         return list(found)
 
     def at_cut(self, trial: Trial, cut: Cut, name: str) -> float:
         """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan where none."""
         for row in self.fit(trial).sensitivity:
-            if row["varied"] == "cut" and (row["of"], row["share"], row["cut"]) == cut and row[name] is not None:
-                return float(row[name])
+            if row.varied == "cut" and (row.of, row.share, row.cut) == cut:
+                value = getattr(row, name)
+                return math.nan if value is None else float(value)
         return math.nan
 
     def tail(self, trial: Trial, factor: float = 4) -> float:
@@ -138,7 +143,7 @@ class Measures:
         key = (trial.arm, trial.size, trial.seed, factor)
         if key not in self._tails:
             try:
-                self._tails[key] = float(tail_slope(*self.curve(trial), factor)[0])
+                self._tails[key] = float(tail_slope(curve(*self.curve(trial)), factor)[0])
             except ValueError:
                 self._tails[key] = math.nan
         return self._tails[key]

@@ -3,9 +3,12 @@
 The same as `python -m benchmarks.fit coverage`, whose table stands in benchmarks/README.md.
 """
 
+import numpy as np
 import pytest
 
-from zslx.deceleration.planted_curves import LATE, SETTINGS, STRAIGHT, coverage
+from zslx.deceleration.early_cut import default_cut
+from zslx.deceleration.early_phase import early_phase_end
+from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, coverage
 
 # With 200 curves an interval that covers 96 % leaves the range by chance in one cell of twenty.
 CURVES = 400
@@ -34,3 +37,22 @@ def test_intervals_of_breaks_that_are_barely_identified_are_not_far_off(name):
 def test_a_power_law_is_rarely_given_a_break(name):
     result = coverage(STRAIGHT[name], CURVES, bootstrap=0)
     assert result.statuses["break"] <= 0.02 * CURVES, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "share"), list(zip(EARLY, (0.55, 0.95, 0.95), strict=True)))
+def test_intervals_of_a_fit_that_leaves_the_early_phase_out(name, share):
+    result = coverage(EARLY[name], CURVES, bootstrap=300, early_phase=True)
+    assert result.statuses["break"] >= share * CURVES, result
+    for measure, covered in result.covered.items():
+        assert 0.89 <= covered <= 0.995, (measure, result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SETTINGS, *LATE, *STRAIGHT])
+def test_an_early_phase_is_rarely_seen_where_there_is_none(name):
+    planted, seen = {**SETTINGS, **LATE, **STRAIGHT}[name], 0
+    for seed in range(100):
+        curve = planted.draw(np.random.default_rng(seed))
+        seen += early_phase_end(curve, default_cut(curve)) is not None
+    assert seen <= 3

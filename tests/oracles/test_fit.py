@@ -10,7 +10,9 @@ from scipy.signal import lfilter
 from zslx.deceleration.binning import paper_points, trailing_mean
 from zslx.deceleration.broken_power_law import Form, log_loss, solve, value_and_jacobian
 from zslx.deceleration.curve_file import read
-from zslx.deceleration.fit import fit, fit_curve
+from zslx.deceleration.fit import fit
+from zslx.deceleration.fit_options import FitOptions
+from zslx.deceleration.loss_curve import curve
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "curves"
 # Name: log b, c0, c1, log d1, f1; T; t_d, L_d, r_d, L̂_T (arXiv 2506.05447, its released notebook).
@@ -99,7 +101,7 @@ def test_published_curves_give_the_published_table(name):
     file = PUBLISHED / f"{name}.csv"
     if not file.exists():
         pytest.skip(f"the published curves are not part of the repository ({file.name} is absent)")
-    result = fit_curve(read(file), protocol="paper", smoothing="none")
+    result = fit(read(file), FitOptions(protocol="paper", smoothing="none"))
     check_table(result, TABLE[name][2])
 
 
@@ -120,7 +122,7 @@ def test_curves_rebuilt_from_the_published_parameters_give_the_published_table(n
     steps = np.arange(1.0, last + 1)
     kept, _ = paper_points(steps, steps)
     y = reference(np.log(kept), *parameters) + rng.normal(0, 0.02, kept.size) / np.sqrt(np.maximum(kept / 6, 1))
-    result = fit(kept, np.exp(y), protocol="paper", smoothing="none")
+    result = fit(curve(kept, np.exp(y)), FitOptions(protocol="paper", smoothing="none"))
     check_table(result, expected)
 
 
@@ -129,8 +131,8 @@ def test_paper_protocol_smooths_and_thins_a_curve_of_steps_itself():
     parameters, last, (t_d, L_d, r_d, _) = TABLE["285M"]
     steps = np.arange(1.0, last + 1)
     noise = lfilter([1.0], [1.0, -0.5], np.random.default_rng(5).normal(0, 0.02, steps.size))
-    losses = np.exp(reference(np.log(steps), *parameters) + noise)
-    late, right = fit(steps, losses, protocol="paper"), fit(steps, losses)
+    c = curve(steps, np.exp(reference(np.log(steps), *parameters) + noise))
+    late, right = fit(c, FitOptions(protocol="paper")), fit(c)
     assert late.status == right.status == "break"
     assert 1.07 < late.t_d / t_d < 1.12
     assert abs(right.t_d / t_d - 1) < 0.05 and abs(right.L_d - L_d) < 0.02 and abs(right.r_d - r_d) < 0.001

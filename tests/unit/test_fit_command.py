@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from zslx.commands import fit
+from zslx.commands.cli import main
+from zslx.deceleration.break_status import STATUSES
 
 KEYS = (
     *("file", "status", "b", "c0", "c1", "d1", "f1", "L_d", "t_d", "r_d", "L_T_hat", "L_T", "rsle"),
@@ -82,7 +84,9 @@ def test_duplicate_rows_and_blank_lines_are_dropped(good, tmp_path, capsys):
 BAD = {
     "empty": (b"", ": the file is empty"),
     "blank": (b"\n\n", ": the file is empty"),
-    "header": (b"step,loss\n", ": no row after the header"),
+    "header": (b"step,loss\n", ": no row with a `step` and a `loss`"),
+    "semicolons": (b"step;loss\n1;3\n", ":1: one column `step` is needed, and commas between columns; the header has"),
+    "twice the column": (b"step,loss,loss\n1,3,3\n", ":1: one column `loss` is needed"),
     "before training": (b"step,loss\n0,7.6\n", ": no row with a step above 0"),
     "nan": (b"step,loss\n1,3\n2,nan\n", ":3: loss is 'nan'"),
     "infinite": (b"step,loss\n1,3\n2,-inf\n", ":3: loss is '-inf'"),
@@ -154,7 +158,7 @@ def test_the_terminal_gets_a_table_without_control_characters(good, tmp_path, ca
     odd.write_bytes(good.read_bytes())
     assert zslx_fit(odd, "--bootstrap", 100) == 0
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "t_d" in out and "how the one-break fit moves" in out and "bootstrap" in out
+    assert "\x1b" not in out and "t_d" in out and "with other choices" in out and "bootstrap" in out
 
 
 @pytest.mark.parametrize(
@@ -166,9 +170,22 @@ def test_bad_flags_are_usage_errors(flags, good, capsys):
     assert error.value.code == 2 and flags[0] in capsys.readouterr().err
 
 
-def test_conflicting_flags_are_one_line(good, capsys):
-    assert zslx_fit(good, "--protocol", "paper", "--robust") == 1
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize("flags", [["--protocol", "paper", "--robust"], ["--bootstrap", "7"]])
+def test_flags_that_cannot_be_used_are_one_line_however_many_files(flags, good, capsys):
+    assert main(["fit", str(good), str(good), *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and flags[0].strip("-") in err
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("flags", [["--irreducible"], ["--forecast", "0.5"], ["--smoothing", "none", "--warmup", "50"]])
+def test_losses_near_the_ends_of_what_a_float_holds_are_fitted_in_silence(flags, tmp_path, capsys):
+    path = tmp_path / "wild.csv"
+    path.write_text("step,loss\n" + "".join(f"{s},{10.0 ** ((-1) ** s * 300)}\n" for s in range(1, 60)))
+    assert zslx_fit(path, "--bootstrap", 0, "--json", *flags) == 0
+    assert strict(capsys.readouterr().out)[0]["status"] in STATUSES
+    assert zslx_fit(path, "--bootstrap", 0, *flags) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_forecast_stands_beside_a_power_law(good, capsys):
@@ -218,15 +235,47 @@ def test_columns_of_other_names(good, tmp_path, capsys):
         assert {k: v for k, v in found.items() if k != "file"} == {k: v for k, v in plain.items() if k != "file"}
 
 
-def test_a_file_with_other_columns_says_how_to_name_them(tmp_path, capsys):
-    path = tmp_path / "export.csv"
-    path.write_text("_step,probe/heldout_loss\n1,5.0\n")
-    assert zslx_fit(path) == 1
-    error = capsys.readouterr().err
-    assert "the header has: '_step, probe/heldout_loss'" in error and "--columns STEP,LOSS" in error
+def test_a_file_with_other_columns_lists_them_and_says_how_to_name_them(tmp_path, capsys):
+    names = ["_step", *(f"probe/instrument_{i}" for i in range(8)), "probe/heldout_loss"]
+    csv, lines = tmp_path / "export.csv", tmp_path / "export.jsonl"
+    csv.write_text(",".join(names) + "\n")
+    lines.write_text(json.dumps(dict.fromkeys(names, 5)) + "\n")
+    assert zslx_fit(csv) == zslx_fit(lines) == 1
+    for error in capsys.readouterr().err.splitlines():
+        assert f"'{', '.join(names)}' (--columns STEP,LOSS says which two to read)" in error
 
 
-@pytest.mark.parametrize("text", ["step", "step,", ",loss", "a,b,c"])
+def test_columns_that_no_row_has(tmp_path, capsys):
+    path = tmp_path / "export.jsonl"
+    path.write_text('{"_step": 1, "loss": 3}\n{"_step": 2, "loss": 3}\n')
+    assert zslx_fit(path, "--columns", "_step,heldout") == 1
+    assert "no row with a `_step` and a `heldout`" in capsys.readouterr().err
+
+
+def test_rows_of_json_lines_without_the_loss_are_skipped_where_columns_are_named(good, tmp_path, capsys):
+    path = tmp_path / "sparse.jsonl"
+    rows = [line.split(",") for line in good.read_text().split()[1:]]
+    path.write_text("".join(f'{{"t": {s}}}\n{{"t": {s}, "y": {y}}}\n' for s, y in rows))
+    assert zslx_fit(path, "--columns", "t,y", "--json", "--bootstrap", 0) == 0
+    assert zslx_fit(good, "--json", "--bootstrap", 0) == 0
+    sparse, plain = capsys.readouterr().out.split("]\n[")
+    assert sparse.partition("status")[2] == plain.partition("status")[2].rstrip()[:-1]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(good, tmp_path, capsys):
+    path = tmp_path / "bom.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + good.read_bytes())
+    assert zslx_fit(path, "--bootstrap", 0) == 0
+
+
+def test_help_states_the_format_of_the_files(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("header line", "commas", "`step`", "`loss`", "nats per token", "--columns"))
+
+
+@pytest.mark.parametrize("text", ["step", "step,", ",loss", "a,b,c", "loss,loss"])
 def test_bad_column_names_are_a_usage_error(text, good):
     with pytest.raises(SystemExit):
         zslx_fit(good, "--columns", text)

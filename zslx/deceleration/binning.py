@@ -1,19 +1,21 @@
-"""From a loss curve to the points of a fit: bins of equal width in log t, and moving averages of log loss.
+"""Turns a loss curve into the points of a fit: bins of equal width in log t, and moving averages over bins.
 
-Bins: the steps are cut into at most about `BINS` cells of equal width in x = log t, but of at least `least`
-steps each; a bin is the mean of log loss and of x over its n steps. A curve of at most twice as many points (a
-short one, or one that is thinned already) is taken as it is, but for `least`. Bins do not overlap: the noise of
-a run is modelled on them (noise.py), which asks for bins no shorter than the noise is correlated.
+Bins. The steps are divided into about `BINS` bins of equal width in x = log t. Each bin holds at least `least` steps,
+and its point is the mean of x and of log loss over its n steps. A curve with at most `AS_THEY_ARE` × `BINS` points
+(short, or thinned before) keeps its points, unless `least` asks for more steps in a bin. Bins do not overlap, because
+the noise of the run is modelled on them (residual_noise.py); they must be longer than the noise is correlated.
 
-Smoothing turns bins into points by a matrix of running means:
-    centred  window [t/√1.2, t·√1.2], its abscissa the mean of x in the window: exact for any power law, also at
-             the ends of the curve where the window is cut off
-    paper    window [t/1.2, t], placed at t: the trailing window of the paper, which puts t_d late by about
-             √1.2 = 1.09
-    none     the bins themselves
+Smoothing. A matrix of running means turns bins into points:
+    centred  the window is [t/√1.2, t·√1.2] and the point lies at the mean of x in it. This is exact for any power law,
+             at the ends of the curve too, where the window is cut off.
+    paper    the window is [t/1.2, t] and the point lies at t. This is the paper's trailing window. It places t_d too
+             late, by a factor of about √1.2 = 1.09.
+    none     the points are the bins.
 
-`paper_points` is the paper's own preparation, step by step: index window [⌊j/1.2⌋, j] on the per-step curve, then
-the steps divisible by 10^min(⌊log10 s − 1⌋, 3) and the last. Cost: one cumulative sum.
+`paper_points` prepares a curve exactly as the paper does. It averages over indices [⌊j/1.2⌋, j] of the curve of
+single steps, then keeps the steps divisible by 10^min(⌊log10 s − 1⌋, 3), and the last one.
+
+Cost: one cumulative sum.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 BINS = 300
-# Up to this many times `BINS` points are taken as they are.
+# A curve with up to this many times `BINS` points keeps them.
 AS_THEY_ARE = 2
 WINDOW = 1.2
 SMOOTHINGS = ("centred", "paper", "none")
@@ -34,7 +36,7 @@ SMOOTHINGS = ("centred", "paper", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class Bins:
-    """x: mean log step, y: mean log loss, n: steps in the bin, first: index of its first step; each (K,)."""
+    """Per bin, each (K,): x the mean log step, y the mean log loss, n its steps, first the index of its first step."""
 
     x: Array
     y: Array
@@ -42,12 +44,12 @@ class Bins:
     first: NDArray[np.int64]
 
     def averaged(self, log_losses: Array) -> Array:
-        """Another curve (N,) on the same steps, averaged over the same bins -> (K,)."""
+        """Averages another curve (N,) on the same steps over the same bins -> (K,)."""
         return np.add.reduceat(log_losses, self.first) / self.n
 
 
 def bins(steps: Array, log_losses: Array, *, least: float = 1.0, count: int = BINS) -> Bins:
-    """Bins of equal width in log t, of at least `least` steps; steps (N,) increasing and above 0, log_losses (N,)."""
+    """Bins of equal width in log t with at least `least` steps each; steps (N,) > 0 and increasing, log_losses (N,)."""
     x = np.log(steps)
     width = max((x[-1] - x[0]) / count, 1e-12) if x.size > AS_THEY_ARE * count else 1e-12
     place = np.cumsum(np.minimum(np.diff(x, prepend=x[0]) / width, 1 / least))
@@ -57,7 +59,7 @@ def bins(steps: Array, log_losses: Array, *, least: float = 1.0, count: int = BI
 
 
 def windows(b: Bins, smoothing: str) -> tuple[Array, Array]:
-    """The points' abscissae (K,) and the matrix (K, K) of running means: points = matrix @ bins."""
+    """The x of the points (K,), and the matrix (K, K) of running means that makes them: points = matrix @ bins."""
     if smoothing not in SMOOTHINGS:
         raise ValueError(f"smoothing is {smoothing!r}; allowed: {', '.join(SMOOTHINGS)}")
     if smoothing == "none":
@@ -66,21 +68,22 @@ def windows(b: Bins, smoothing: str) -> tuple[Array, Array]:
     below, above = (width / 2, width / 2) if smoothing == "centred" else (width, 0.0)
     distance = b.x[None, :] - b.x[:, None]
     inside = (distance >= -below - 1e-9) & (distance <= above + 1e-9)
-    matrix = inside * b.n
+    matrix: Array = inside * b.n
     matrix /= matrix.sum(axis=1, keepdims=True)
     return (matrix @ b.x if smoothing == "centred" else b.x), matrix
 
 
 def trailing_mean(values: Array) -> Array:
-    """The paper's moving average over indices [⌊j/1.2⌋, j]; values (N,) -> (N,)."""
+    """The paper's moving average of values (N,) over indices [⌊j/1.2⌋, j] -> (N,)."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     last = np.arange(values.size)
     first = (last // WINDOW).astype(np.int64)
-    return (total[last + 1] - total[first]) / (last + 1 - first)
+    mean: Array = (total[last + 1] - total[first]) / (last + 1 - first)
+    return mean
 
 
 def paper_points(steps: Array, log_losses: Array) -> tuple[Array, Array]:
-    """The paper's points before its cut at s > 100: steps and log of the moving average, thinned."""
+    """The paper's points before its early cut: the steps that it keeps, and the moving average of log loss at each."""
     decade = np.minimum(np.floor(np.log10(np.maximum(steps, 1)) - 1), 3).clip(0)
     kept = steps % 10**decade == 0
     kept[-1] = True

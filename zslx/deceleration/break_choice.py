@@ -1,20 +1,16 @@
-"""Is there a break, and is it identified? 0 against 1 against 2 breaks, and four words in a fixed order.
+"""Decides how many breaks a loss curve has: fits with 0, 1 and 2 breaks compete.
 
-One more break is preferred when both hold:
-    criterion   X²/κ + P log n_eff is lower; X² the weighted squares of the bins, κ and n_eff long-run variance and
-                effective number of the residuals of the largest form, so that correlated residuals do not count
-                as evidence (a plain BIC takes every wiggle of a smoothed curve for a break)
-    tail        fitted on the first three quarters of the steps only, it predicts the last quarter no worse than
-                the form without it, by more than noise (Δ X²_tail / κ ≤ 4)
-Only decelerations (c_1 < 0) count as the one break; with two breaks either sign is allowed.
+One more break is preferred when both of these hold:
+    criterion   X²/κ + P log n_eff is lower. X² is the weighted sum of squares of the fit to the bins, and P its number
+                of parameters. κ and n_eff are the long-run variance and the effective number of the residuals of the
+                largest form (residual_noise.py), so that correlated residuals are not counted as evidence. A plain BIC
+                takes the wiggles of a smoothed curve for breaks.
+    tail        Fitted to the first three quarters of the steps, it predicts the last quarter no worse than the form
+                without it, up to noise: its X²_tail / κ is higher by at most 4.
 
-    no_break          zero breaks are preferred
-    break_outside     t_d of the one-break fit lies before the first step fitted or after the last
-    not_identifiable  a parameter on its bound; or t_d moves by more than 1.5 × as the early cut goes from half to
-                      twice its value; or its 95 % profile interval reaches an end of the curve
-    break             none of these
+A single break must be a deceleration (c_1 < 0). Of two breaks, each may have either sign.
 
-False alarms and misses are counted in tests/calibration/test_fit_calibration.py.
+tests/calibration/test_fit_calibration.py counts how often a break is seen where there is none.
 """
 
 from __future__ import annotations
@@ -30,19 +26,21 @@ from zslx.deceleration.single_fit import Estimate
 
 Array = NDArray[np.float64]
 
-STATUSES = ("no_break", "break_outside", "not_identifiable", "break")
-# Largest ratio between t_d at half and at twice the early cut.
-STEADY = 1.5
-# How much worse (in units of noise variance) the tail may be predicted before a break is refused.
-TAIL_SLACK = 4.0
-TAIL_FROM = 0.75
-# Differences of log loss smaller than this are no evidence, however little noise there is (rounding of a file).
+# The tail begins at this share of the steps. A break is refused where it predicts the tail worse by more than the
+# slack, in units of the variance of the noise.
+TAIL_FROM, TAIL_SLACK = 0.75, 4.0
+# Differences of log loss below this are no evidence, however little noise there is: files are rounded.
 RESOLUTION = 1e-4
+# A form is fitted only where there are this many more points than parameters.
+SPARE_POINTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class BreakTest:
-    """The preferred number of breaks; per number of breaks criterion and tail error (None where not fitted)."""
+    """The preferred number of breaks, and the reason where it is 0.
+
+    `criterion`, `tail` and `solutions` are those of 0, 1 and 2 breaks, as far as there are points enough to fit them.
+    """
 
     breaks: int
     criterion: tuple[float, ...]
@@ -52,7 +50,7 @@ class BreakTest:
 
 
 def forms(base: Form) -> tuple[Form, ...]:
-    """The competitors: none, one deceleration, two breaks of either sign."""
+    """The competing forms: no break, one deceleration, two breaks of either sign."""
     return (
         replace(base, breaks=0, decelerating=False),
         replace(base, breaks=1, decelerating=True),
@@ -60,23 +58,18 @@ def forms(base: Form) -> tuple[Form, ...]:
     )
 
 
+def no_test(why: str) -> BreakTest:
+    """The result where nothing could be compared: no break."""
+    return BreakTest(breaks=0, criterion=(), tail=(), solutions=(), reason=why)
+
+
 def test_breaks(e: Estimate) -> BreakTest:
-    """Compare 0, 1 and 2 breaks on the bins of an estimate, whatever its smoothing."""
-    b = e.bins
-    fitted = [f for f in forms(e.plan.form) if b.x.size >= f.size + 3]
+    """Compares 0, 1 and 2 breaks on the bins of an estimate. Its smoothing plays no part."""
+    points = e.bins.x.size
+    fitted = [f for f in forms(e.plan.form) if points >= f.size + SPARE_POINTS]
     if len(fitted) < 2:
-        return BreakTest(
-            breaks=0, criterion=(), tail=(), solutions=(), reason=f"{b.x.size} points are too few to tell a break"
-        )
-    solutions = tuple(solve(f, b.x, b.y, e.weights) for f in fitted)
-    residuals = [b.y - log_loss(s.form, s.theta, b.x) for s in solutions]
-    design = value_and_jacobian(fitted[-1], solutions[-1].theta[None], b.x)[1][0]
-    largest = residual_noise.noise(residuals[-1], e.weights, design)
-    scale = max(largest.long_run, RESOLUTION**2)
-    criterion = tuple(
-        float(e.weights @ r**2) / scale + s.form.size * float(np.log(largest.effective))
-        for r, s in zip(residuals, solutions, strict=True)
-    )
+        return no_test(f"{points} points are too few to tell a break")
+    solutions, criterion, scale = compare(e, fitted)
     tail = _tail_errors(e, fitted, scale)
     chosen = 0
     for m in range(1, len(fitted)):
@@ -87,8 +80,23 @@ def test_breaks(e: Estimate) -> BreakTest:
     return BreakTest(breaks=chosen, criterion=criterion, tail=tail, solutions=solutions, reason=reason)
 
 
+def compare(e: Estimate, competitors: list[Form]) -> tuple[tuple[Solution, ...], tuple[float, ...], float]:
+    """The fits of each form to the bins of e, their criteria, and κ of the last form, which is the largest."""
+    b = e.bins
+    solutions = tuple(solve(f, b.x, b.y, e.weights) for f in competitors)
+    residuals = [b.y - log_loss(s.form, s.theta, b.x) for s in solutions]
+    design = value_and_jacobian(competitors[-1], solutions[-1].theta[None], b.x)[1][0]
+    largest = residual_noise.noise(residuals[-1], e.weights, design)
+    scale = max(largest.long_run, RESOLUTION**2)
+    criterion = tuple(
+        float(e.weights @ r**2) / scale + s.form.size * float(np.log(largest.effective))
+        for r, s in zip(residuals, solutions, strict=True)
+    )
+    return solutions, criterion, scale
+
+
 def _tail_errors(e: Estimate, fitted: list[Form], scale: float) -> tuple[float, ...]:
-    """Weighted squares over the last quarter of the steps of fits to the rest, in units of κ."""
+    """Weighted squares over the last quarter of the steps, in units of κ, of fits to the steps before it."""
     head = e.bins.x <= e.bins.x[-1] + np.log(TAIL_FROM)
     if head.sum() < fitted[-1].size + 1 or head.all():
         return ()
@@ -98,24 +106,3 @@ def _tail_errors(e: Estimate, fitted: list[Form], scale: float) -> tuple[float, 
         missed = (e.bins.y - log_loss(form, theta, e.bins.x))[~head]
         errors.append(float(e.weights[~head] @ missed**2) / scale)
     return tuple(errors)
-
-
-def identified(
-    solution: Solution, first: float, last: float, t_d: float, around: list[float | None], profile: list[float] | None
-) -> tuple[str, str]:
-    """(status, reason) of a curve on which a break is preferred.
-
-    `around`: t_d at half and at twice the early cut, None where no fit was possible there.
-    """
-    if not first <= t_d <= last:
-        return "break_outside", f"t_d = {t_d:.4g} lies outside the steps {first:.0f} to {last:.0f}"
-    if solution.on_bound:
-        return "not_identifiable", f"{', '.join(solution.on_bound)} on the bound of what is allowed"
-    places = [t_d, *(t for t in around if t is not None)]
-    if len(places) < 3:
-        return "not_identifiable", "at half or twice the early cut the curve cannot be fitted"
-    if max(places) > STEADY * min(places):
-        return "not_identifiable", f"t_d goes from {min(places):.4g} to {max(places):.4g} with the early cut"
-    if solution.form.breaks == 1 and profile is None:
-        return "not_identifiable", "the 95 % profile interval of t_d reaches an end of the curve"
-    return "break", ""

@@ -1,13 +1,16 @@
-"""Broken neural scaling laws, fitted by many starts at once.
+"""Broken power laws, and the least-squares fit of one to points of log loss.
 
     log(L(t) − a) = log b − c_0 x − Σ_{i=1..m} c_i f_i log(1 + exp((x − log d_i)/f_i)),    x = log t
 
-(Caballero et al., arXiv 2210.14891; one break and a = 0 in the zero-sum learning paper, arXiv 2506.05447). Given
-d, f and a the rest is linear (variable projection), so each start of a grid of 70 or more gets its best b, c at the
-price of one small linear solve; the best of them are then refined together by Levenberg-Marquardt with exact
-derivatives, vectorised over starts (and, in the bootstrap, over replicates). Exact: derivatives, least squares.
-Approximate: nothing, except that a minimum between two starts could in principle be missed. Cost: about 10 ms for
-one break on 300 points. Checked against scipy.optimize.curve_fit and a brute grid in tests/oracles/test_fit.py.
+b is the scale and c_0 the first slope. At each break i the slope changes by c_i around step d_i; f_i is the width of
+the change in log t. a is the irreducible loss. The form is that of broken neural scaling laws (Caballero et al.,
+arXiv 2210.14891). The zero-sum learning paper (arXiv 2506.05447) uses one break and a = 0.
+
+How it is fitted. Given d, f and a the form is linear in the other parameters (variable projection), so each of 70 or
+more starts on a grid gets its best b and c by one small linear solve. The best starts are refined by
+Levenberg-Marquardt with exact derivatives, all at once; in the bootstrap all replicates are. A minimum that lies
+between two starts could be missed; nothing else is approximate. tests/oracles/test_fit.py checks the result against
+scipy.optimize.curve_fit and a brute-force grid. Cost: about 10 ms for one break on 300 points.
 
 Shapes: S starts or replicates, K points, P = 2 + 3m (+1) parameters in the order
 [log b, c_0, c_1..c_m, log d_1..log d_m, log f_1..log f_m, (a)].
@@ -22,19 +25,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Widest break that can be told from a bend of the whole curve, and sharpest that can be told from a kink.
+# Limits of f. A wider break looks like a bend of the whole curve, a sharper one like a kink.
 SMOOTHEST, SHARPEST = 2.0, 0.02
-# Of the starts of the grid: how many take a few steps, and how many of these go on to the end.
+# How many of the starts are refined by a few iterations, and how many of these until they converge.
 REFINED, FINISHED = 16, 3
-# How far outside the data (in log steps) a break may be placed, so that "outside" can be seen.
+# How far outside the data a break may be placed, in log t. The fit must be able to say that it lies outside.
 OUTSIDE = float(np.log(10))
-# The irreducible loss stays below this share of the smallest loss.
+# The irreducible loss is at most this share of the smallest loss.
 IRREDUCIBLE_SHARE = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """Which member of the family: m breaks, irreducible loss or not, deceleration only or any sign of c_i."""
+    """A member of the family: its number of breaks, whether a is fitted, whether breaks must decelerate (c_i < 0)."""
 
     breaks: int
     irreducible: bool = False
@@ -55,7 +58,7 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """theta (P,), the weighted sum of squares, and which parameters sit on a bound."""
+    """The best theta (P,), its weighted sum of squares, and the names of the parameters that lie on a bound."""
 
     form: Form
     theta: Array
@@ -73,7 +76,7 @@ def log_loss(form: Form, theta: Array, x: Array) -> Array:
 
 
 def _bend(x: Array, d: Array, f: Array) -> tuple[Array, Array]:
-    """f log(1 + e^z) and its slope 1/(1 + e^−z), z = (x − d)/f, with one exponential and no overflow."""
+    """f log(1 + e^z) and its slope 1/(1 + e^−z) at z = (x − d)/f, by one exponential that cannot overflow."""
     z = (x - d) / f
     small = np.exp(-np.abs(z))
     bend = f * (np.maximum(z, 0) + np.log1p(small))
@@ -123,7 +126,8 @@ def refine(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Levenberg-Marquardt on all rows at once: theta (S, P), y (K,) or (S, K), weights (K,) -> theta, losses (S,).
 
-    A row is done when a step lowers its loss by less than `tolerance` of it; parameters `held` keep their value.
+    A row is finished when an iteration lowers its loss by less than the share `tolerance`. Parameters whose indices
+    are in `held` keep their values.
     """
     low, high = bounds(form, x, y)
     theta = np.clip(theta, low, high)
@@ -162,7 +166,7 @@ def refine(
 def _damped_step(
     normal: Array, right: Array, theta: Array, damping: Array, low: Array, high: Array, fixed: NDArray[np.bool_]
 ) -> Array:
-    """(JᵀJ + λ diag) δ = Jᵀr per row, left out what is fixed or held by a bound that the step would cross."""
+    """Solves (JᵀJ + λ diag) δ = Jᵀr in each row, without the parameters that are fixed or would cross their bound."""
     held = ((theta <= low) & (right < 0)) | ((theta >= high) & (right > 0)) | fixed
     diagonal = np.einsum("spp->sp", normal)
     floor = 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300
@@ -176,7 +180,7 @@ def _damped_step(
 
 
 def starts(form: Form, x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
-    """All starts of the grid with their best linear parameters: theta (S, P), losses (S,)."""
+    """The starts on the grid, each with its best linear parameters: theta (S, P), losses (S,)."""
     shares = np.array([0.0, 0.5, 0.8]) if form.irreducible else np.zeros(1)
     inside = np.linspace(x[0], x[-1], 2 * 14 + 1)[1::2]
     if form.breaks == 0:
@@ -196,9 +200,9 @@ def starts(form: Form, x: Array, y: Array, weights: Array) -> tuple[Array, Array
 
 
 def _project(form: Form, d: Array, f: Array, a: float, x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
-    """Variable projection: the linear parameters at given log d (S, m), f (S, m) and a."""
+    """The best linear parameters at log d (S, m), f (S, m) and a, by variable projection: theta (S, P), losses (S,)."""
     target = np.log(np.exp(y) - a)
-    # d log L / d log(L − a), so that the squares are those of log L to first order.
+    # Multiplied by d log L / d log(L − a), the squares are those of log L to first order.
     root = np.sqrt(weights) * np.exp(target - y)
     columns = [np.ones((len(d), x.size)), np.broadcast_to(-x, (len(d), x.size))]
     columns += [-_bend(x, d[:, i : i + 1], f[:, i : i + 1])[0] for i in range(form.breaks)]
@@ -215,13 +219,13 @@ def _project(form: Form, d: Array, f: Array, a: float, x: Array, y: Array, weigh
 
 
 def solve(form: Form, x: Array, y: Array, weights: Array) -> Solution:
-    """The best fit of `form` to points (x, y), each (K,), by multi-start: see the module's docstring.
+    """The best fit of `form` to points (x, y), each (K,), from many starts.
 
-    The best `REFINED` starts take a few steps, the best `FINISHED` of these go on until they converge. Raises
-    ValueError when there are fewer points than parameters.
+    The best `REFINED` starts take a few iterations; the best `FINISHED` of these go on until they converge. Raises
+    ValueError where there are fewer points than parameters.
     """
     if x.size < form.size:
-        raise ValueError(f"{form.size} parameters need at least as many points, there are {x.size}")
+        raise ValueError(f"{x.size} points are too few for a fit of {form.size} parameters")
     theta, losses = starts(form, x, y, weights)
     theta, losses = refine(form, theta[_best(losses, REFINED)], x, y, weights, iterations=8)
     theta, losses = refine(form, theta[_best(losses, FINISHED)], x, y, weights)
@@ -239,11 +243,11 @@ def _best(losses: Array, count: int) -> NDArray[np.int64]:
 
 
 def on_bound(form: Form, theta: Array, x: Array, y: Array) -> tuple[str, ...]:
-    """Names of the parameters on a bound. A break sharper than `SHARPEST` is no bound: it is a kink, well placed."""
+    """Names of the parameters that lie on a bound. f = `SHARPEST` does not count: a kink, too, has a definite place."""
     low, high = bounds(form, x, y)
     low[2 + 2 * form.breaks : 2 + 3 * form.breaks] = -np.inf
     if form.irreducible:
-        low[-1] = -np.inf  # a = 0 is the paper's form, not a failure
+        low[-1] = -np.inf  # a = 0 is the paper's form
     m = form.breaks
     names = ["b", "c0", *(f"{p}{i + 1}" for p in "cdf" for i in range(m)), *(["a"] if form.irreducible else [])]
     near = 1e-6

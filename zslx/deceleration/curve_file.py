@@ -1,11 +1,15 @@
-"""Reads a loss curve: CSV with columns `step` and `loss`, JSON lines with these keys, or a run folder.
+"""Reads a loss curve from a CSV file, a file of JSON lines, or a run folder.
 
-A CSV has a header line, commas, and a row a step: whole steps that increase, losses in nats per token. Other names of
-the two columns can be given; an empty loss in such a file, as in exports of sparse metrics, is passed over.
+A CSV file has a header line, commas, and one row a step. Its columns `step` and `loss` hold whole numbers that
+increase, and losses in nats per token; other columns are ignored. JSON lines hold an object with these two keys on
+each line. A run folder is read from its steps.jsonl, and its config.json gives the warm-up.
 
-Steps must increase; a row that repeats an earlier one exactly is dropped (a log that was appended twice); step 0
-(before training) has no place on a logarithmic axis and is dropped too. Whatever else is wrong is a `CurveError`
-that names file and line.
+Files of other programs name their columns differently, so the two names can be given. Exports of sparse metrics leave
+cells empty; where names are given, rows with an empty loss are skipped.
+
+Two kinds of rows are dropped: those that repeat an earlier row exactly (a log that was appended twice), and step 0
+(before training), which has no place on a logarithmic axis. Whatever else is wrong raises a `CurveError` of one line
+that names the file and the line.
 """
 
 from __future__ import annotations
@@ -15,62 +19,25 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from zslx.deceleration.loss_curve import Curve, curve
 
-Array = NDArray[np.float64]
+Columns = tuple[str, str]
+STEP_AND_LOSS: Columns = ("step", "loss")
+# Characters of a list of columns in an error: all of a tracker's export, and still one line for a file that is no CSV.
+SHOWN = 300
 
 
 class CurveError(ValueError):
-    """A file that is no loss curve."""
+    """A file from which no loss curve can be read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """steps (N,) > 0 and increasing, losses (N,) > 0 in nats per token, the warm-up in steps where known."""
+def read(path: str | Path, columns: Columns = STEP_AND_LOSS) -> Curve:
+    """The loss curve in a CSV file, a file of JSON lines or a run folder. Raises `CurveError`.
 
-    steps: Array
-    losses: Array
-    warmup: int | None = None
-
-    @property
-    def log_losses(self) -> Array:
-        """log L (N,)."""
-        return np.log(self.losses)
-
-    @property
-    def gap(self) -> float:
-        """Median steps between neighbouring points: above 1 the curve was thinned."""
-        return float(np.median(np.diff(self.steps))) if self.steps.size > 1 else 1.0
-
-
-def curve(steps: ArrayLike, losses: ArrayLike, warmup: int | None = None) -> Curve:
-    """A checked curve from two sequences of equal length; raises ValueError."""
-    s, y = np.asarray(steps, dtype=np.float64).ravel(), np.asarray(losses, dtype=np.float64).ravel()
-    if s.size != y.size:
-        raise ValueError(f"{s.size} steps but {y.size} losses")
-    for name, bad in (
-        ("steps must be finite and not negative", ~np.isfinite(s) | (s < 0)),
-        ("steps must increase", np.diff(s, prepend=-np.inf) <= 0),
-        ("losses must be finite and above 0", ~np.isfinite(y) | ~(y > 0)),
-    ):
-        if bad.any():
-            at = int(np.argmax(bad))
-            raise ValueError(f"{name}: entry {at} has step {s[at]:g}, loss {y[at]:g}")
-    return Curve(steps=s[s > 0], losses=y[s > 0], warmup=warmup)
-
-
-Columns = tuple[str, str]
-
-
-def read(path: str | Path, columns: Columns = ("step", "loss")) -> Curve:
-    """The curve in a CSV file, a .jsonl file or a run folder (its steps.jsonl and config.json).
-
-    `columns` are the names of step and loss in a CSV header or in the lines' objects.
+    `columns` are the names of step and loss, in the header of a CSV file or in the objects of JSON lines.
     """
     path = Path(path)
     warmup = None
@@ -104,8 +71,10 @@ def read(path: str | Path, columns: Columns = ("step", "loss")) -> Curve:
         seen.add((s, y))
         steps.append(s)
         losses.append(y)
+    if not steps:
+        raise CurveError(f"{path}: no row with a `{columns[0]}` and a `{columns[1]}`")
     if not any(steps):
-        raise CurveError(f"{path}: no row {'with a step above 0' if steps else 'after the header'}")
+        raise CurveError(f"{path}: no row with a step above 0")
     return curve(steps, losses, warmup)
 
 
@@ -117,17 +86,15 @@ def _csv_lines(path: Path, text: str, columns: Columns) -> Iterator[tuple[int, A
         wanted = [name.strip().lower() for name in columns]
         for column in wanted:
             if header.count(column) != 1:
-                shown = ", ".join(header[:6])[:60]
-                what = f"one column `{column}` is needed, the header has: {shown!a}"
-                raise CurveError(f"{path}:1: {what}; --columns STEP,LOSS names others")
+                what = f"one column `{column}` is needed, and commas between columns"
+                raise CurveError(f"{path}:1: {what}; the header has: {_shown(header)}")
         step, loss = header.index(wanted[0]), header.index(wanted[1])
-        sparse = wanted != ["step", "loss"]
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) <= max(step, loss):
                 raise CurveError(f"{path}:{reader.line_num}: the row has {len(row)} of {len(header)} columns")
-            if not (sparse and not row[loss].strip()):
+            if row[loss].strip() or columns == STEP_AND_LOSS:
                 yield reader.line_num, row[step], row[loss]
     except csv.Error as error:
         raise CurveError(f"{path}:{reader.line_num}: {error}") from None
@@ -135,16 +102,27 @@ def _csv_lines(path: Path, text: str, columns: Columns) -> Iterator[tuple[int, A
 
 def _json_lines(path: Path, text: str, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
     """(line number, step, loss) of each line."""
+    step, loss = columns
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            yield number, record[columns[0]], record[columns[1]]
         except (ValueError, RecursionError):
             raise CurveError(f"{path}:{number}: not a line of JSON") from None
-        except (KeyError, TypeError):
-            raise CurveError(f"{path}:{number}: an object with `{columns[0]}` and `{columns[1]}` is needed") from None
+        if not isinstance(record, dict):
+            raise CurveError(f"{path}:{number}: an object with `{step}` and `{loss}` is needed")
+        if step in record and loss not in record and columns != STEP_AND_LOSS:
+            continue
+        if step not in record or loss not in record:
+            what = f"an object with `{step}` and `{loss}` is needed"
+            raise CurveError(f"{path}:{number}: {what}; it has: {_shown(list(record))}")
+        yield number, record[step], record[loss]
+
+
+def _shown(names: list[str]) -> str:
+    """The names found where others were looked for, and how to choose among them."""
+    return f"{', '.join(names)[:SHOWN]!a} (--columns STEP,LOSS says which two to read)"
 
 
 def _number(path: Path, line: int, name: str, value: Any) -> float:

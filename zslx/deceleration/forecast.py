@@ -1,16 +1,18 @@
-"""What the loss will be at step T, told from the first part of a run, beside a plain power law.
+"""Forecasts the loss at step T from the first part of a run, beside a plain power law.
 
-Candidates are members of one family (bnsl.py): the number of breaks that the break test prefers on the part seen,
-after the early cut; and a power law with irreducible loss over the last factor of 16 of that part, since a run that
-goes on decelerating ends above every straight asymptote. Which one extrapolates is decided by a back-test inside
-the part seen, at the same ratio of seen to end. The 95 % prediction interval is
+Two forms compete. One is the broken power law with the number of breaks that the break test prefers on the part seen,
+after its early cut. The other is a power law with irreducible loss over the last factor of 16 of that part, since a
+run that keeps decelerating ends above every straight asymptote. A back-test inside the part seen, at the same ratio of
+seen to end, chooses the one that extrapolates better. The 95 % prediction interval is
 
     estimate ± q · √(s² + v_T + ε²)
 
-s the spread of the bootstrap (uncertainty.py), v_T the variance of noise and misfit of one bin at T, ε the error
-of that inner back-test, q Student's t at the effective degrees of freedom. The plain power law (no break, last
-factor of 4 of the part seen: the tail slope drawn on) stands beside it. Where the curve goes on to T, the error is
-stated in log loss; docs/deceleration.md has the table for finished runs. Cost: that of a few fits with bootstrap.
+with s the spread of the bootstrap (intervals.py), v_T the variance of noise and misfit of one bin at T, ε the error in
+that back-test, and q the quantile of Student's t at the effective degrees of freedom.
+
+The plain power law stands beside it: no break, fitted to the last factor of 4 of the part seen, so that it extends the
+tail slope. Where the curve reaches T, both errors are given in log loss; docs/deceleration.md has them for finished
+runs. Cost: that of a few fits with bootstrap.
 """
 
 from __future__ import annotations
@@ -19,27 +21,31 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from zslx.deceleration.binning import bins
 from zslx.deceleration.break_choice import forms, test_breaks
 from zslx.deceleration.broken_power_law import Form, log_loss, value_and_jacobian
-from zslx.deceleration.curve_file import Curve, curve
-from zslx.deceleration.fit import default_cut
+from zslx.deceleration.early_cut import default_cut
+from zslx.deceleration.fit import finite
 from zslx.deceleration.intervals import covariance, quantile, replicates
-from zslx.deceleration.single_fit import Estimate, Plan, cut_curve, estimate, last_loss, plan_for
+from zslx.deceleration.loss_curve import Curve
+from zslx.deceleration.single_fit import Estimate, Plan, estimate, last_loss, plan_for
 
 Array = NDArray[np.float64]
 
-# The plain power law, and the one with irreducible loss, are fitted to these last factors of the part seen.
+# The last factors of the part seen to which the plain power law and the one with irreducible loss are fitted.
 POWER_LAW_FACTOR, BENT_FACTOR = 4, 16
-# Fewest points of a fit.
+# The fewest points that a form is fitted to.
 FEWEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """L at T in nats per token, its 95 % prediction interval, and log(L̂/L) where L is known."""
+    """L at T in nats per token, and its 95 % prediction interval [low, high].
+
+    Where L is known, `error` is log(L̂/L), and `covered` says whether L lies in the interval.
+    """
 
     breaks: int
     irreducible: bool
@@ -51,7 +57,7 @@ class Extrapolation:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Steps seen, the step T forecast, the smoothed loss there (None where the curve does not reach it), both forms."""
+    """The last step seen, the step T, the smoothed loss there (None where the curve ends earlier), both forecasts."""
 
     share: float
     seen: int
@@ -61,28 +67,12 @@ class Forecast:
     power_law: Extrapolation
 
     def as_dict(self) -> dict[str, Any]:
-        """Values for JSON."""
-        return asdict(self)
+        """Values for JSON; a number that is not finite is None."""
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
 
 def forecast(
-    steps: ArrayLike,
-    losses: ArrayLike,
-    *,
-    share: float = 0.3,
-    at: int | None = None,
-    transient: float | None = None,
-    warmup: int | None = None,
-    bootstrap: int = 500,
-    seed: int = 0,
-) -> Forecast:
-    """L at step `at` (default the last) from the steps ≤ share · at. ValueError where these are too few."""
-    return forecast_curve(
-        curve(steps, losses, warmup), share=share, at=at, transient=transient, bootstrap=bootstrap, seed=seed
-    )
-
-
-def forecast_curve(
     c: Curve,
     *,
     share: float = 0.3,
@@ -91,14 +81,15 @@ def forecast_curve(
     bootstrap: int = 500,
     seed: int = 0,
 ) -> Forecast:
-    """`forecast` for a curve read from a file."""
+    """The loss at step `at` (default: the last), forecast from the steps ≤ share · at. ValueError where too few.
+
+    `transient` is the early cut, `bootstrap` the number of replicates (0: the delta method), `seed` their seed.
+    """
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; above 0 and at most 1 is needed")
     last = float(c.steps[-1]) if at is None else float(at)
-    early = c.steps <= share * last
-    seen = replace(c, steps=c.steps[early], losses=c.losses[early])
     cut = default_cut(c) if transient is None else transient
-    kept = cut_curve(seen, cut)
+    kept = c.until(share * last).after(cut)
     if kept.steps.size < FEWEST:
         found = kept.steps.size
         raise ValueError(f"{found} points between step {cut:g} and {share * last:g}; a forecast needs {FEWEST}")
@@ -119,7 +110,7 @@ def forecast_curve(
 
 
 def _candidates(kept: Curve, plan: Plan) -> list[tuple[Plan, float]]:
-    """(plan, last factor of the steps that it is fitted to); inf: all of them."""
+    """(plan, the last factor in steps that it is fitted to); inf stands for all steps."""
     preferred = forms(plan.form)[test_breaks(estimate(kept, plan)).breaks]
     return [
         (replace(plan, form=preferred), np.inf),
@@ -128,9 +119,9 @@ def _candidates(kept: Curve, plan: Plan) -> list[tuple[Plan, float]]:
 
 
 def _tail(kept: Curve, plan: Plan, factor: float) -> Estimate:
-    """The fit to the last `factor` in steps, or to as much more as it needs points."""
+    """The fit to the last `factor` in steps, or to more of them where these hold too few points."""
     while factor < np.inf:
-        tail = cut_curve(kept, float(kept.steps[-1]) / factor)
+        tail = kept.after(float(kept.steps[-1]) / factor)
         if tail.steps.size >= FEWEST:
             return estimate(tail, plan)
         factor = factor * 2 if factor < 1e6 else np.inf
@@ -138,12 +129,11 @@ def _tail(kept: Curve, plan: Plan, factor: float) -> Estimate:
 
 
 def _back_test(kept: Curve, plan: Plan, factor: float, share: float) -> float:
-    """√mean square log error over (share · seen, seen], evenly in log t, of a fit to what comes before."""
+    """√mean square log error over (share · seen, seen], spaced evenly in log t, of a fit to the steps before it."""
     early = kept.steps <= share * kept.steps[-1]
     if early.sum() < FEWEST or early.all():
-        return 0.0 if factor == np.inf else np.inf  # nothing to test with: the preferred form, untested
-    before = replace(kept, steps=kept.steps[early], losses=kept.losses[early])
-    e = _tail(before, plan, factor)
+        return 0.0 if factor == np.inf else np.inf  # there is nothing to test on: take the preferred form
+    e = _tail(kept.where(early), plan, factor)
     after = bins(kept.steps[~early], kept.log_losses[~early], least=plan.least, count=30)
     return float(np.sqrt(np.mean((log_loss(plan.form, e.solution.theta, after.x) - after.y) ** 2)))
 

@@ -1,30 +1,33 @@
-"""Loss curves with planted parameters and autocorrelated noise, to calibrate the fit against.
+"""Loss curves with planted parameters and autocorrelated noise, on which the fit is calibrated.
 
-    log L(t) = BNSL(t; θ) + e_t,   e_t = ρ e_{t−1} + σ √(1 − ρ²) ε_t,   ε_t standard normal, t = 1..T
+    log L(t) = broken power law(t; θ) + e_t,   e_t = ρ e_{t−1} + σ √(1 − ρ²) ε_t,   ε_t standard normal, t = 1..T
 
-so that σ is the standard deviation of the noise of log loss per step.
+so that σ is the standard deviation of the log loss of a single step about the planted curve.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from scipy.special import expit
 
-from zslx.deceleration.break_choice import STATUSES
+from zslx.deceleration.break_status import STATUSES
 from zslx.deceleration.broken_power_law import Form, log_loss
 from zslx.deceleration.fit import fit
-from zslx.deceleration.intervals import MEASURES, measures
+from zslx.deceleration.fit_options import FitOptions
+from zslx.deceleration.intervals import MEASURES, Measured, measured
+from zslx.deceleration.loss_curve import Curve
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """A curve of `last` steps that decelerates at step t_d from slope c0 to r_d; c0 = r_d plants no break."""
+    """A curve of `last` steps whose slope falls from c0 to r_d at step t_d; with c0 = r_d it has no break."""
 
     last: int = 2000
     t_d: float = 200.0
@@ -37,31 +40,53 @@ class Planted:
 
     @property
     def theta(self) -> Array:
-        """The parameters (5,) in the order of bnsl.py."""
+        """The parameters (5,) in the order of broken_power_law.py."""
         return np.array([np.log(self.b), self.c0, self.r_d - self.c0, np.log(self.t_d), np.log(self.f)])
 
     @property
-    def truth(self) -> dict[str, float]:
+    def truth(self) -> Measured:
         """L_d, t_d, r_d and L̂_T."""
-        L_d, t_d, r_d, L_T_hat = measures(Form(breaks=1), self.theta, self.last)
-        return {
-            "L_d": float(np.exp(L_d)), "t_d": float(np.exp(t_d)), "r_d": float(r_d), "L_T_hat": float(np.exp(L_T_hat)),
-        }  # fmt: skip
+        return measured(Form(breaks=1), self.theta, self.last)
 
-    def draw(self, generator: np.random.Generator) -> tuple[Array, Array]:
-        """Steps (T,) and losses (T,)."""
+    def draw(self, generator: np.random.Generator) -> Curve:
+        """The curve (T,) with new noise."""
         steps = np.arange(1.0, self.last + 1)
         white = generator.normal(0, self.sigma * np.sqrt(1 - self.rho**2), self.last)
         white[0] /= np.sqrt(1 - self.rho**2)  # stationary from the first step
         noise = lfilter([1.0], [1.0, -self.rho], white)
-        return steps, np.exp(log_loss(Form(breaks=1), self.theta, np.log(steps)) + noise)
+        return Curve(steps=steps, losses=np.exp(log_loss(Form(breaks=1), self.theta, np.log(steps)) + noise))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantedEarly(Planted):
+    """A planted curve before which the early phase of a language model is put (early_phase.py).
+
+    The loss falls around step t_fall, by `fall` in log loss, to a plateau of slope `plateau`. At step t_end it turns
+    into the planted curve, over a width f_end in log t. The truth is that of the planted curve.
+    """
+
+    t_end: float = 150.0
+    f_end: float = 0.1
+    plateau: float = 0.02
+    t_fall: float = 35.0
+    fall: float = 0.22
+    warmup: int = 40
+
+    def draw(self, generator: np.random.Generator) -> Curve:
+        """The curve (T,) with new noise."""
+        curve = super().draw(generator)
+        before = (np.log(self.t_end) - np.log(curve.steps)) / self.f_end
+        flatter = (self.c0 - self.plateau) * self.f_end * np.logaddexp(0, before)
+        first_fall = self.fall * expit((self.t_fall - curve.steps) * 5 / self.t_fall)
+        return replace(curve, losses=curve.losses * np.exp(first_fall - flatter), warmup=self.warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How often the 95 % intervals held the truth, per measure, over the curves whose status was `break`.
+    """How the fit did on planted curves.
 
-    statuses counts all curves; bias and spread are of the estimates, on the scale of the intervals (log but for r_d).
+    `statuses` counts all `curves` by their status. The others are per measure, over the curves whose status is break:
+    the share of 95 % intervals that hold the truth, and bias and spread of the estimates (in log, but for r_d).
     """
 
     curves: int
@@ -71,19 +96,21 @@ class Coverage:
     spread: dict[str, float]
 
 
-def coverage(p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: int = 0) -> Coverage:
-    """Fit `curves` draws of p (numbers first, first + 1, ...) with the default settings and look into the intervals."""
+def coverage(
+    p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: int = 0, early_phase: bool = False
+) -> Coverage:
+    """Fits `curves` draws of p (numbers first, first + 1, ...), and counts what the intervals hold."""
     statuses = dict.fromkeys(STATUSES, 0)
     hits: dict[str, list[bool]] = {name: [] for name in MEASURES}
     errors: dict[str, list[float]] = {name: [] for name in MEASURES}
     setting = zlib.crc32(repr(p).encode())  # so that no two settings share their noise
     for number in range(first, first + curves):
-        steps, losses = p.draw(np.random.default_rng([seed, setting, number]))
-        result = fit(steps, losses, bootstrap=bootstrap, seed=number)
+        curve = p.draw(np.random.default_rng([seed, setting, number]))
+        result = fit(curve, FitOptions(bootstrap=bootstrap, seed=number, early_phase=early_phase))
         statuses[result.status] += 1
         if result.status != "break":
             continue
-        for name, truth in p.truth.items():
+        for name, truth in p.truth._asdict().items():
             low, high = result.ci95[name] or (np.nan, np.nan)
             value = getattr(result, name)
             hits[name].append(low <= truth <= high)
@@ -97,7 +124,7 @@ def coverage(p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: i
     )  # fmt: skip
 
 
-# The settings of the calibration: laptop and paper length, sharp and smooth, noise little and much correlated.
+# The settings of the calibration: laptop and paper length, sharp and smooth breaks, noise little and much correlated.
 SETTINGS = {
     f"{length} {shape} ρ={rho}": Planted(**base, f=f, rho=rho)  # type: ignore[arg-type]
     for length, base in (
@@ -107,14 +134,21 @@ SETTINGS = {
     for shape, f in (("sharp", 0.1), ("smooth", 0.4))
     for rho in (0.3, 0.7)
 }
-# Breaks in the middle of the steps, so smooth that a part of the curves does not identify them: those that do are a
-# selection, and their intervals the hardest to keep honest.
+# Breaks in the middle of the steps, so smooth that only some of the curves identify them. Those are a selection, and
+# their intervals are the hardest to keep honest.
 LATE = {
     f"late smooth f={f}": Planted(last=2000, t_d=1000.0, f=f, c0=0.22, r_d=0.04, sigma=0.02, rho=rho)
     for f, rho in ((0.3, 0.3), (0.5, 0.0))
 }
-# No break at all: what is said of a power law.
+# No break at all.
 STRAIGHT = {
     f"{last} steps, ρ={rho}": Planted(last=last, t_d=last / 8, c0=0.1, r_d=0.1, sigma=0.02, rho=rho)
     for last, rho in ((2000, 0.0), (2000, 0.8), (262_144, 0.5))
+}
+# With an early phase like that of a small model: noise of one run and of a mean of six, a slow end of the phase.
+_SMALL = PlantedEarly(last=8000, t_d=1800.0, f=0.6, c0=0.17, r_d=0.02, b=15.0, sigma=0.045, rho=0.0)
+EARLY = {
+    "early phase, one run": _SMALL,
+    "early phase, mean of six runs": replace(_SMALL, sigma=0.018),
+    "early phase that ends slowly": replace(_SMALL, sigma=0.018, f=0.3, f_end=0.25),
 }

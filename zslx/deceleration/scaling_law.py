@@ -1,25 +1,37 @@
-"""Trend of a loss, or of a term of its decomposition, over model sizes: log|M| = c + α log N.
+"""How a loss, or a term of its decomposition, changes with model size: the trend log|M| = c + α log N.
 
-Least squares in log-log. R² is the squared correlation of log|M| and log N; the slope gap |α_M − α_CE| says how far
-a term scales unlike cross-entropy itself. Source: "What Scales in Cross-Entropy Scaling Law?" (arXiv 2510.04067),
-Section 4. Exact; checked on planted laws by tests/unit/test_decomposition.py. Needs no torch.
+The trend is fitted by least squares in log-log. R² is the squared correlation of log|M| and log N. The slope gap
+|α_M − α_CE| tells how differently a term scales from cross-entropy itself. Source: "What Scales in Cross-Entropy
+Scaling Law?" (arXiv 2510.04067), Section 4. Exact; tests/unit/test_decomposition.py checks it on planted laws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 TERMS = ("ce", "ee", "sa", "conf")
 
 
-def scaling_trend(sizes: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
-    """`alpha`, `c`, `r2` and the number of sizes n. ValueError below two different sizes.
+class ScalingTrend(NamedTuple):
+    """log|M| = c + α log N over n sizes. R² is None where two points leave no choice, or where M is constant.
 
-    sizes: parameters N > 0; values: the measure at each, of one sign and not 0. With two sizes the line passes
-    through both and says nothing about R²: null.
+    `slope_gap` is |α − α_CE| where the trend is that of a term of the decomposition.
+    """
+
+    alpha: float
+    c: float
+    r2: float | None
+    n: int
+    slope_gap: float | None = None
+
+
+def scaling_trend(sizes: Sequence[float], values: Sequence[float]) -> ScalingTrend:
+    """The trend of a measure over sizes: parameters N > 0, and the measure at each, of one sign and not 0.
+
+    Raises ValueError where there are fewer than two different sizes.
     """
     n, m = np.asarray(sizes, dtype=np.float64), np.abs(np.asarray(values, dtype=np.float64))
     if n.shape != m.shape or n.ndim != 1:
@@ -28,7 +40,7 @@ def scaling_trend(sizes: Sequence[float], values: Sequence[float]) -> dict[str, 
         raise ValueError("scaling trend: sizes and magnitudes must be finite and above 0")
     signs = np.sign(np.asarray(values, dtype=np.float64))
     if len(set(signs)) > 1:
-        raise ValueError("scaling trend: the values change sign, so log|M| has no trend to speak of")
+        raise ValueError("scaling trend: the values change sign, so log|M| has no trend")
     if len(set(n.tolist())) < 2:
         raise ValueError(f"scaling trend: {len(set(n.tolist()))} different sizes; at least 2 are needed")
     x, y = np.log(n), np.log(m)
@@ -36,24 +48,24 @@ def scaling_trend(sizes: Sequence[float], values: Sequence[float]) -> dict[str, 
     alpha = float(dx @ dy / (dx @ dx))
     spread = float(dy @ dy)
     r2 = float((dx @ dy) ** 2 / ((dx @ dx) * spread)) if len(n) > 2 and spread > 0 else None
-    return {"alpha": alpha, "c": float(y.mean() - alpha * x.mean()), "r2": r2, "n": len(n)}
+    return ScalingTrend(alpha=alpha, c=float(y.mean() - alpha * x.mean()), r2=r2, n=len(n))
 
 
-def decomposition_trends(sizes: Sequence[float], records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The trend of each term of the decomposition over sizes, with `slope_gap` = |α_M − α_CE|.
-
-    A term without a trend (its sign changes) has {"refused": reason}.
-    """
+def decomposition_trends(
+    sizes: Sequence[float], records: Sequence[Mapping[str, Any]]
+) -> dict[str, ScalingTrend | ValueError]:
+    """The trend of each term of the decomposition over sizes; for a term without one, the error that says why."""
     if any(records[0][key] != record[key] for record in records for key in ("n", "bins")):
         raise ValueError("scaling trend: decompositions of different token counts or bins cannot be compared")
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, ScalingTrend | ValueError] = {}
     for term in TERMS:
         try:
             found[term] = scaling_trend(sizes, [record[term] for record in records])
         except ValueError as error:
-            found[term] = {"refused": str(error)}
-    reference = found["ce"].get("alpha")
-    for trend in found.values():
-        if "alpha" in trend and reference is not None:
-            trend["slope_gap"] = abs(trend["alpha"] - reference)
+            found[term] = error
+    reference = found["ce"]
+    if isinstance(reference, ScalingTrend):
+        for term, trend in found.items():
+            if isinstance(trend, ScalingTrend):
+                found[term] = trend._replace(slope_gap=abs(trend.alpha - reference.alpha))
     return found

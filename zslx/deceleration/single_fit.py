@@ -1,17 +1,19 @@
-"""One fit of one curve at one early cut: points, weights, the best broken power law, and its noise.
+"""One fit of one loss curve at one early cut: the points, their weights, the best broken power law, and its noise.
 
-The curve is binned, smoothed (smoothing.py) and fitted by weighted least squares of log loss (bnsl.py). The weights
-are 1/(1/n + g) (noise.py): inverse variance where the scatter of single steps rules, equal for each factor of t
-where misfit of the form rules; g and the length of the bins come from the residuals of a first fit, once (a
-`Plan`), so that fits at other cuts of the same curve are comparable.
+The curve is binned and smoothed (binning.py), then fitted by weighted least squares of log loss (broken_power_law.py).
+The weights are 1/(1/n + g), with n the steps in a bin and g the misfit (residual_noise.py). Where the noise of single
+steps dominates, they are inverse variances; where misfit dominates, each factor of t counts the same. The length of
+the bins and g are learned once, from a first fit, and kept in the `Plan`. So fits of one curve at several early cuts
+can be compared.
 
-`paper` is the published protocol (notebook fit_bnsl of the zero-sum learning code): its points, steps > 100,
-scipy's curve_fit by dogbox from one start, equal weights. Departures, none of them on a curve like the paper's:
-the start splits the curve at step 6,000, or in its geometric middle where no step is that late; and where dogbox
-does not converge (on a power law, say), the same least squares are solved from many starts.
+`Plan.paper` follows the published protocol (notebook fit_bnsl of the zero-sum learning code): its points, its early
+cut of 100 steps, and scipy's curve_fit by dogbox from a single start with equal weights. It departs from the protocol
+in two cases, neither of which occurs on a curve like the paper's. The start splits the curve at step 6,000, or in its
+geometric middle where the curve does not reach that far. And where dogbox does not converge (on a power law, say), the
+same least squares are solved from many starts.
 
-Robust: Huber's loss on log loss per step by modified residuals: the curve is replaced by fit + clipped residual
-until it no longer changes, which is Huber's estimate and works with any smoothing.
+`Plan.robust` uses Huber's loss on the log loss of single steps. The curve is replaced by the fit plus its residuals,
+clipped, until it no longer changes. That is Huber's estimate, and it works with any smoothing.
 """
 
 from __future__ import annotations
@@ -27,21 +29,23 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from zslx.deceleration import residual_noise
 from zslx.deceleration.binning import BINS, Bins, bins, paper_points, trailing_mean, windows
 from zslx.deceleration.broken_power_law import Form, Solution, log_loss, on_bound, refine, solve, value_and_jacobian
-from zslx.deceleration.curve_file import Curve
+from zslx.deceleration.loss_curve import Curve
 
 Array = NDArray[np.float64]
 
-# Noise correlated over more steps than this is a moving average that somebody has taken.
+# Noise that is correlated over more steps than this comes from a moving average that was taken before.
 LONGEST_CORRELATION = 64
-# The paper's cut and the step at which its start splits the curve.
+# The early cut of the paper, and the step at which its start splits the curve.
 PAPER_CUT, PAPER_SPLIT = 100, 6000
-# Huber's constant: 95 % efficient under normal noise.
+# Huber's constant, which is 95 % efficient under normal noise.
 HUBER = 1.345
+# The most points that the paper's fit takes as they are. Its bootstrap holds all of them 1,000 times.
+MOST_POINTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How to fit: the form, the smoothing, and what was learned of the noise (least steps a bin, g)."""
+    """How to fit: the form, the smoothing, the protocol, and what was learned of the noise (steps a bin, misfit g)."""
 
     form: Form
     smoothing: str = "centred"
@@ -53,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A fit: points (x, y) = matrix @ bins, each (K,), weights, solution; residuals (K,) and noise of the bins."""
+    """A fit: its solution, its points (x, y) = matrix @ bins with weights, and the residuals of the bins, each (K,)."""
 
     plan: Plan
     solution: Solution
@@ -66,7 +70,7 @@ class Estimate:
 
     @cached_property
     def noise(self) -> residual_noise.Noise:
-        """The noise of the bins."""
+        """The model of the noise in the residuals of the bins."""
         design = value_and_jacobian(self.plan.form, self.solution.theta[None], self.bins.x)[1][0]
         return residual_noise.noise(self.residuals, self.weights, design)
 
@@ -76,22 +80,16 @@ class Estimate:
         return float(np.sqrt(np.mean((log_loss(self.plan.form, self.solution.theta, self.x) - self.y) ** 2)))
 
 
-def cut_curve(c: Curve, cut: float) -> Curve:
-    """The steps after `cut`."""
-    kept = c.steps > cut
-    return replace(c, steps=c.steps[kept], losses=c.losses[kept])
-
-
 def is_smoothed(c: Curve, residuals: Array) -> bool:
-    """Whether the curve is an average already: thinned, or with noise correlated beyond what training gives."""
+    """Whether the curve was thinned or averaged before, as noise correlated over very many steps shows."""
     return c.gap > 1 or residual_noise.correlation_length(residuals[-(2**15) :]) > LONGEST_CORRELATION
 
 
 def plan_for(c: Curve, plan: Plan) -> Plan:
-    """The plan with least and g learned from the (cut) curve c.
+    """The plan with `least` and `g` learned from the curve c after its early cut.
 
-    least from what two breaks leave: what is left by one would count a second bend as noise, and long bins would
-    blur the early curve. g from the form of the plan itself, since it is that form's misfit.
+    `least` comes from the residuals of a fit with two breaks. Those of one break would count a second bend as noise,
+    and bins that are too long would blur the early curve. `g` comes from the plan's own form, whose misfit it is.
     """
     if plan.paper:
         return plan
@@ -106,7 +104,7 @@ def plan_for(c: Curve, plan: Plan) -> Plan:
 
 
 def estimate(c: Curve, plan: Plan) -> Estimate:
-    """The fit of the (cut) curve c by the plan. ValueError where there are too few points for its form."""
+    """The fit of the curve c, after its early cut, by the plan. ValueError where it has too few points for the form."""
     needed = plan.form.size + (3 if plan.form.breaks else 1)
     if c.steps.size < needed:
         raise ValueError(f"{c.steps.size} points are too few for a fit of {plan.form.size} parameters")
@@ -117,7 +115,7 @@ def estimate(c: Curve, plan: Plan) -> Estimate:
 
 
 def _estimate(c: Curve, y: Array, noisy: Array, plan: Plan, start: Array | None = None) -> Estimate:
-    """Fit log losses y (N,) on the steps of c, from `start` (P,) or from many; noise taken from `noisy` (N,)."""
+    """Fits log losses y (N,) on the steps of c, from `start` (P,) or many starts. The noise is that of `noisy` (N,)."""
     b = bins(c.steps, y, least=plan.least)
     x, matrix = windows(b, plan.smoothing)
     smooth, weights = matrix @ b.y, residual_noise.weights(b.n, plan.g)
@@ -127,7 +125,7 @@ def _estimate(c: Curve, y: Array, noisy: Array, plan: Plan, start: Array | None 
         theta, losses = refine(plan.form, start[None], x, smooth, weights)
         bound = on_bound(plan.form, theta[0], x, smooth)
         solution = Solution(form=plan.form, theta=theta[0], loss=float(losses[0]), on_bound=bound)
-    # Noise is what is left by a fit to the bins themselves: a trailing window shifts its points, and its fit.
+    # The noise is what a fit to the bins themselves leaves, since a trailing window shifts its points and its fit.
     unsmoothed = refine(plan.form, solution.theta[None], b.x, b.y, weights)[0][0]
     carrier = b.y if noisy is y else b.averaged(noisy)
     residuals = carrier - log_loss(plan.form, unsmoothed, b.x)
@@ -138,7 +136,7 @@ def _estimate(c: Curve, y: Array, noisy: Array, plan: Plan, start: Array | None 
 
 
 def _robust(c: Curve, result: Estimate, plan: Plan) -> Estimate:
-    """Huber's estimate by modified residuals, from the least-squares estimate `result`."""
+    """Huber's estimate by modified residuals, started at the least-squares estimate `result`."""
     x, y = np.log(c.steps), c.log_losses
     for _ in range(30):
         theta = result.solution.theta
@@ -147,7 +145,7 @@ def _robust(c: Curve, result: Estimate, plan: Plan) -> Estimate:
         limit = HUBER * 1.4826 * float(np.median(np.abs(residual)))
         clipped = np.clip(residual, -limit, limit)
         share = max(float(np.mean(np.abs(residual) <= limit)), 0.5)
-        # The noise of the estimate is that of ψ/E ψ′, the influence of each step.
+        # Noise is taken from ψ/E ψ′, the influence of each step on the estimate.
         result = _estimate(c, fitted + clipped, fitted + clipped / share, plan, theta)
         if np.abs(result.solution.theta - theta).max() < 1e-6:
             break
@@ -155,12 +153,18 @@ def _robust(c: Curve, result: Estimate, plan: Plan) -> Estimate:
 
 
 def prepared(c: Curve, cut: float, plan: Plan) -> Curve:
-    """What `estimate` takes for a cut: the steps after it; for the paper's protocol its averaged, thinned points."""
+    """The curve that `estimate` takes: c after its early cut, and averaged and thinned under the paper's protocol."""
     if plan.paper and plan.smoothing == "paper":
         steps, y = paper_points(c.steps, c.log_losses)
-        if (steps > cut).sum() > plan.form.size:  # a file thinned before may have few of the paper's steps
+        if (steps > cut).sum() > plan.form.size:  # a file that was thinned before may have few of the paper's steps
             c = replace(c, steps=steps, losses=np.exp(y))
-    return cut_curve(c, cut)
+    kept = c.after(cut)
+    if plan.paper and kept.steps.size > MOST_POINTS:
+        raise ValueError(
+            f"{kept.steps.size} points are too many for protocol paper with smoothing none, which takes at most "
+            f"{MOST_POINTS}; smoothing paper averages and thins them"
+        )
+    return kept
 
 
 def _paper_estimate(c: Curve, plan: Plan) -> Estimate:
@@ -179,7 +183,7 @@ def _paper_estimate(c: Curve, plan: Plan) -> Estimate:
 
 
 def paper_fit(x: Array, y: Array) -> Array | None:
-    """The paper's call of curve_fit on x = log t, y = log L, each (K,) -> theta (5,), or None if it fails."""
+    """The paper's call of curve_fit on x = log t and y = log L, each (K,) -> theta (5,), or None where it fails."""
     split = np.log(PAPER_SPLIT) if x[1] < np.log(PAPER_SPLIT) < x[-2] else (x[0] + x[-1]) / 2
     slope = np.gradient(y, x)
     c0 = -float(slope[x <= split].mean())
@@ -202,8 +206,8 @@ def paper_fit(x: Array, y: Array) -> Array | None:
 def last_loss(c: Curve, plan: Plan) -> float:
     """L_T: the smoothed loss at the last step, in nats per token.
 
-    `none` (and points that are prepared already) take the last point as it is; `paper` its trailing mean; centred
-    the mean over [T/1.2, T], moved to T along the slope of the last factor of 4.
+    Smoothing `none` takes the last point as it is, and `paper` the trailing mean there. `centred` takes the mean over
+    [T/1.2, T] and carries it to T along the slope of the last factor of 4.
     """
     if plan.smoothing == "none":
         return float(c.losses[-1])

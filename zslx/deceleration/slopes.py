@@ -1,13 +1,13 @@
-"""Measures that need no break: local slope, tail slope, loss at a step. They stand where t_d does not.
+"""Measures of a loss curve that need no break, and so stand where t_d does not.
 
-    local slope   −d log L / d log t, by a straight line through log L over log t in a window around each place
+    local slope   −d log L / d log t, from a straight line through log L over log t in a window around each place
     tail slope    the same over the last factor of 4 in steps
-    loss at s     the height of such a line at s
+    loss at s     the height of such a line at step s
 
-Lines are fitted to bins (smoothing.py) by least squares with weights n, the steps in a bin. Intervals are 95 %, by
-Student's t; the variance is that of the residuals times their long-run factor (autoregression, noise.py) — of the
-residuals of the whole set of lines, so that a window with few bins borrows its noise from the others. Exact for a
-power law; where the curve bends inside a window, the slope is the window's mean. Cost: milliseconds.
+Lines are fitted to bins (binning.py) by least squares, weighted with the number of steps in each bin. Intervals are
+95 %, by Student's t. Their variance is the long-run variance of the residuals (residual_noise.py) of all lines
+together, so that a window with few bins borrows its noise from the others. Exact for a power law; where the curve bends
+inside a window, the slope is the window's mean. Cost: milliseconds.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from scipy.stats import t as t_distribution
 from zslx.deceleration import residual_noise
 from zslx.deceleration.binning import Bins, bins
 from zslx.deceleration.broken_power_law import Form, log_loss, solve, value_and_jacobian
-from zslx.deceleration.curve_file import Curve, curve
+from zslx.deceleration.loss_curve import Curve
 
 Array = NDArray[np.float64]
 
-# Width of the window of the local slope: a factor of 2 in steps.
+# The window of the local slope spans a factor of 2 in steps.
 SLOPE_WINDOW = 2.0
 PLACES = 60
-# A bend is fitted, before noise is measured, for each so many points.
+# The points that a curve must have for each break of the trend about which its noise is measured.
 POINTS_A_BREAK = 12
 
 
 class Band(NamedTuple):
-    """A curve with its 95 % band: steps, value, low, high, each (M,)."""
+    """Values at steps with their 95 % band: steps, value, low and high, each (M,)."""
 
     steps: Array
     value: Array
@@ -41,11 +41,9 @@ class Band(NamedTuple):
     high: Array
 
 
-def local_slope(
-    steps: ArrayLike, losses: ArrayLike, *, transient: float = 0, window: float = SLOPE_WINDOW, places: int = PLACES
-) -> Band:
-    """−d log L / d log t at `places` log-spaced steps (fewer where bins are few), with a 95 % band."""
-    b, variance, freedom = _binned(curve(steps, losses), transient, 2)
+def local_slope(c: Curve, *, transient: float = 0, window: float = SLOPE_WINDOW, places: int = PLACES) -> Band:
+    """−d log L / d log t at `places` log-spaced steps after `transient`, fewer where there are few bins."""
+    b, variance, freedom = _binned(c, transient, 2)
     half = np.log(window) / 2
     at = np.linspace(b.x[0] + half, b.x[-1] - half, places) if b.x[-1] - b.x[0] > 2 * half else np.array([b.x.mean()])
     lines = [_line(b, x - half, x + half, x, variance) for x in at]
@@ -57,9 +55,8 @@ def local_slope(
     return Band(steps=np.exp(x), value=slope, low=slope - q * error, high=slope + q * error)
 
 
-def tail_slope(steps: ArrayLike, losses: ArrayLike, factor: float = 4) -> tuple[float, float, float]:
+def tail_slope(c: Curve, factor: float = 4) -> tuple[float, float, float]:
     """−d log L / d log t over the last `factor` in steps: (value, low, high)."""
-    c = curve(steps, losses)
     b, variance, freedom = _binned(c, float(c.steps[-1]) / factor * (1 - 1e-12) if c.steps.size else 0, 1)
     line = _line(b, -np.inf, np.inf, float(b.x[-1]), variance)
     if line is None:
@@ -68,11 +65,9 @@ def tail_slope(steps: ArrayLike, losses: ArrayLike, factor: float = 4) -> tuple[
     return line[0], line[0] - q * line[1], line[0] + q * line[1]
 
 
-def loss_at(
-    steps: ArrayLike, losses: ArrayLike, at: ArrayLike, *, transient: float = 0, window: float = SLOPE_WINDOW
-) -> Band:
-    """Loss in nats per token at the given steps (M,), with a 95 % band; NaN outside the curve."""
-    b, variance, freedom = _binned(curve(steps, losses), transient, 2)
+def loss_at(c: Curve, at: ArrayLike, *, transient: float = 0, window: float = SLOPE_WINDOW) -> Band:
+    """Loss in nats per token at the given steps (M,); NaN outside the curve."""
+    b, variance, freedom = _binned(c, transient, 2)
     q = t_distribution.ppf(0.975, freedom)
     places = np.log(np.atleast_1d(np.asarray(at, dtype=float)))
     half = np.log(window) / 2
@@ -86,14 +81,15 @@ def loss_at(
 
 
 def _binned(c: Curve, transient: float, breaks: int) -> tuple[Bins, Array, float]:
-    """Bins after the cut, the long-run variance of each bin (K,), and the degrees of freedom.
+    """Bins after the early cut, the long-run variance of each bin (K,), and its degrees of freedom.
 
-    Noise is what a curve of `breaks` breaks (fewer where points are few) leaves: bends are no noise.
+    The noise is what remains about a trend with `breaks` breaks (fewer where there are few points), since a bend of the
+    curve is not noise.
     """
-    kept = c.steps > transient
-    if kept.sum() < 3:
-        raise ValueError(f"{int(kept.sum())} points after step {transient:g}; a slope needs 3")
-    steps, y = c.steps[kept], c.log_losses[kept]
+    kept = c.after(transient)
+    if kept.steps.size < 3:
+        raise ValueError(f"{kept.steps.size} points after step {transient:g}; a slope needs 3")
+    steps, y = kept.steps, kept.log_losses
     b = bins(steps, y)
     form = Form(breaks=min(breaks, b.x.size // POINTS_A_BREAK))
     residuals = y - log_loss(form, _trend(form, b), np.log(steps))
@@ -112,7 +108,7 @@ def _trend(form: Form, b: Bins) -> Array:
 
 
 def _line(b: Bins, low: float, high: float, at: float, variance: Array) -> tuple[float, float, float, float] | None:
-    """Weighted line over bins in [low, high]: (−slope, its error, height at `at`, its error), None below 3 bins."""
+    """The line over the bins in [low, high]: (−slope, its error, height at `at`, its error); None below 3 bins."""
     inside = (b.x >= low - 1e-9) & (b.x <= high + 1e-9)
     if inside.sum() < 3:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 
 from zslx.config.run_config import Config
 from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES
-from zslx.deceleration.scaling_law import decomposition_trends
+from zslx.deceleration.scaling_law import ScalingTrend, decomposition_trends
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6a10", "#56b4e9", "#50565f")
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "zslx", "font.size": 9, "axes.titlesize": 9}
@@ -224,9 +224,9 @@ def scaling(figure: Any, series: Sequence[Series]) -> bool:
         trend = trends[key]
         ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)
         ax.set_title(f"{name}\n{_slope(trend)}", loc="left")
-        if "alpha" in trend:
+        if isinstance(trend, ScalingTrend):
             x = np.array([min(sizes), max(sizes)])
-            ax.plot(x, np.exp(trend["c"]) * x ** trend["alpha"], color=_colour(i), lw=1.4)
+            ax.plot(x, np.exp(trend.c) * x**trend.alpha, color=_colour(i), lw=1.4)
         ax.set_xlabel("parameters without embeddings")
         _dress(ax, log_x=False)
         ax.set_xscale("log")
@@ -236,12 +236,12 @@ def scaling(figure: Any, series: Sequence[Series]) -> bool:
     return True
 
 
-def _slope(trend: Mapping[str, Any]) -> str:
+def _slope(trend: ScalingTrend | ValueError) -> str:
     """`slope −0.049, R² 0.990, gap 0.006`, or why there is none."""
-    if "alpha" not in trend:
-        return str(trend["refused"]).partition(": ")[2]
-    r2 = "" if trend["r2"] is None else f", R² {trend['r2']:.3f}"
-    return f"slope {trend['alpha']:+.3f}{r2}" + (f", gap {trend['slope_gap']:.3f}" if trend["slope_gap"] else "")
+    if isinstance(trend, ValueError):
+        return str(trend).partition(": ")[2]
+    r2 = "" if trend.r2 is None else f", R² {trend.r2:.3f}"
+    return f"slope {trend.alpha:+.3f}{r2}" + (f", gap {trend.slope_gap:.3f}" if trend.slope_gap else "")
 
 
 def histogram(figure: Any, series: Sequence[Series]) -> bool:
