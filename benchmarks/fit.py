@@ -22,7 +22,7 @@ from zslx.deceleration.fit_options import FitOptions
 from zslx.deceleration.forecast import forecast
 from zslx.deceleration.intervals import MEASURES
 from zslx.deceleration.loss_curve import Curve
-from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, Planted, coverage
+from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, Planted, coverage, pooled_coverage
 
 
 def speed() -> None:
@@ -71,11 +71,21 @@ def show_coverage(curves: int, only: str, bootstrap: int) -> None:
         if only not in name:
             continue
         begin = time.perf_counter()
-        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap, early_phase=name in EARLY)
+        result = coverage(planted, curves, bootstrap=0 if name in STRAIGHT else bootstrap)
         given = result.statuses["break"]
         cells = " | ".join(f"{100 * result.covered[n]:.1f} %" if given else "–" for n in MEASURES)
         print(f"| {name} | {given}/{curves} | {cells} |", flush=True)
         print(f"{name}: {time.perf_counter() - begin:.0f} s, {result}", file=sys.stderr, flush=True)
+
+
+def show_pooled(studies: int) -> None:
+    """One row for each number of seeds: what intervals over seeds cover, levels and paired differences."""
+    print("| seeds | identified | " + " | ".join(f"{n} | Δ{n}" for n in MEASURES) + " |")
+    print("|---|---|" + "---|---|" * len(MEASURES))
+    for seeds in (3, 6, 10):
+        found = pooled_coverage(seeds, studies)
+        cells = " | ".join(f"{100 * found.levels[n]:.1f} % | {100 * found.differences[n]:.1f} %" for n in MEASURES)
+        print(f"| {seeds} | {100 * found.identified:.0f} % | {cells} |", flush=True)
 
 
 def show_forecasts(files: list[str]) -> None:
@@ -95,7 +105,7 @@ def show_forecasts(files: list[str]) -> None:
 def main() -> None:
     """Reads the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "coverage", "forecast"])
+    parser.add_argument("what", choices=["speed", "coverage", "pooled", "forecast"])
     parser.add_argument("files", nargs="*")
     parser.add_argument("--curves", type=int, default=200)
     parser.add_argument("--only", default="", help="settings whose name has this in it")
@@ -105,6 +115,8 @@ def main() -> None:
         speed()
     elif args.what == "coverage":
         show_coverage(args.curves, args.only, args.bootstrap)
+    elif args.what == "pooled":
+        show_pooled(args.curves)
     else:
         show_forecasts(args.files)
 

@@ -88,6 +88,14 @@ class Study:
     def exploratory(self) -> bool:
         return len(self.seeds) < VERDICT_SEEDS
 
+    @property
+    def fitted_curve(self) -> str:
+        """The loss curve on which L_d, t_d and r_d are compared: the training loss, as in the zero-sum learning paper;
+        the held-out loss where an arm trains on other text or lengths than the baseline, or averages its weights."""
+        methods = {method for arm in self.arms for method in method_names(arm.intervention)}
+        other = {"mixture", "sequence", "windows", "average"}
+        return "heldout" if any(other & claims(registry.load_class(m)) for m in methods) else "training"
+
     def to_dict(self) -> dict[str, Any]:
         """What study.json says of the study itself."""
         return {
@@ -98,6 +106,7 @@ class Study:
             "seeds": list(self.seeds),
             "overrides": list(self.overrides),
             "exploratory": self.exploratory,
+            "protocol": {"curve": self.fitted_curve},
         }
 
 

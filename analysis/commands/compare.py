@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from analysis.study.measures import Measures
+from analysis.inference.pooled_breaks import PooledBreaks, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +30,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_fitted(results: Path, study: str | None) -> Measures:
+def load_fitted(results: Path, study: str | None) -> PooledBreaks:
     """A study with its curves fitted, showing progress on a terminal where that takes long."""
-    from analysis.study.load import load_study
-
-    measures = Measures(load_study(results, study))
+    breaks = load(results, study)
     start = time.monotonic()
 
     def progress(done: int, of: int) -> None:
@@ -43,5 +41,5 @@ def load_fitted(results: Path, study: str | None) -> Measures:
             line = f"\rfitting curves: {done} of {of}, {spent / done * (of - done):.0f} s left "
             print(line, end="\n" if done == of else "", file=sys.stderr, flush=True)
 
-    measures.fit_all(progress)
-    return measures
+    breaks.fit_all(progress)
+    return breaks

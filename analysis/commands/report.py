@@ -21,9 +21,9 @@ def run(args: argparse.Namespace) -> int:
     from analysis.report.report import write_report
     from zslx.slug import slug
 
-    measures = load_fitted(args.results, args.study)
-    comparison = compare_study(measures)
+    breaks = load_fitted(args.results, args.study)
+    comparison = compare_study(breaks)
     out = args.out or args.results / f"{slug(comparison['study'], 80)}.html"
     print_comparison(comparison, sys.stdout)
-    print(write_report(measures, out, comparison).resolve())
+    print(write_report(breaks, out, comparison).resolve())
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ import numpy as np
 from analysis.inference import evidence, size_trends
 from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
-from analysis.inference.matched_loss import instruments, mechanism
-from analysis.study.load import Arm, Study, Trial, environment, load_study
+from analysis.inference.matched_loss import INSTRUMENTS, mechanism
+from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
+from analysis.study.load import Arm, Study, Trial, environment
 from analysis.study.measures import TAIL_FACTORS, Measures, parameters
 
 BOOTSTRAP_SEED = 20250605
-BREAK_MEASURES = ("L_d", "t_d", "r_d")
 DECLARED_EFFECTS = (0.0025, 0.005, 0.01, 0.02)  # of the loss: for each, the seeds that finding it would need
 
 Measure = Callable[[Trial], float]
@@ -34,13 +34,13 @@ Measure = Callable[[Trial], float]
 
 def compare(results: Path | str, study: str | None = None) -> dict[str, Any]:
     """Everything that the records of one study (the newest by default) say. ValueError when there is none."""
-    return compare_study(Measures(load_study(results, study)))
+    return compare_study(load(results, study))
 
 
-def compare_study(measures: Measures) -> dict[str, Any]:
-    """The comparison of a loaded study."""
-    study = measures.study
-    contrasts = [compare_arm(measures, arm) for arm in study.arms if arm.role != "baseline"]
+def compare_study(breaks: PooledBreaks) -> dict[str, Any]:
+    """The comparison of a loaded study, whose fits `breaks` makes."""
+    measures, study = breaks.measures, breaks.study
+    contrasts = [compare_arm(breaks, arm) for arm in study.arms if arm.role != "baseline"]
     declaration = study.declaration
     asked = {arm.name for arm in study.arms if asked_about(study, arm)}
     answers = [answer(study, row) for row in contrasts if row["arm"] in asked]
@@ -65,9 +65,11 @@ def compare_study(measures: Measures) -> dict[str, Any]:
             }
             for a in study.arms
         ],
-        "cells": [describe_cell(measures, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
+        "protocol": breaks.protocol(),
+        "cells": [describe_cell(breaks, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
         "contrasts": contrasts,
-        "trends": trends(measures),
+        "scale_parts": breaks.scale_parts(),
+        "trends": trends(breaks),
         "failures": [
             {"arm": t.arm, "size": t.size, "seed": t.seed, "status": t.status, "error": t.error}
             for t in study.trials
@@ -101,9 +103,9 @@ def describe_size(measures: Measures, size: str) -> dict[str, Any]:
 # What an arm measures.
 
 
-def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
+def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> dict[str, Any]:
     """One arm at one size: means with 95 % t intervals over seeds, and the paired difference to baseline."""
-    study, size = measures.study, measures.study.sizes[at]
+    measures, study, size = breaks.measures, breaks.study, breaks.study.sizes[at]
     trials = list(study.of(arm.name, size)) if size in measures.horizon else []
     loss = [math.exp(measures.log_loss(t)) for t in trials]
     cell: dict[str, Any] = {
@@ -113,9 +115,9 @@ def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
         "heldout_loss": mean_interval(loss),
         "tail_slope": mean_interval([measures.tail(t) for t in trials]),
         "break_status": dict(Counter(measures.fit(t).status for t in trials)),
+        **breaks.cell(arm.name, size),
+        "fits": {kind: breaks.cell(arm.name, size, kind) for kind in CURVES},
     }
-    for name in BREAK_MEASURES:
-        cell[name] = mean_interval([measures.broken(t, name) for t in trials], log=name == "t_d")
     cell["difference"] = None
     if arm.role != "baseline":
         both = paired(measures, arm.name, study.baseline.name, measures.log_loss)
@@ -125,7 +127,7 @@ def describe_cell(measures: Measures, arm: Arm, at: int) -> dict[str, Any]:
     cell["step_seconds"] = mean_interval([measures.step_seconds(t) for t in trials], log=True)
     cell["instruments"] = {
         key: mean_interval([measures.instrument(t, key) for t in trials])
-        for key in instruments(measures)
+        for key in INSTRUMENTS
         if any(key in t.values for t in trials)
     }
     return cell
@@ -137,9 +139,9 @@ def step_cost(measures: Measures, arm: str, at: int) -> dict[str, Any] | None:
     return mean_interval(np.exp(log_seconds[at]), log=True)
 
 
-def trends(measures: Measures) -> dict[str, Any]:
+def trends(breaks: PooledBreaks) -> dict[str, Any]:
     """Slopes of each arm's measures in log N (non-embedding and total), and laws of the baseline's loss."""
-    study = measures.study
+    measures, study = breaks.measures, breaks.study
     counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
     if any(c is None for c in counts):
         return {"refused": "a size without a finished trial has no parameter count"}
@@ -148,7 +150,9 @@ def trends(measures: Measures) -> dict[str, Any]:
         n = np.array([c[kind] for c in counts], dtype=np.float64)
         found[kind] = {
             arm.name: {
-                name: size_trends.trend(study.grid(arm.name, m), n) for name, m in trend_measures(measures).items()
+                "log_loss": size_trends.trend(study.grid(arm.name, measures.log_loss), n),
+                "tail_slope": size_trends.trend(study.grid(arm.name, measures.tail), n),
+                **breaks.trends(arm.name, n),
             }
             for arm in study.arms
         }
@@ -156,20 +160,6 @@ def trends(measures: Measures) -> dict[str, Any]:
     tokens = np.array([measures.horizon[s] * measures.unit[s] for s in study.sizes])
     found["laws"] = size_trends.laws(study.grid(study.baseline.name, measures.log_loss), n, tokens)
     return found
-
-
-def trend_measures(measures: Measures) -> dict[str, Measure]:
-    return {"log_loss": measures.log_loss, "tail_slope": measures.tail} | {
-        name: broken(measures, name) for name in BREAK_MEASURES
-    }
-
-
-def broken(measures: Measures, name: str) -> Measure:
-    """r_d, log L_d or log t_d of a trial; nan where its break is not identified."""
-
-    if name == "r_d":
-        return partial(measures.broken, name=name)
-    return lambda trial: math.log(measures.broken(trial, name))  # log nan is nan
 
 
 # Paired contrasts.
@@ -181,9 +171,9 @@ def paired(measures: Measures, arm: str, against: str, measure: Measure) -> np.n
     return study.grid(arm, measure) - study.grid(against, measure)
 
 
-def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
+def compare_arm(breaks: PooledBreaks, arm: Arm) -> dict[str, Any]:
     """One arm against the baseline, and against its placebo and cosine where the study has them."""
-    study, base = measures.study, measures.study.baseline.name
+    measures, study, base = breaks.measures, breaks.study, breaks.study.baseline.name
     difference = paired(measures, arm.name, base, measures.log_loss)
     primary = pooled(difference)
     placebo = find_placebo(study, arm)
@@ -191,10 +181,11 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
     if placebo:
         differences[placebo.name] = paired(measures, arm.name, placebo.name, measures.log_loss)
     against_placebo = pooled(differences[placebo.name]) if placebo else None
-    secondary = secondary_contrasts(measures, arm.name, base, difference)
+    counted = [size for size, ok in zip(study.sizes, evidence.pooled_sizes(difference), strict=True) if ok]
+    secondary = secondary_contrasts(breaks, arm.name, base, counted)
     with_cosine, cosine = find_cosine(study, arm)
     beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
-    signs = cut_signs(measures, arm.name, base, evidence.pooled_sizes(difference))
+    signs = tail_signs(measures, arm.name, base, evidence.pooled_sizes(difference)) | breaks.signs(arm.name, counted)
     left_out = {name: left_out_of(study, d) for name, d in differences.items()}
     verdict = evidence.judge(
         primary,
@@ -228,6 +219,7 @@ def compare_arm(measures: Measures, arm: Arm) -> dict[str, Any]:
         "secondary": {
             name: (as_dict(c) or {}) | {"p_holm": adjusted[name]} for name, c in secondary.items() if c is not None
         },
+        "deceleration": {kind: breaks.differences(arm.name, kind) for kind in CURVES},
         "cut_signs": {name: [value_or_none(s) for s in row] for name, row in signs.items()},
         "seeds_needed": seeds_needed(primary),
         "equal_compute": equal_compute(measures, arm.name, base),
@@ -257,33 +249,28 @@ def find_cosine(study: Study, arm: Arm) -> tuple[str | None, str | None]:
     return (both.name, cosine.name) if both and cosine and both != cosine else (None, None)
 
 
-def secondary_contrasts(measures: Measures, arm: str, against: str, primary: np.ndarray) -> dict[str, Contrast | None]:
-    """Slopes, breaks (as logs) and instruments, arm − baseline, averaged over sizes.
+def secondary_contrasts(
+    breaks: PooledBreaks, arm: str, against: str, sizes: Sequence[str]
+) -> dict[str, Contrast | None]:
+    """Slopes, breaks (L_d and t_d as logs) and instruments, arm − baseline, averaged over sizes.
 
-    A break measure counts where both runs of a pair have an identified break; with less than half of the
-    pairs, or a size without two, it is None: what is left would be a selection.
+    A break measure counts over the sizes at which the break of both arms is identified; see PooledBreaks.averaged.
     """
+    measures = breaks.measures
     found: dict[str, Contrast | None] = {"tail_slope": pooled(paired(measures, arm, against, measures.tail))}
-    sizes = evidence.usable_sizes(primary)
-    for name in BREAK_MEASURES:
-        d = paired(measures, arm, against, broken(measures, name))[sizes]
-        enough = evidence.usable_sizes(d).all() and 2 * np.isfinite(d).sum() >= np.isfinite(primary[sizes]).sum()
-        found[name] = contrast(d) if sizes.any() and enough else None
-    for key in instruments(measures):
+    found |= breaks.averaged(arm, sizes)
+    for key in INSTRUMENTS:
         found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)))
     return found
 
 
-def cut_signs(measures: Measures, arm: str, against: str, sizes: np.ndarray) -> dict[str, list[float]]:
-    """Differences at each early cut (breaks) or tail length (tail slope), over `sizes`: their signs must agree."""
+def tail_signs(measures: Measures, arm: str, against: str, sizes: np.ndarray) -> dict[str, list[float]]:
+    """Differences of the tail slope for each length of tail, averaged over `sizes`: their signs must agree."""
 
-    def differ(measure: Measure) -> float:
-        return mean_difference(paired(measures, arm, against, measure)[sizes])
+    def differ(factor: float) -> float:
+        return mean_difference(paired(measures, arm, against, partial(measures.tail, factor=factor))[sizes])
 
-    signs = {"tail_slope": [differ(partial(measures.tail, factor=factor)) for factor in TAIL_FACTORS]}
-    for name in ("r_d", "L_d"):
-        signs[name] = [differ(partial(measures.at_cut, cut=cut, name=name)) for cut in measures.cuts]
-    return signs
+    return {"tail_slope": [differ(factor) for factor in TAIL_FACTORS]}
 
 
 def mean_difference(d: np.ndarray) -> float:

@@ -24,27 +24,19 @@ from analysis.inference.evidence import pooled
 from analysis.study.load import Trial
 from analysis.study.measures import Measures
 
-# key of the record → what it is. D: share of changes that cancel; M: mean size of a change, nats.
+# key of the record → what it is. D: share of changes that cancel; M: mean size of a change, nats. Gradient interference
+# is that of the body: the embedding's many coordinates, most of them idle in a batch, would drown it.
 INSTRUMENTS = {
     "dt1_heldout.D": "D of one step, held-out",
     "dt1_heldout.M": "M of one step, held-out",
     "dt1_batch.D": "D of one step, its own batch",
     "dtt.D": "D from t to 2t, held-out",
     "dtt.M": "M from t to 2t, held-out",
+    "grad_token.ratio": "gradient interference of tokens",
+    "grad_sequence.ratio": "gradient interference of sequences",
+    "first_order.C_g": "agreement C_g of token gradients",
 }
 GRID = 32  # losses at which a pair is compared
-
-
-def gradient_prefix(measures: Measures) -> str:
-    """Gradient interference is read off the body matrices where they are recorded apart: the embedding's many
-    coordinates, most of them idle in a batch, would drown them."""
-    body = "grad_sequence.by_group.body."
-    return body if any(f"{body}ratio" in t.values for t in measures.study.trials) else "grad_sequence."
-
-
-def instruments(measures: Measures) -> dict[str, str]:
-    """key → what it is, of every instrument that is compared."""
-    return INSTRUMENTS | {f"{gradient_prefix(measures)}ratio": "gradient interference over sequences"}
 
 
 def mechanism(measures: Measures, arm: str, against: str) -> list[dict[str, Any]]:
@@ -52,7 +44,7 @@ def mechanism(measures: Measures, arm: str, against: str) -> list[dict[str, Any]
     study = measures.study
     other = {(t.size, t.seed): t for t in study.of(against)}
     found = []
-    for key, label in instruments(measures).items():
+    for key, label in INSTRUMENTS.items():
         tables = {}
         for name, matched in (("matched_loss", at_matched_loss), ("matched_step", at_matched_step)):
 

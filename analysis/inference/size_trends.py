@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from analysis.inference.evidence import Contrast, contrast, influence, ratio_interval, size_means, usable_sizes
+from analysis.inference.evidence import contrast, influence, ratio_interval, size_means, usable_sizes
 
 LEAST_SIZES = 3
 
@@ -136,8 +136,3 @@ def _chinchilla(y: np.ndarray, big_n: np.ndarray, big_d: np.ndarray | None) -> d
 
 def _rms(residual: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(residual))))
-
-
-def contrast_at(differences: np.ndarray, at: int) -> Contrast | None:
-    """The paired contrast at one size alone."""
-    return contrast(differences[[at]])

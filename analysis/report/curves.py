@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.inference.evidence import CONFIDENCE
+from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.study.load import Trial
 from analysis.study.measures import Measures
 from analysis.study.step_records import edges
@@ -94,16 +95,14 @@ def difference(measures: Measures, arm: str, against: str, size: str) -> Line | 
     return line and line.map(lambda d: 100 * np.expm1(d))
 
 
-def fitted(measures: Measures, arm: str, size: str) -> tuple[Line | None, list[tuple[float, float]]]:
-    """(geometric mean of the fitted curves after their early cut, (t_d, L_d) of each identified break)."""
-    fits = [f for t in measures.study.of(arm, size) if (f := measures.fit(t)).form is not None]
-    if not fits:
-        return None, []
-    x = places(measures, size, start=max(f.transient for f in fits) + 1)
-    curves = [np.log(f.curve(x)) for f in fits]
-    marks = [(f.t_d, f.L_d) for f in fits if f.t_d is not None and f.L_d is not None]
-    line = Line(x=x, y=np.mean(curves, axis=0))
-    return line.map(np.exp), marks
+def fitted(breaks: PooledBreaks, arm: str, size: str) -> tuple[Line, tuple[float, float]] | None:
+    """The curve of the pooled fit of the held-out loss after its early cut, and its (t_d, L_d); or None."""
+    found = breaks.fit(arm, size, "heldout")
+    if found is None or found.fit.form is None:
+        return None
+    x = places(breaks.measures, size, start=found.cut + 1)
+    numbers = found.ranges()
+    return Line(x=x, y=found.fit.curve(x)), (numbers["t_d"].mean, numbers["L_d"].mean)
 
 
 def slope(measures: Measures, arm: str, size: str) -> Line | None:

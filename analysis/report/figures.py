@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.numbers import printable
 from analysis.report import curves
 from analysis.report.blocks import Figure, LegendEntry, Panel
 from analysis.report.curves import Line
 from analysis.report.drawing import Marks, Stroke, panel, style
 from analysis.study.load import Arm
-from analysis.study.measures import Measures
 
 BAND = f"with 95 % bands (below {curves.BAND_SEEDS} seeds: the range of the seeds)"
 
@@ -22,8 +22,8 @@ BAND = f"with 95 % bands (below {curves.BAND_SEEDS} seeds: the range of the seed
 class Figures:
     """Figures of one study. Every arm keeps its colour and line style throughout."""
 
-    def __init__(self, measures: Measures):
-        self.measures, self.study = measures, measures.study
+    def __init__(self, breaks: PooledBreaks):
+        self.breaks, self.measures, self.study = breaks, breaks.measures, breaks.study
         self.index = {arm.name: i for i, arm in enumerate(ordered(self.study.arms))}
         self._drawn = 0
 
@@ -82,12 +82,13 @@ class Figures:
                     continue
                 found[arm] = line
                 strokes.append(self.stroke(arm, line))
-                fitted, breaks = curves.fitted(self.measures, arm, size)
-                if fitted is not None and arm == self.base:
-                    strokes.append(self.stroke(arm, fitted, dash="1 2", band=False, opacity=0.9))
-                if breaks:
-                    x, y = zip(*breaks, strict=True)
-                    marks.append(Marks(x=x, y=y, index=self.index[arm], shape="D", filled=False))
+                if fit := curves.fitted(self.breaks, arm, size):
+                    line, (x, y) = fit
+                    if arm == self.base:
+                        strokes.append(self.stroke(arm, line, dash="1 2", band=False, opacity=0.9))
+                    if line.x[0] <= x <= line.x[-1]:
+                        identified = self.breaks.cell(arm, size, "heldout")["t_d"]["identified"]
+                        marks.append(Marks(x=[x], y=[y], index=self.index[arm], shape="D", filled=identified))
             if found:
                 alternative = f"Held-out loss over steps, log-log, size {size}: {in_words(found)}"
                 panels.append(
@@ -108,9 +109,8 @@ class Figures:
             legend=self.legend(list(self.index)),
             caption="Held-out loss over steps, both axes logarithmic: a power law is a straight line, deceleration is "
             "where it bends. Lines: geometric means over seeds, " + BAND + " (often thinner than the line). Dotted: "
-            "the mean of the baseline's fitted curves after the early cut. Open diamonds: (t_d, L_d) of each trial "
-            "whose break is identified, on the crossing of the two asymptotes and so below the curve; no diamond, no "
-            "identified break.",
+            "the fit of the baseline's mean curve after the early cut. Diamonds: (t_d, L_d) of each arm, on the "
+            "crossing of the two asymptotes and so below the curve; filled where the data place the break.",
         )
 
     def differences(self) -> Figure | None:

@@ -1,9 +1,8 @@
 """The headline table as texts, and in a terminal: rich where there is one, plain and unwrapped otherwise.
 
-One row an arm and size: held-out loss at T, its paired difference to baseline, the cut-robust tail slope,
-L_d, t_d, r_d with the number of trials whose break is identified, and the cost of a step over the plain
-one; all with 95 % t intervals over seeds. A terminal too narrow for the columns gets one short list an arm
-instead.
+One row an arm and size: held-out loss at T, its paired difference to baseline, the cut-robust tail slope, L_d, t_d and
+r_d from the fit of the seeds' mean, and the cost of a step over the plain one; all with 95 % intervals over seeds. A
+terminal too narrow for the columns gets one short list an arm instead.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from analysis.inference.pooled_breaks import BREAK_MEASURES
 from analysis.numbers import MISSING, difference, milliseconds, plus_minus, printable, ranged
 from analysis.report.blocks import Table
 
@@ -21,7 +21,6 @@ COLUMNS = (
     "held-out loss at T",
     "difference to baseline",
     "tail slope",
-    "breaks",
     "L_d",
     "t_d",
     "r_d",
@@ -29,33 +28,43 @@ COLUMNS = (
 )
 
 
+CURVE_NAMES = {"training": "training loss", "heldout": "held-out loss"}
+PARENTHESES = "In parentheses: the data do not place the break, and the number describes the fit but claims nothing."
+
+
 def headline(comparison: Mapping[str, Any]) -> Table:
     """The table as texts."""
+    curve = CURVE_NAMES[comparison["protocol"]["curve"]]
     return Table(
         columns=COLUMNS,
         rows=tuple(map(headline_row, comparison["cells"])),
         heads=2,
         caption="Means over seeds with 95 % t intervals; differences are paired by seed, in per cent of the loss "
-        "(below 0: better). Tail slope: −d log L / d log t over the last factor of 4. "
-        "Breaks: trials whose break is identified, of those that finished; L_d, t_d and r_d are over these, and where "
-        "there are none the tail slope stands. Step cost: over the baseline's, paired.",
+        "(below 0: better). Tail slope: −d log L / d log t over the last factor of 4. L_d, t_d and r_d: loss, step and "
+        f"slope of the deceleration, from one fit of the mean log {curve} of all seeds. {PARENTHESES} Step cost: over "
+        "the baseline's, paired.",
     )
 
 
 def headline_row(cell: Mapping[str, Any]) -> tuple[str, ...]:
-    found = cell["break_status"].get("break", 0)
     return (
         cell["size"],
         cell["arm"],
         plus_minus(cell["heldout_loss"], 4),
         difference(cell["difference"]),
         plus_minus(cell["tail_slope"], 4),
-        f"{found}/{cell['finished']}",
-        plus_minus(cell["L_d"], 3),
-        ranged(cell["t_d"], 0),
-        plus_minus(cell["r_d"], 4),
+        *(measure(cell, name) for name in BREAK_MEASURES),
         plus_minus(cell["cost"], 2, "×") if cell["difference"] else milliseconds(cell["step_seconds"]),
     )
+
+
+def measure(cell: Mapping[str, Any], name: str) -> str:
+    """L_d, t_d or r_d of a cell with its interval, in parentheses where the break is not identified."""
+    found = cell[name]
+    if not found:
+        return MISSING
+    text = ranged(found, 0) if name == "t_d" else plus_minus(found, {"r_d": 4}.get(name, 3))
+    return text if found["identified"] else f"({text})"
 
 
 def print_comparison(comparison: Mapping[str, Any], file: TextIO) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.inference.matched_loss import gradient_prefix
 from analysis.numbers import MISSING, minus
 from analysis.report import curves
-from analysis.report.blocks import Block, Figure, Table
-from analysis.report.drawing import Marks, Stroke
+from analysis.report.blocks import Block, Figure, LegendEntry, Table
+from analysis.report.drawing import Marks, Stroke, style
 from analysis.report.figures import BAND, Figures, in_words, ordered
 from analysis.study.measures import Measures, parameters
 from zslx.deceleration.scaling_law import ScalingTrend, scaling_trend
@@ -153,31 +152,92 @@ def seed_mean(measures: Measures, arm: str, size: str, key: str) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def gradients(figures: Figures) -> Figure | None:
-    """Gradient interference over sequences with its chance level."""
-    prefix = gradient_prefix(figures.measures)
+KINDS = {
+    "grad_token": (
+        "tokens",
+        "1 − Σ|Σ g| / ΣΣ|g| over the gradients of single held-out tokens, body matrices; the denominator is estimated "
+        "from a sample. This is the paper's measure: it rises towards 1 before the loss decelerates.",
+    ),
+    "grad_sequence": (
+        "sequences",
+        "The same over the gradients of a few whole sequences. In a sequence most of the opposition of its tokens has "
+        "cancelled already, so that little is left above chance.",
+    ),
+}
+GROUPS = ("attention", "mlp", "embedding", "norm", "unembedding")
+
+
+def gradients(figures: Figures) -> list[Figure | None]:
+    """Gradient interference of tokens and of sequences with its chance level; of tokens by group of parameters."""
+    found = [
+        with_chance(figures, f"{kind}.ratio", f"{kind}.chance_ratio", f"Gradient interference of {what}", text)
+        for kind, (what, text) in KINDS.items()
+    ]
+    return [*found, by_group(figures), agreement(figures)]
+
+
+def with_chance(figures: Figures, key: str, chance_key: str, title: str, text: str) -> Figure | None:
     panels, shown = [], {}
     for size in figures.sizes:
         strokes, found = [], {}
         for arm in figures.index:
-            line = curves.instrument(figures.measures, arm, size, prefix + "ratio")
+            line = curves.instrument(figures.measures, arm, size, key)
             if line is None:
                 continue
             found[arm] = shown[arm] = line
             strokes.append(figures.stroke(arm, line))
-            chance = curves.instrument(figures.measures, arm, size, prefix + "chance_ratio")
+            chance = curves.instrument(figures.measures, arm, size, chance_key)
             if chance is not None:
                 strokes.append(Stroke(line=chance, index=figures.index[arm], dash="1 2", band=False, width=1.0))
         if found:
-            alternative = f"Gradient interference over sequences, size {size}: {in_words(found)}"
+            alternative = f"{title}, size {size}: {in_words(found)}"
             panels.append(figures.panel(size, strokes, alternative, y_label="interference (ratio)"))
     if not panels:
         return None
     return Figure(
-        title="Gradient interference over sequences" + (", body matrices" if prefix.endswith("body.") else ""),
+        title=title,
         panels=tuple(panels),
         legend=figures.legend([a for a in figures.index if a in shown]),
-        caption="Gradient interference between sequences, 1 − Σ|Σ g| / ΣΣ|g|, " + BAND + ". Dotted: its chance "
-        "level, the same gradients with random signs. Below chance: the gradients share a direction; at chance: "
-        "they cancel as unrelated ones would; above: they oppose one another.",
+        caption=f"{text} {BAND[0].upper() + BAND[1:]}. Dotted: its chance level, the same gradients with random signs. "
+        "Below chance: the gradients share a direction; at chance: they cancel as unrelated ones would; above: they "
+        "oppose one another.",
+    )
+
+
+def by_group(figures: Figures) -> Figure | None:
+    """The baseline's gradient interference of tokens in each group of parameters, one panel a size."""
+    panels, legend = [], []
+    for size in figures.sizes:
+        found = {}
+        for group in GROUPS:
+            line = curves.instrument(figures.measures, figures.base, size, f"grad_token.by_group.{group}.ratio")
+            if line is not None:
+                found[group] = line
+        if found:
+            strokes = [Stroke(line=line, index=GROUPS.index(g) + 1, band=False) for g, line in found.items()]
+            text = f"Gradient interference of tokens by group of parameters, size {size}: {in_words(found)}"
+            panels.append(figures.panel(size, strokes, text, y_label="interference (ratio)"))
+            legend = [g for g in GROUPS if g in found]
+    if not panels:
+        return None
+    return Figure(
+        title="Gradient interference of tokens by group of parameters, baseline",
+        panels=tuple(panels),
+        legend=tuple(
+            LegendEntry(name=g, index=GROUPS.index(g) + 1, dash=style(GROUPS.index(g) + 1)[0]) for g in legend
+        ),
+        caption="Means over seeds. A tied matrix counts as embedding.",
+    )
+
+
+def agreement(figures: Figures) -> Figure | None:
+    """C_g of the run's own updates."""
+    return figures.instrument(
+        "first_order.C_g",
+        "Agreement C_g of token gradients in the update",
+        "C_g = Σ_j |Σ_i g_ij Δθ_j| / Σ_ij |g_ij Δθ_j| over held-out tokens i and parameters j, for the run's own "
+        "update. Falling: single tokens' gradients come to cancel where the update moves. With C_ug and C_uG it gives "
+        "1 − D(Δℓ̂) = C_g · C_uG / C_ug; all are in the records. Means over seeds, " + BAND + ".",
+        y_label="C_g",
+        log_y=True,
     )

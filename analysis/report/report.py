@@ -1,11 +1,10 @@
 """The report of a study as a list of blocks, in the order in which a sceptical reader asks.
 
-The question and the answer; headline table; loss curves with fits, breaks and their status; how the break hangs on
-the early cut; slopes that need no break; paired differences and what they rest on; D and M; gradient interference
-against chance; decomposition of the loss; mechanism; trends over sizes and the scale-equivalent gain; cost; what the
-intervention did; failures; how to reproduce it, and the rule. Everything comes from the records: `comparison`
-(analysis/inference/compare.py) and the curves of its trials. A section without data is left out. page.py renders
-the blocks.
+The question and the answer; headline table; loss curves with fits and breaks; deceleration; slopes that need no break;
+paired differences and what they rest on; D and M; gradient interference against chance; decomposition of the loss;
+mechanism; trends over sizes and the scale-equivalent gain; cost; what the intervention did; failures; how to reproduce
+it, and the rule. Everything comes from the records: `comparison` (analysis/inference/compare.py) and the curves of its
+trials. A section without data is left out. page.py renders the blocks.
 """
 
 from __future__ import annotations
@@ -17,33 +16,45 @@ from typing import Any
 
 from analysis.inference.answers import qualified
 from analysis.inference.compare import compare_study
+from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.numbers import MISSING
+from analysis.report import break_blocks as pooled
 from analysis.report import instrument_blocks as instruments
 from analysis.report import tables as tables
 from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from analysis.report.figures import Figures
 from analysis.report.headline import headline
 from analysis.report.page import render
-from analysis.study.measures import Measures
 from zslx.runs.records import write_atomic
 
 
-def write_report(measures: Measures, out: Path, comparison: Mapping[str, Any] | None = None) -> Path:
+def write_report(breaks: PooledBreaks, out: Path, comparison: Mapping[str, Any] | None = None) -> Path:
     """Write the HTML report of a loaded study to `out`."""
-    comparison = comparison or compare_study(measures)
-    page = render(blocks(measures, comparison), title=f"zslx: {comparison['study']}")
+    comparison = comparison or compare_study(breaks)
+    page = render(blocks(breaks, comparison), title=f"zslx: {comparison['study']}")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page.encode("utf-8", errors="replace"))
     return out
 
 
-def blocks(measures: Measures, comparison: Mapping[str, Any]) -> list[Block]:
+def blocks(breaks: PooledBreaks, comparison: Mapping[str, Any]) -> list[Block]:
     """The whole report."""
-    figures, c = Figures(measures), comparison
+    measures, figures, c = breaks.measures, Figures(breaks), comparison
     sections: list[tuple[str, str, list[Block | None]]] = [
         ("The arms at a glance", "table", [headline(c)]),
-        ("Loss curves", "loss", [figures.losses(), tables.break_status(c), figures.differences()]),
-        ("How the break hangs on the early cut", "cut", [tables.sensitivity(measures, c)]),
+        ("Loss curves", "loss", [figures.losses(), figures.differences()]),
+        (
+            "Deceleration",
+            "deceleration",
+            [
+                pooled.difference_table(c),
+                pooled.plane(figures, c),
+                pooled.parts_table(c),
+                pooled.pooled_table(c),
+                pooled.cut_table(breaks, c),
+                tables.break_status(c),
+            ],
+        ),
         ("Slopes that need no break", "slopes", [figures.slopes(), tables.tail_slopes(c)]),
         (
             "Paired differences",
@@ -51,7 +62,7 @@ def blocks(measures: Measures, comparison: Mapping[str, Any]) -> list[Block]:
             [figures.forest(c["contrasts"]), *tables.contrast_tables(c), tables.seeds_needed(c)],
         ),
         ("Loss interference", "interference", [*instruments.interference(figures), instruments.plane(figures)]),
-        ("Gradient interference", "gradients", [instruments.gradients(figures)]),
+        ("Gradient interference", "gradients", [*instruments.gradients(figures)]),
         ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),
         ("Better loss through less interference?", "mechanism", [tables.mechanism(c)]),
         ("Over model sizes", "sizes", [tables.gains(c), tables.trends(c), tables.laws(c)]),

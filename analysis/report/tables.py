@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from analysis.inference.evidence import mean_interval
 from analysis.numbers import MISSING, difference, minus, number, p_value, percent, plus_minus, share
 from analysis.report.blocks import Block, Table
 from analysis.study.measures import TAIL_FACTORS, Measures
@@ -22,8 +21,9 @@ MEASURE_NAMES = {
     "dt1_batch.D": "D, one step, its own batch",
     "dtt.D": "D, t to 2t, held-out",
     "dtt.M": "M, t to 2t, held-out (nats)",
+    "grad_token.ratio": "gradient interference, tokens",
     "grad_sequence.ratio": "gradient interference, sequences",
-    "grad_sequence.by_group.body.ratio": "gradient interference, sequences, body",
+    "first_order.C_g": "C_g, agreement of token gradients",
 }
 
 
@@ -41,33 +41,10 @@ def break_status(comparison: Mapping[str, Any]) -> Table:
         columns=("size", "arm", "trials by status of the break"),
         rows=tuple(rows),
         heads=2,
-        folded="Status of the break in each arm",
-        caption="break: identified; no_break: a power law is preferred; break_outside: the fitted break lies outside "
-        "the curve; not_identifiable: a parameter on its bound, or t_d hangs on the early cut.",
-    )
-
-
-def sensitivity(measures: Measures, comparison: Mapping[str, Any]) -> Table | None:
-    """t_d, L_d and r_d of the one-break fit at each early cut: baseline and the arms asked about."""
-    study, cuts = measures.study, measures.cuts
-    shown = [study.baseline.name, *(a["arm"] for a in comparison["answers"])]
-    rows: list[tuple[str, ...]] = []
-    for size in study.sizes:
-        for arm in shown if size in measures.horizon else ():
-            trials = list(study.of(arm, size))
-            for name, digits in (("t_d", 0), ("L_d", 3), ("r_d", 4)):
-                means = [mean_interval([measures.at_cut(t, cut, name) for t in trials]) for cut in cuts]
-                if any(means):
-                    rows.append((size, arm, name, *(plus_minus(mean, digits) for mean in means)))
-    if not rows:
-        return None
-    return Table(
-        columns=("size", "arm", "", *(f"cut at {cut:g} ({share:g} × {of})" for of, share, cut in cuts)),
-        rows=tuple(rows),
-        heads=3,
-        caption="The one-break fit with fewer or more early steps left out, identified or not; means over seeds. A "
-        "t_d that moves with the cut is smooth curvature read as a break: then L_d, t_d and r_d are no property of the "
-        "run, and the slopes below are what stands.",
+        folded="Status of the break in each single trial",
+        caption="Fits of the held-out loss of single trials, which are noisier than their mean. break: identified; "
+        "no_break: a power law is preferred; break_outside: the fitted break lies outside the curve; not_identifiable: "
+        "a parameter on its bound, or t_d depends on the early cut.",
     )
 
 

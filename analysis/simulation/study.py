@@ -21,6 +21,7 @@ import numpy as np
 
 from zslx.config.presets import preset
 from zslx.config.sizes import model_preset
+from zslx.instruments.measuring_steps import token_steps
 from zslx.runs.records import RunRecords, write_json
 
 PROBE_STEPS = sorted({2**k for k in range(20)} | {3 * 2**k for k in range(19)})
@@ -283,17 +284,20 @@ class _Trial:
             "dt1_batch": dm(0.9, 0.9),
             "dt1_heldout": dm(1.0, 0.8),
             "grad_sequence": {
-                "ratio": ratio,
-                "mean": ratio - 0.04,
+                "ratio": ratio + 0.08,
+                "mean": ratio + 0.04,
                 "n": 16,
-                "chance_ratio": 0.78,
-                "chance_mean": 0.75,
+                "chance_ratio": 0.84,
+                "chance_mean": 0.81,
                 "dead_share": 0.001,
                 "negative_cosines": 0.42 * depth,
                 "mean_cosine": 0.2 * (1 - depth),
-                "by_group": {"body": {"ratio": ratio + 0.08, "chance_ratio": 0.84}},
+                "by_group": {"all": {"ratio": ratio, "chance_ratio": 0.78}},
             },
         }
+        if step in token_steps(len(loss)):
+            found["grad_token"] = {"ratio": ratio + 0.1, "ratio_se": 0.004, "chance_ratio": 0.88, "n": 64}
+            found["first_order"] = {"C_g": 0.4 * (1 - depth) + 0.02, "C_ug": 0.1, "C_uG": 0.3, "n": 64}
         ce = float(loss[step - 1])
         found["decomposition"] = {"ce": ce, "ee": 0.7 * ce, "sa": 0.1 * ce, "conf": -0.2 * ce, "n": 6144}
         if step % 2 == 0:

@@ -27,7 +27,6 @@ from zslx.deceleration.fit_options import FitOptions
 from zslx.deceleration.loss_curve import curve
 from zslx.deceleration.slopes import tail_slope
 
-Cut = tuple[str, float, float]  # an early cut: of what, share of it, steps
 FINAL_SHARE = 1 / 8  # of t: the loss at t is the mean over that much before it
 TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
 
@@ -94,8 +93,13 @@ class Measures:
         weights = np.gradient(np.exp(x[near])) if near.sum() > 1 else np.ones(1)
         return float(np.average(y[near] + slope * (at - x[near]), weights=weights))
 
+    def training_curve(self, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+        """(t, losses) of the training loss of each step, 0 < t ≤ T; empty where the step records cannot be read."""
+        summary = self.steps(trial)
+        return (summary.t, summary.losses) if summary else (np.empty(0), np.empty(0))
+
     def fit(self, trial: Trial) -> Fit:
-        """The BNSL fit of the held-out curve with its sensitivity table."""
+        """The fit of the trial's own held-out curve. Fits over seeds are in analysis/inference/pooled_breaks.py."""
         key = (trial.arm, trial.size, trial.seed)
         if key not in self._fits:
             warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
@@ -112,31 +116,6 @@ class Measures:
                 self.tail(trial, factor)
             if progress:
                 progress(done, len(trials))
-
-    def broken(self, trial: Trial, name: str) -> float:
-        """L_d, t_d or r_d; nan where the break is not identified."""
-        value = getattr(self.fit(trial), name)
-        return math.nan if value is None else float(value)
-
-    @cached_property
-    def cuts(self) -> list[Cut]:
-        """The early cuts of the sensitivity tables, each number of steps once."""
-        found: dict[Cut, None] = {}
-        for trial in self.study.trials:
-            steps: dict[float, Cut] = {}
-            for row in self.fit(trial).sensitivity if trial.finished else ():
-                if row.varied == "cut":
-                    steps.setdefault(row.cut, (row.of, row.share, row.cut))
-            found |= dict.fromkeys(sorted(steps.values(), key=lambda cut: cut[2]))
-        return list(found)
-
-    def at_cut(self, trial: Trial, cut: Cut, name: str) -> float:
-        """L_d, t_d or r_d of the one-break fit at another early cut, identified or not; nan where none."""
-        for row in self.fit(trial).sensitivity:
-            if row.varied == "cut" and (row.of, row.share, row.cut) == cut:
-                value = getattr(row, name)
-                return math.nan if value is None else float(value)
-        return math.nan
 
     def tail(self, trial: Trial, factor: float = 4) -> float:
         """Tail slope −d log L / d log t over the last `factor` of t; nan with fewer than 3 points there."""

@@ -1,8 +1,9 @@
 """The step records of a trial, read once and kept as a summary: what was clipped and skipped, what methods report.
 
 steps.jsonl is by far the largest part of a run. pyarrow parses it to columns (about twenty times as fast as line
-by line; `zslx.runs.records.columns` is the oracle in tests/unit/test_compare_steps.py); what is kept is a few numbers
-and each metric's mean over `BINS` bins of equal width in log t, so that studies of thousands of trials fit in memory.
+by line; `zslx.runs.records.columns` is the oracle in tests/unit/test_compare_steps.py). What is kept is a few numbers,
+each metric's mean over `BINS` bins of equal width in log t, and the training loss at up to `MOST_LOSSES` places, so
+that studies of thousands of trials fit in memory.
 """
 
 from __future__ import annotations
@@ -13,16 +14,23 @@ from pathlib import Path
 import numpy as np
 
 BINS = 48
+MOST_LOSSES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSummary:
-    """Shares of clipped and skipped steps, the median gradient norm (nan where not recorded), metrics as (BINS,)."""
+    """Shares of clipped and skipped steps, the median gradient norm (nan where not recorded), metrics as (BINS,).
+
+    `t` and `losses` (N,) are the training loss of each step up to T, in nats per token; of a long run, geometric means
+    over equally many steps each.
+    """
 
     clipped: float
     skipped: float
     grad_norm: float
     metrics: dict[str, np.ndarray]
+    t: np.ndarray
+    losses: np.ndarray
 
 
 def edges(horizon: float) -> np.ndarray:
@@ -42,12 +50,27 @@ def summarise(path: Path, unit: float, horizon: float) -> StepSummary:
         return float(np.nanmedian(columns[key])) if np.isfinite(columns.get(key, np.nan)).any() else np.nan
 
     t = columns.get("tokens", np.empty(0)) / unit
+    places, losses = thinned(t, columns.get("loss", np.full(len(t), np.nan)), horizon)
     return StepSummary(
         clipped=total("clipped"),
         skipped=total("skipped"),
         grad_norm=median("grad_norm"),
         metrics={k: binned(t, v, horizon) for k, v in columns.items() if "/" in k or k == "scale"},
+        t=places,
+        losses=losses,
     )
+
+
+def thinned(t: np.ndarray, losses: np.ndarray, horizon: float) -> tuple[np.ndarray, np.ndarray]:
+    """The losses up to T at `MOST_LOSSES` places or fewer: geometric means over runs of k steps each."""
+    good = (losses > 0) & np.isfinite(losses) & (t <= horizon * (1 + 1e-9))
+    t, losses = t[good], losses[good]
+    k = -(-len(t) // MOST_LOSSES)
+    if k > 1:
+        whole = len(t) // k * k
+        t = np.exp(np.log(t[:whole]).reshape(-1, k).mean(axis=1))
+        losses = np.exp(np.log(losses[:whole]).reshape(-1, k).mean(axis=1))
+    return t, losses.astype(np.float32)
 
 
 def binned(t: np.ndarray, values: np.ndarray, horizon: float) -> np.ndarray:

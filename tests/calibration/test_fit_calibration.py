@@ -8,7 +8,9 @@ import pytest
 
 from zslx.deceleration.early_cut import default_cut
 from zslx.deceleration.early_phase import early_phase_end
-from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, coverage
+from zslx.deceleration.fit import fit
+from zslx.deceleration.fit_options import FitOptions
+from zslx.deceleration.planted_curves import EARLY, LATE, SETTINGS, STRAIGHT, bent, coverage
 
 # With 200 curves an interval that covers 96 % leaves the range by chance in one cell of twenty.
 CURVES = 400
@@ -40,9 +42,20 @@ def test_a_power_law_is_rarely_given_a_break(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("last", "sigma", "share"), [(4000, 0.002, 0.0), (4000, 0.02, 0.05), (20_000, 0.02, 0.02)])
+def test_a_curve_that_bends_everywhere_is_rarely_given_a_break(last, sigma, share):
+    """Its t_d moves with the early cut."""
+    seen = [
+        fit(bent(last, sigma, np.random.default_rng(n)), FitOptions(transient=100, bootstrap=0)).status
+        for n in range(100)
+    ]
+    assert seen.count("break") <= share * len(seen)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), list(zip(EARLY, (0.55, 0.95, 0.95), strict=True)))
 def test_intervals_of_a_fit_that_leaves_the_early_phase_out(name, share):
-    result = coverage(EARLY[name], CURVES, bootstrap=300, early_phase=True)
+    result = coverage(EARLY[name], CURVES, bootstrap=300)
     assert result.statuses["break"] >= share * CURVES, result
     for measure, covered in result.covered.items():
         assert 0.89 <= covered <= 0.995, (measure, result)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.inference.compare import compare_study
+from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.simulation.study import BASELINE, SimulatedArm, write_study
 from analysis.study.load import find_study, load_study, numbers_of
 from analysis.study.measures import Measures
@@ -25,7 +26,7 @@ def test_a_study_reads_back_with_its_trials_in_place(tmp_path):
     np.testing.assert_array_equal(grid, [[0, 1, 2], [100, 101, 102]])
     trial = next(study.of("pcgrad", "0.1M"))
     steps, tokens, losses = trial.series("heldout_loss")
-    assert steps[0] == 0 and steps[-1] == 60 and tokens[-1] == 60 * 1024 and np.all(losses > 0)
+    assert steps[0] == 0 and steps[-1] == 60 and tokens[-1] == 60 * 16 * 32 and np.all(losses > 0)
     steps, _, d = trial.series("dt1_heldout.D")
     assert steps[0] == 1 and np.all((d >= 0) & (d <= 1))
     assert len(trial.series("no.such.instrument")[0]) == 0
@@ -139,4 +140,4 @@ def test_a_trial_with_an_impossible_loss_is_named_and_the_others_are_compared(lo
     study = load_study(results)
     failed = [t for t in study.trials if t.status == "failed"]
     assert len(failed) == 1 and "is no loss in nats per token" in failed[0].error
-    assert compare_study(Measures(study))["contrasts"]
+    assert compare_study(PooledBreaks(Measures(study)))["contrasts"]

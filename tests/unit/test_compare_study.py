@@ -7,11 +7,10 @@ import pytest
 
 from analysis.inference.compare import compare
 from analysis.inference.matched_loss import mechanism
+from analysis.inference.pooled_breaks import load
 from analysis.report.curves import plane
 from analysis.report.report import write_report
 from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
-from analysis.study.load import load_study
-from analysis.study.measures import Measures
 
 PCGRAD = SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.03, cost=1.3)
 PLACEBO = SimulatedArm(name="placebo:pcgrad", intervention="placebo:pcgrad", role="placebo", of="pcgrad")
@@ -218,9 +217,10 @@ def test_an_update_that_moved_nothing_is_drawn_and_averaged_without_its_d(tmp_pa
             lines[-1][key] = {"D": None, "M": 0.0, "dL": 0.0, "n": 6144}
 
     rewrite(results, "cosine", still)
-    measures = Measures(load_study(results))
+    breaks = load(results)
+    measures = breaks.measures
     drawn = plane(measures, "cosine", "0.1M", "dt1_heldout")
     assert len(drawn.x) == len(plane(measures, "baseline", "0.1M", "dt1_heldout").x) - 1 and (drawn.y > 0).all()
-    write_report(measures, tmp_path / "report.html")
+    write_report(breaks, tmp_path / "report.html")
     [found] = [r for r in mechanism(measures, "cosine", "baseline") if r["instrument"] == "dt1_heldout.D"]
     assert abs(found["matched_step"]["estimate"]) < 0.05

@@ -61,7 +61,7 @@ def test_settings_of_methods_come_in_any_order():
         ("train.seed=1e400", r"train\.seed='1e400': must be a whole number"),
         ("model.tied=perhaps", r"model\.tied='perhaps': must be true or false"),
         ("train.dtype=float16", r"train\.dtype='float16': allowed are float32, bfloat16, float64"),
-        ("model=3M", "unknown model size '3M'; allowed are 0.1M, 0.2M"),
+        ("model=3M", "unknown model size '3M'; allowed are 0.08M, 0.1M, 0.2M"),
         ("model.tied.deep=1", r"unknown key 'model\.tied\.deep'"),
     ],
 )

@@ -9,7 +9,7 @@ from zslx.deceleration.early_cut import default_cut
 from zslx.deceleration.early_phase import early_phase_end
 from zslx.deceleration.fit import fit
 from zslx.deceleration.fit_options import FitOptions
-from zslx.deceleration.planted_curves import EARLY, Planted
+from zslx.deceleration.planted_curves import EARLY, Planted, PlantedEarly
 
 
 def drawn(planted, seed=0):
@@ -44,9 +44,9 @@ def test_it_is_found_on_a_held_out_curve_of_a_hundred_points():
 def test_a_fit_that_leaves_it_out_finds_the_break_and_one_that_does_not_cannot(name):
     planted = EARLY[name]
     curve = drawn(planted)
-    blind, found = (fit(curve, FitOptions(bootstrap=0, early_phase=known)) for known in (False, True))
-    assert blind.status == "not_identifiable" and blind.transient == planted.warmup
-    assert found.status == "break" and found.transient == end(curve)
+    blind, found = (fit(curve, FitOptions(bootstrap=0, transient=cut)) for cut in (planted.warmup, None))
+    assert blind.status == "not_identifiable" and blind.early_phase is None
+    assert found.status == "break" and found.transient == found.early_phase == end(curve)
     assert abs(np.log(found.t_d / planted.t_d)) < 0.15 and abs(found.r_d - planted.r_d) < 0.02
     assert found.rsle < 0.4 * blind.rsle
 
@@ -64,8 +64,8 @@ def test_a_fit_that_leaves_it_out_finds_the_break_and_one_that_does_not_cannot(n
 def test_without_one_nothing_changes(planted):
     curve = drawn(planted)
     assert end(curve) is None
-    plain, looked = (fit(curve, FitOptions(bootstrap=0, early_phase=early)) for early in (False, True))
-    assert plain.as_dict() == looked.as_dict()
+    found = fit(curve, FitOptions(bootstrap=0))
+    assert found.early_phase is None and found.transient == default_cut(curve)
 
 
 def test_an_acceleration_late_in_the_run_is_no_early_phase():
@@ -75,7 +75,8 @@ def test_an_acceleration_late_in_the_run_is_no_early_phase():
     assert end(replace(curve, losses=curve.losses * np.exp(-0.1 * late))) is None
 
 
-@pytest.mark.parametrize("other", [{"transient": 200}, {"protocol": "paper"}])
-def test_it_excludes_other_ways_to_set_the_early_cut(other):
-    with pytest.raises(ValueError, match="early_phase chooses the early cut"):
-        FitOptions(early_phase=True, **other)
+def test_the_cut_stays_where_the_early_phase_runs_into_the_deceleration():
+    """Its end is recorded; without what comes before, nothing of the deceleration would be seen."""
+    curve = drawn(PlantedEarly(last=20_000, t_d=120.0, f=0.3, c0=0.25, r_d=0.02, b=20.0, sigma=0.002, rho=0.0))
+    found = fit(curve, FitOptions(bootstrap=0))
+    assert found.early_phase and found.early_phase > 140 and found.transient == default_cut(curve)

@@ -89,7 +89,7 @@ def test_a_break_that_moves_with_the_cut_is_not_identifiable():
     assert result.status == "not_identifiable"
     assert all(getattr(result, name) is None for name in MEASURES)
     at = {row.share: row.t_d for row in result.sensitivity if row.varied == "cut"}
-    assert max(at[0.5], at[2.0]) > 1.5 * min(at[0.5], at[2.0])
+    assert max(at[0.5], at[2.0]) > 1.25 * min(at[0.5], at[2.0])
 
 
 def test_a_break_before_the_cut_is_not_reported():
@@ -112,7 +112,7 @@ def test_paper_protocol_gives_numbers_whatever_the_status():
 def test_sensitivity_is_part_of_every_result():
     c = planted()
     rows = fit(replace(c, warmup=20)).sensitivity
-    assert [r.cut for r in rows if r.of == "default cut"] == [10, 20, 40, 200]
+    assert [r.cut for r in rows if r.of == "early cut" and r.varied == "cut"] == [10, 20, 40, 200]
     assert [r.cut for r in rows if r.of == "warm-up"] == [1, 10, 20, 40]
     assert {r.smoothing for r in rows} == {"centred", "paper", "none"}
 
@@ -316,7 +316,7 @@ def test_breaks_is_what_the_data_prefer_whatever_is_asked_for(asked):
 def test_intervals_reach_as_far_as_the_profile_of_t_d():
     """A smooth break near the end: far out on one side, which no symmetric interval shows."""
     c = planted(last=2000, t_d=1000, f=0.5, sigma=0.02, rho=0.0, seed=5)
-    result = fit(c, bootstrap=0)
+    result = fit(c, bootstrap=0, widest=2.0)
     (low, high), t_d = result.ci95["t_d"], result.t_d
     assert result.status == "break" and high == pytest.approx(result.profile_t_d[1])
     assert high / t_d > 1.1 * t_d / low

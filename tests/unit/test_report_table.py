@@ -49,6 +49,9 @@ def comparison(**values) -> dict:
         "failures": [{"arm": "[bold]a[/]", "size": "1M", "seed": 0, "status": "failed", "error": "Trace\n\x1b[2JOops"}],
         "exploratory": True,
         "verdict_command": "make sweep PRESET=verdict",
+        "protocol": {"curve": "training"},
+        "contrasts": [],
+        "sizes": [{"size": "1M"}, {"size": "2M"}],
     } | values
 
 

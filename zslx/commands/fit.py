@@ -20,7 +20,7 @@ import numpy as np
 from zslx.deceleration.binning import SMOOTHINGS
 from zslx.deceleration.curve_file import STEP_AND_LOSS, Columns, CurveError, read
 from zslx.deceleration.fit import IN_JSON, Fit, fit
-from zslx.deceleration.fit_options import FitOptions
+from zslx.deceleration.fit_options import WIDEST, FitOptions
 from zslx.deceleration.forecast import forecast
 from zslx.deceleration.intervals import REPLICATES
 from zslx.deceleration.loss_curve import Curve
@@ -69,6 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--breaks", choices=["auto", "0", "1", "2"], default="auto", help="number of breaks (default: the data choose)"
     )
+    parser.add_argument(
+        "--widest", type=float, default=WIDEST, metavar="F",
+        help="the largest width f of a break in log t (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--irreducible", action="store_true", help="also fit an irreducible loss a")
     parser.add_argument("--robust", action="store_true", help="use Huber's loss, under which outliers count little")
     parser.add_argument(
@@ -115,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         smoothing=args.smoothing,
         transient=args.transient,
         protocol=args.protocol,
+        widest=args.widest,
         irreducible=args.irreducible,
         robust=args.robust,
         bootstrap=args.bootstrap,

@@ -126,7 +126,9 @@ class InstrumentConfig(Group):
     probes: bool = option(True, "interference and decomposition at powers of two and half-way between")
     gradient_sequences: int = option(16, "held-out sequences of the gradient interference; 0: none", low=0)
     gradient_positions: bool = option(False, "gradient interference over positions, of the same sequences")
-    token_samples: int = option(0, "sampled tokens of the per-token gradient interference; 0: none", low=0)
+    token_samples: int = option(
+        0, "sampled tokens of per-token gradient interference and first-order effect; 0: none", low=0
+    )
     decomposition: bool = option(True, "error-entropy, self-alignment and confidence of the held-out losses")
     rank_bins: str = option("rank", "bins of the decomposition: each rank, or powers of two", choices=("rank", "log2"))
 

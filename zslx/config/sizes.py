@@ -7,6 +7,7 @@ from zslx.config.groups import ModelConfig
 
 # name: width, layers, heads. The name is the total number of parameters at the vocabulary below.
 LAPTOP_SIZES = {
+    "0.08M": (32, 2, 2),
     "0.1M": (48, 2, 2),
     "0.2M": (64, 3, 2),
     "0.4M": (96, 4, 3),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Limits of f. A wider break looks like a bend of the whole curve, a sharper one like a kink.
+# Limits of f. A wider break cannot be told from a curve that bends everywhere, a sharper one not from a kink.
 SMOOTHEST, SHARPEST = 2.0, 0.02
 # How many of the starts are refined by a few iterations, and how many of these until they converge.
 REFINED, FINISHED = 16, 3
@@ -37,11 +37,16 @@ IRREDUCIBLE_SHARE = 0.98
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """A member of the family: its number of breaks, whether a is fitted, whether breaks must decelerate (c_i < 0)."""
+    """A member of the family: its number of breaks, whether a is fitted, whether breaks must decelerate (c_i < 0).
+
+    `widest` is the largest f that is allowed. Below `SMOOTHEST`, it is a choice that defines the form, and an f that
+    lies on it is no sign of a fit that failed.
+    """
 
     breaks: int
     irreducible: bool = False
     decelerating: bool = False
+    widest: float = SMOOTHEST
 
     @property
     def size(self) -> int:
@@ -112,7 +117,7 @@ def bounds(form: Form, x: Array, y: Array) -> tuple[Array, Array]:
     m = form.breaks
     low, high = np.full(form.size, -np.inf), np.full(form.size, np.inf)
     low[2 + m : 2 + 2 * m], high[2 + m : 2 + 2 * m] = x.min() - OUTSIDE, x.max() + OUTSIDE
-    low[2 + 2 * m : 2 + 3 * m], high[2 + 2 * m : 2 + 3 * m] = np.log(SHARPEST), np.log(SMOOTHEST)
+    low[2 + 2 * m : 2 + 3 * m], high[2 + 2 * m : 2 + 3 * m] = np.log(SHARPEST), np.log(form.widest)
     if form.decelerating:
         high[2 : 2 + m] = 0
     if form.irreducible:
@@ -186,7 +191,8 @@ def starts(form: Form, x: Array, y: Array, weights: Array) -> tuple[Array, Array
     if form.breaks == 0:
         d = f = np.empty((1, 0))
     elif form.breaks == 1:
-        d, f = (g.reshape(-1, 1) for g in np.meshgrid(inside, [0.05, 0.15, 0.35, 0.7, 1.2]))
+        widths = np.unique(np.minimum([0.05, 0.15, 0.35, 0.7, 1.2], form.widest))
+        d, f = (g.reshape(-1, 1) for g in np.meshgrid(inside, widths))
     else:
         first, second = np.triu_indices(inside.size, k=2)
         d = np.stack([inside[first], inside[second]], axis=1)
@@ -246,6 +252,8 @@ def on_bound(form: Form, theta: Array, x: Array, y: Array) -> tuple[str, ...]:
     """Names of the parameters that lie on a bound. f = `SHARPEST` does not count: a kink, too, has a definite place."""
     low, high = bounds(form, x, y)
     low[2 + 2 * form.breaks : 2 + 3 * form.breaks] = -np.inf
+    if form.widest < SMOOTHEST:
+        high[2 + 2 * form.breaks : 2 + 3 * form.breaks] = np.inf
     if form.irreducible:
         low[-1] = -np.inf  # a = 0 is the paper's form
     m = form.breaks

@@ -1,8 +1,9 @@
 """The early cut: how many first steps a fit leaves out, and how much the fit depends on that choice.
 
 Early training follows no power law: the learning rate warms up, and the loss curve bends by itself. So a fit leaves
-out the steps up to its early cut. The default cut is the smallest of the paper's 100 steps and half a percent of the
+out the steps up to its early cut. The default cut is the smaller of the paper's 100 steps and half a percent of the
 run, but at least 2 steps, and at least the warm-up where it is known. (The paper's own cut is 0.05 of its warm-up.)
+Where a curve shows an early phase, `fit` moves its cut to the end of that (early_phase.py).
 
 t_d can depend more on this choice than on the noise. `sensitivity` therefore repeats the fit at other cuts and with
 the other smoothings.
@@ -19,7 +20,7 @@ from zslx.deceleration.intervals import Measured, measured
 from zslx.deceleration.loss_curve import Curve
 from zslx.deceleration.single_fit import PAPER_CUT, Estimate, Plan, estimate, plan_for, prepared
 
-# The cuts of the sensitivity table, as shares of the default cut, and of the warm-up where it is known.
+# The cuts of the sensitivity table, as shares of the early cut, and of the warm-up where it is known.
 CUT_SHARES = (0.5, 1.0, 2.0, 10.0)
 WARMUP_SHARES = (0.05, 0.5, 1.0, 2.0)
 LEAST_CUT = 2  # steps, so that half the cut, the cut and twice the cut differ
@@ -51,12 +52,12 @@ class SensitivityRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CutCurve:
-    """A curve with the plan of its fit and its early cut; `default` is the cut that it would have by default."""
+    """A curve with the plan of its fit, its early cut, and the end of its early phase where that was looked for."""
 
     whole: Curve
     plan: Plan
     cut: float
-    default: float
+    early_phase: float | None = None
     # Fits at other cuts and smoothings, each done once.
     _refits: dict[tuple[float, str], Measured | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -73,6 +74,10 @@ class CutCurve:
             return estimate(kept, plan_for(kept, self.plan))
         except ValueError as error:
             return error
+
+    def around(self, share: float) -> float:
+        """A share of the cut, in steps; of the default cut where nothing is cut."""
+        return share * (self.cut or default_cut(self.whole))
 
     def refit(self, plan: Plan, cut: float) -> Measured | None:
         """The measures of a fit by another plan or at another cut; None where there are too few points."""
@@ -100,10 +105,10 @@ class CutCurve:
     def _variations(self, plan: Plan) -> Iterator[tuple[str, float, str, float, Plan]]:
         """(what is varied, share, of what, cut, plan) of each row."""
         for share in CUT_SHARES:
-            yield "cut", share, "default cut", self.default * share, plan
+            yield "cut", share, "early cut", self.around(share), plan
         for share in WARMUP_SHARES if self.whole.warmup else ():
             yield "cut", share, "warm-up", (self.whole.warmup or 0) * share, plan
         for smoothing in SMOOTHINGS:
             if smoothing != plan.smoothing:
                 other = replace(plan, smoothing=smoothing, paper=plan.paper and smoothing == "paper")
-                yield "smoothing", 1.0, "chosen cut", self.cut, other
+                yield "smoothing", 1.0, "early cut", self.cut, other

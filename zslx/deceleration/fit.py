@@ -31,7 +31,7 @@ from zslx.deceleration.broken_power_law import Form, log_loss
 from zslx.deceleration.early_cut import CutCurve, SensitivityRow, default_cut
 from zslx.deceleration.early_phase import early_phase_end
 from zslx.deceleration.fit_options import FitOptions
-from zslx.deceleration.intervals import MEASURES, Measured, bounded_exp, intervals, measured, replicates
+from zslx.deceleration.intervals import MEASURES, Measured, bounded_exp, intervals, measured, measures, replicates
 from zslx.deceleration.loss_curve import Curve
 from zslx.deceleration.single_fit import PAPER_CUT, Estimate, Plan, estimate, is_smoothed, last_loss
 
@@ -56,6 +56,7 @@ class Fit:
     criterion         of 0, 1 and 2 breaks; the lowest is preferred (break_choice.py)
     second            the parameters of the fit with two breaks, where two are preferred or asked for
     transient         the early cut in steps
+    early_phase       the step at which the early phase ends; None where none is seen, or where the cut was given
     """
 
     status: str
@@ -81,6 +82,7 @@ class Fit:
     criterion: list[float]
     second: dict[str, float] | None
     transient: float
+    early_phase: float | None
     smoothing: str
     protocol: str | None
     form: Form | None = field(default=None, repr=False)
@@ -124,17 +126,17 @@ def fit(curve: Curve, options: FitOptions | None = None) -> Fit:
     if not curve.steps.size:
         raise ValueError("the curve has no step above 0")
     plan = options.plan
-    default = float(PAPER_CUT) if plan.paper else default_cut(curve)
-    if options.early_phase:
-        default = early_phase_end(curve, default) or default
-    cut = default if options.transient is None else float(options.transient)
-    at = CutCurve(whole=curve, plan=plan, cut=cut, default=default)
+    at = CutCurve(whole=curve, plan=plan, cut=float(PAPER_CUT) if plan.paper else default_cut(curve))
+    if options.transient is not None:
+        at = replace(at, cut=float(options.transient))
+    elif not plan.paper:
+        at = after_early_phase(at)
     e = at.estimate
     if isinstance(e, ValueError):  # too few points, or the paper's fit did not converge
         straight = Plan(form=Form(breaks=0), smoothing="none")
         shown = estimate(at.kept, straight) if at.kept.steps.size >= FEWEST_POINTS else None
         return _result(at, judge(at), shown, at.sensitivity(plan), _Numbers())
-    judgement = judge(_by_default(at) if plan.paper else at, options.breaks)
+    judgement = judge(_by_default(at, options) if plan.paper else at, options.breaks)
     straight = replace(plan, form=replace(plan.form, breaks=0, decelerating=False))
     shown = e if judgement.breaks or plan.paper else estimate(at.kept, straight)
     given = judgement.status == "break" or plan.paper
@@ -142,11 +144,31 @@ def fit(curve: Curve, options: FitOptions | None = None) -> Fit:
     return _result(at, judgement, shown, at.sensitivity(e.plan), numbers._replace(method=_method(at.kept, e, options)))
 
 
-def _by_default(at: CutCurve) -> CutCurve:
+def after_early_phase(at: CutCurve) -> CutCurve:
+    """The curve with its cut moved to the end of its early phase, where it shows one.
+
+    The cut stays where t_d would lie before the first step that is left: there the early phase runs into the
+    deceleration, and without it nothing of the deceleration is to be seen.
+    """
+    end = early_phase_end(at.whole, at.cut)
+    if end is None:
+        return at
+    moved = replace(at, cut=end, early_phase=end)
+    e = moved.estimate
+    swallowed = isinstance(e, ValueError) or _log_t_d(e) < math.log(moved.kept.steps[0])
+    return replace(at, early_phase=end) if swallowed else moved
+
+
+def _log_t_d(e: Estimate) -> float:
+    return float(measures(e.plan.form, e.solution.theta, float(e.x[-1]))[1])
+
+
+def _by_default(at: CutCurve, options: FitOptions) -> CutCurve:
     """The default fit of a curve that is fitted by the paper's protocol, at its own cut unless one was given."""
     plan = FitOptions(smoothing="centred" if at.plan.smoothing == "paper" else "none").plan
-    default = default_cut(at.whole)
-    return CutCurve(whole=at.whole, plan=plan, cut=default if at.cut == at.default else at.cut, default=default)
+    if options.transient is not None:
+        return replace(at, plan=plan)
+    return after_early_phase(CutCurve(whole=at.whole, plan=plan, cut=default_cut(at.whole)))
 
 
 class _Numbers(NamedTuple):
@@ -189,7 +211,8 @@ def _result(
         L_T=last_loss(at.whole, at.plan), T=int(at.whole.steps[-1]),
         ci95=numbers.ci95 or dict.fromkeys(MEASURES), ci_method=numbers.method, profile_t_d=judgement.profile,
         sensitivity=sensitivity, criterion=list(test.criterion), second=_second(test, shown),
-        transient=at.cut, smoothing=at.plan.smoothing, protocol="paper" if at.plan.paper else None,
+        transient=at.cut, early_phase=at.early_phase,
+        smoothing=at.plan.smoothing, protocol="paper" if at.plan.paper else None,
     )  # fmt: skip
 
 

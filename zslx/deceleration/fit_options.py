@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zslx.deceleration.binning import SMOOTHINGS
-from zslx.deceleration.broken_power_law import Form
+from zslx.deceleration.broken_power_law import SHARPEST, SMOOTHEST, Form
 from zslx.deceleration.intervals import REPLICATES
 from zslx.deceleration.single_fit import Plan
 
+WIDEST = 0.5
 FEWEST_REPLICATES = 50  # fewer say nothing about a spread
 
 
@@ -19,9 +20,12 @@ class FitOptions:
     breaks        the number of breaks: "auto" (the data choose between 0, 1 and 2), 0, 1 or 2
     smoothing     the moving average before the fit: centred, paper or none; None is centred, or paper under the
                   paper's protocol, which allows paper and none
-    transient     the early cut: only steps > transient are fitted; None is `default_cut`
-    early_phase   move the default cut to the end of the early phase (early_phase.py), where the curve shows one
+    transient     the early cut: only steps > transient are fitted; None is the end of the early phase, where the curve
+                  shows one (early_phase.py), and `default_cut` elsewhere
     protocol      None, or "paper" for the published protocol, which gives numbers whatever the status
+    widest        the largest width f of the break in log t. The slope changes over a factor of about e^{4f} in steps:
+                  7 at 0.5. A curve that ends sooner after its break cannot tell a wider one from one whose second slope
+                  is lower, and t_d and r_d would depend on the early cut. Of the paper's models f is 0.20 to 0.45
     irreducible   also fit an irreducible loss a
     robust        use Huber's loss, under which outliers count little
     bootstrap     the number of replicates for the intervals, at least 50; 0 takes the delta method, whose intervals are
@@ -32,8 +36,8 @@ class FitOptions:
     breaks: int | str = "auto"
     smoothing: str | None = None
     transient: float | None = None
-    early_phase: bool = False
     protocol: str | None = None
+    widest: float = WIDEST
     irreducible: bool = False
     robust: bool = False
     bootstrap: int = REPLICATES
@@ -51,8 +55,8 @@ class FitOptions:
             raise ValueError("protocol paper has one break, no irreducible loss and no robust option")
         if self.transient is not None and not self.transient >= 0:
             raise ValueError(f"transient is {self.transient}; a number of steps, not negative, is needed")
-        if self.early_phase and (self.transient is not None or self.protocol == "paper"):
-            raise ValueError("early_phase chooses the early cut; transient and protocol paper set it themselves")
+        if not SHARPEST < self.widest <= SMOOTHEST:
+            raise ValueError(f"widest is {self.widest}; allowed: above {SHARPEST}, up to {SMOOTHEST}")
         if self.bootstrap and self.bootstrap < FEWEST_REPLICATES:
             allowed = ("0 (the delta method)", f"{FEWEST_REPLICATES} or more")
             raise ValueError(f"bootstrap is {self.bootstrap}; allowed: {', '.join(allowed)}")
@@ -64,6 +68,8 @@ class FitOptions:
         """The plan of the fit. Without `breaks=2` its form has one break, since the measures are those of one."""
         paper = self.protocol == "paper"
         breaks = 2 if self.breaks == 2 else 1
-        form = Form(breaks=breaks, irreducible=self.irreducible, decelerating=breaks == 1 and not paper)
+        widest = SMOOTHEST if paper else self.widest
+        decelerating = breaks == 1 and not paper
+        form = Form(breaks=breaks, irreducible=self.irreducible, decelerating=decelerating, widest=widest)
         smoothing = self.smoothing or ("paper" if paper else "centred")
         return Plan(form=form, smoothing=smoothing, paper=paper, robust=self.robust)

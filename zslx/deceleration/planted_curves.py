@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import expit
+from scipy.stats import t as t_distribution
 
 from zslx.deceleration.break_status import STATUSES
 from zslx.deceleration.broken_power_law import Form, log_loss
@@ -21,6 +22,7 @@ from zslx.deceleration.fit import fit
 from zslx.deceleration.fit_options import FitOptions
 from zslx.deceleration.intervals import MEASURES, Measured, measured
 from zslx.deceleration.loss_curve import Curve
+from zslx.deceleration.pooled_fit import pool, pooled_fit, spread_over_seeds
 
 Array = NDArray[np.float64]
 
@@ -96,9 +98,7 @@ class Coverage:
     spread: dict[str, float]
 
 
-def coverage(
-    p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: int = 0, early_phase: bool = False
-) -> Coverage:
+def coverage(p: Planted, curves: int, *, bootstrap: int, seed: int = 0, first: int = 0) -> Coverage:
     """Fits `curves` draws of p (numbers first, first + 1, ...), and counts what the intervals hold."""
     statuses = dict.fromkeys(STATUSES, 0)
     hits: dict[str, list[bool]] = {name: [] for name in MEASURES}
@@ -106,7 +106,7 @@ def coverage(
     setting = zlib.crc32(repr(p).encode())  # so that no two settings share their noise
     for number in range(first, first + curves):
         curve = p.draw(np.random.default_rng([seed, setting, number]))
-        result = fit(curve, FitOptions(bootstrap=bootstrap, seed=number, early_phase=early_phase))
+        result = fit(curve, FitOptions(bootstrap=bootstrap, seed=number))
         statuses[result.status] += 1
         if result.status != "break":
             continue
@@ -140,15 +140,71 @@ LATE = {
     f"late smooth f={f}": Planted(last=2000, t_d=1000.0, f=f, c0=0.22, r_d=0.04, sigma=0.02, rho=rho)
     for f, rho in ((0.3, 0.3), (0.5, 0.0))
 }
+
+
+def bent(last: int, sigma: float, generator: np.random.Generator) -> Curve:
+    """A curve of `last` steps whose slope falls evenly in log t, from 0.15 at step 100 to 0.03 at the last step."""
+    steps = np.arange(1.0, last + 1)
+    x = np.log(steps / 100)
+    y = 2.0 - 0.15 * x + 0.06 / np.log(last / 100) * x**2 + generator.normal(0, sigma, last)
+    return Curve(steps=steps, losses=np.exp(y))
+
+
 # No break at all.
 STRAIGHT = {
     f"{last} steps, ρ={rho}": Planted(last=last, t_d=last / 8, c0=0.1, r_d=0.1, sigma=0.02, rho=rho)
     for last, rho in ((2000, 0.0), (2000, 0.8), (262_144, 0.5))
 }
 # With an early phase like that of a small model: noise of one run and of a mean of six, a slow end of the phase.
-_SMALL = PlantedEarly(last=8000, t_d=1800.0, f=0.6, c0=0.17, r_d=0.02, b=15.0, sigma=0.045, rho=0.0)
+_SMALL = PlantedEarly(last=8000, t_d=1800.0, f=0.4, c0=0.17, r_d=0.02, b=15.0, sigma=0.045, rho=0.0)
 EARLY = {
     "early phase, one run": _SMALL,
     "early phase, mean of six runs": replace(_SMALL, sigma=0.018),
     "early phase that ends slowly": replace(_SMALL, sigma=0.018, f=0.3, f_end=0.25),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledCoverage:
+    """Shares of 95 % intervals over seeds that hold the truth, by measure, and of pooled fits that are identified."""
+
+    levels: dict[str, float]
+    differences: dict[str, float]
+    identified: float
+
+
+def pooled_coverage(seeds: int, studies: int, *, first: int = 0) -> PooledCoverage:
+    """Pooled fits of planted studies of two arms, of which one has a higher r_d, on curves with an early phase.
+
+    Seeds shift the whole curve of both arms alike (sd 0.4 %), and the slope after the break of each arm by itself.
+    """
+    base = EARLY["early phase, one run"]
+    arm = replace(base, r_d=base.r_d + 0.004)
+    truth, other = (np.array([np.log(p.truth.L_d), np.log(p.truth.t_d), p.truth.r_d, np.log(p.truth.L_T_hat)])
+                    for p in (base, arm))  # fmt: skip
+    levels: list[NDArray[np.bool_]] = []
+    differences: list[NDArray[np.bool_]] = []
+    identified: list[bool] = []
+    for number in range(first, first + studies):
+        draws = np.random.default_rng([seeds, number])
+        shifts = draws.normal(0, 0.004, seeds)
+
+        def run(planted: PlantedEarly, draws: np.random.Generator = draws, shifts: Array = shifts) -> list[Curve]:
+            made = [replace(planted, r_d=planted.r_d + draws.normal(0, 0.001)).draw(draws) for _ in range(seeds)]
+            return [replace(c, losses=c.losses * np.exp(s)) for c, s in zip(made, shifts, strict=True)]
+
+        runs = run(base), run(arm)
+        cut = fit(pool(runs[0]), FitOptions(bootstrap=0)).transient
+        a, b = (pooled_fit(curves, cut) for curves in runs)
+        quantile = t_distribution.ppf(0.975, seeds - 1)
+        for found, wanted, spread, into in (
+            (a.estimate, truth, a.spread(), levels),
+            (b.estimate - a.estimate, other - truth, spread_over_seeds(b.draws - a.draws, seeds), differences),
+        ):
+            into.append(np.abs(found - wanted) <= quantile * spread)
+        identified.append(a.identified)
+    return PooledCoverage(
+        levels=dict(zip(MEASURES, np.mean(levels, axis=0).tolist(), strict=True)),
+        differences=dict(zip(MEASURES, np.mean(differences, axis=0).tolist(), strict=True)),
+        identified=float(np.mean(identified)),
+    )

@@ -4,6 +4,7 @@
     dt1_batch, dt1_heldout   D and M of the loss changes by the update t−1 → t, on its batch and held-out
     dtt                      D and M of the changes from t/2 to t, held-out
     grad_sequence, grad_position, grad_token   gradient interference at θ_t (gradient_interference.py)
+    first_order              C_g, C_ug, C_uG of the update t−1 → t, at θ_{t−1}; where tokens' gradients are sampled
     decomposition            error-entropy, self-alignment, confidence at θ_t, held-out (rank_decomposition.py)
 
 Each in a pass of its own that draws nothing and writes nothing of the training's: with any set of instruments
@@ -30,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from zslx.config.run_config import Config
-from zslx.instruments.gradient_interference import gradient_interference
+from zslx.instruments.gradient_interference import gradient_interference, update_effect
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
-from zslx.instruments.measuring_steps import heldout_steps, probe_steps
+from zslx.instruments.measuring_steps import heldout_steps, probe_steps, token_steps
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.text.loader import Batch
 
@@ -46,6 +47,7 @@ class Instruments:
         steps, chosen = config.train.steps, config.instruments
         self.heldout_steps = set(heldout_steps(steps, chosen.heldout_points, chosen.probes))
         self.probe_steps = set(probe_steps(steps)) if chosen.probes else set()
+        self.token_steps = set(token_steps(steps))
         self.state: dict[str, Any] = {"losses": {}}  # held-out losses by probe step, for dtt
         # The losses of the last point, only to save a pass: after a resume they are measured again, to the same bits.
         self._last: tuple[int, Tensor] | None = None
@@ -81,9 +83,26 @@ class Instruments:
         record["dt1_batch"] = interference(batch_after - batch_losses)
         record["dt1_heldout"] = interference(losses - before[1])
         record |= self._doubling(step, losses)
+        if self.config.instruments.token_samples and step in self.token_steps:
+            record["first_order"] = self._update_effect(step, model, weights)
         if terms is not None:
             record["decomposition"] = terms.record()
         return record | gradient_interference(model, self.heldout, step, self.config)
+
+    def _update_effect(self, step: int, model: nn.Module, before: list[Tensor]) -> dict[str, Any]:
+        """The first-order decomposition of the step's update, at the weights before it; the model ends as it was."""
+        after = [p.detach().clone() for p in model.parameters()]
+        with torch.no_grad():
+            for p, old in zip(model.parameters(), before, strict=True):
+                p.copy_(old)
+        names = (name for name, _ in model.named_parameters())
+        update = {name: new - old for name, new, old in zip(names, after, before, strict=True)}
+        try:
+            return update_effect(model, self.heldout, step, self.config, update)
+        finally:
+            with torch.no_grad():
+                for p, new in zip(model.parameters(), after, strict=True):
+                    p.copy_(new)
 
     def _doubling(self, step: int, losses: Tensor) -> dict[str, Any]:
         """dtt from step/2, where that was a probe; the losses are kept for 2·step."""

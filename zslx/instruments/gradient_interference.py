@@ -13,6 +13,7 @@ grad_sequence   exact over n held-out sequences spread evenly over the domains; 
                 et al. 2018, 1812.06162; unbiased estimates of both, null where that of |G|² is not above 0)
 grad_position   the one-product proxy over all positions of the same sequences, linear layers only
 grad_token      numerator exact over all held-out tokens, denominator from n sampled ones
+first_order     the update's effect on each held-out token's loss: C_g, C_ug, C_uG, D, M (zslx/gradients/first_order.py)
 
 Source of c_j: the zero-sum learning paper, Section 4. What is exact, and what a sample costs: zslx/gradients/.
 Checked by tests/oracles/test_instruments.py.
@@ -28,11 +29,13 @@ from torch import Tensor, nn
 
 from zslx.config.run_config import Config
 from zslx.gradients import (
+    FirstOrder,
     GroupStats,
     PositionInterference,
     TokenInterference,
     Totals,
     body_of,
+    first_order,
     parameter_roles,
     position_interference,
     sequence_stats,
@@ -40,6 +43,7 @@ from zslx.gradients import (
     totals,
 )
 from zslx.instruments.heldout import HeldOut
+from zslx.instruments.measuring_steps import token_steps
 from zslx.model.losses import token_losses
 from zslx.seeds import generator
 from zslx.text.loader import Batch
@@ -56,7 +60,7 @@ def gradient_interference(model: nn.Module, heldout: HeldOut, step: int, config:
         record["grad_sequence"] = sequence_record(model, stats)
         if chosen.gradient_positions:
             record["grad_position"] = position_record(model, position_interference(model, token_losses, batch))
-    if chosen.token_samples:
+    if chosen.token_samples and step in token_steps(config.train.steps):
         found = token_interference(
             model,
             token_losses,
@@ -68,6 +72,29 @@ def gradient_interference(model: nn.Module, heldout: HeldOut, step: int, config:
         )
         record["grad_token"] = token_record(model, found)
     return record
+
+
+def update_effect(
+    model: nn.Module, heldout: HeldOut, step: int, config: Config, update: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The first-order decomposition of `update` at the model's weights, over the held-out tokens."""
+    found = first_order(
+        model,
+        token_losses,
+        heldout.batch,
+        update,
+        n=config.instruments.token_samples,
+        generator=generator(config.train.seed, "instruments", "token sample", step),
+        sequences_at_once=heldout.chunk,
+    )
+    return first_order_record(found)
+
+
+def first_order_record(found: FirstOrder) -> dict[str, Any]:
+    """`C_g C_ug C_uG D M true_D true_M error n num_tokens relative_se`."""
+    names = ("C_g", "C_ug", "C_uG", "D", "M", "true_D", "true_M", "error")
+    record = {name: getattr(found, name) for name in names}
+    return record | {"n": found.count, "num_tokens": found.num_tokens, "relative_se": found.relative_error}
 
 
 def spread(batch: Batch, count: int) -> Batch:

@@ -1,4 +1,4 @@
-"""At which steps held-out loss and the other instruments are measured. Torch-free."""
+"""The steps at which held-out loss and the other instruments are measured. Torch-free."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def heldout_steps(steps: int, points: int, probes: bool = True) -> list[int]:
         _, a, b = max(gaps)
         chosen.add(round(math.sqrt(a * b)))
     return sorted(chosen)
+
+
+def token_steps(steps: int) -> list[int]:
+    """The probe steps of what takes gradients of single tokens, which cost more: powers of two from 8, and the last."""
+    return [s for s in probe_steps(steps) if (s >= 8 and s & (s - 1) == 0) or s == steps]
 
 
 def probe_steps(steps: int) -> list[int]:

@@ -46,7 +46,13 @@ from zslx.gradients import (
     sequence_stats,
     token_interference,
 )
-from zslx.instruments.gradient_interference import position_record, sequence_record, spread, token_record
+from zslx.instruments.gradient_interference import (
+    first_order_record,
+    position_record,
+    sequence_record,
+    spread,
+    token_record,
+)
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
@@ -236,9 +242,7 @@ class RunProbe:
             generator=self._draws("tokens", step),
             sequences_at_once=heldout.chunk,
         )
-        names = ("C_g", "C_ug", "C_uG", "D", "M", "true_D", "true_M", "error")
-        record = {name: getattr(found, name) for name in names}
-        return record | {"n": found.count, "num_tokens": found.num_tokens, "relative_se": found.relative_error}
+        return first_order_record(found)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with (self.folder / FILE).open("ab") as file:
