@@ -68,7 +68,7 @@ def ranged(found: Mapping[str, Any] | None, digits: int) -> str:
 
 def difference(found: Mapping[str, Any] | None) -> str:
     """`−2.91 % [−3.33, −2.50]` of a contrast of log loss."""
-    if not found:
+    if not found or found.get("estimate") is None:
         return MISSING
     low, high = found["low"], found["high"]
     bounds = "" if low is None else f" [{100 * math.expm1(low):+.2f}, {100 * math.expm1(high):+.2f}]"

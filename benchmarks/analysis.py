@@ -37,6 +37,9 @@ WORLDS = {
     "the same, 5 % of trials missing": World(arm=-4, missing=0.05),
     "the same, placebo works as well": World(arm=-4, placebo=-4),
     "the same, placebo works better": World(arm=-4, placebo=-8),
+    "the same, another rate works as well": World(arm=-4, rate=-4),
+    "the same, no placebo of it exists": World(arm=-4, with_placebo=False, has_placebo=False),
+    "no effect, no placebo of it exists": World(with_placebo=False, has_placebo=False),
     "effect of 4 on loss and on slope": World(arm=-4, slope=4),
 }
 

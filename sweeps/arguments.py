@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", default="", metavar="K=V", help="settings, as 'pcgrad.groups=domain optim.lr=1e-3'")
     parser.add_argument("--wandb", default="offline", choices=WANDB_MODES, help="default: offline, never asking")
     parser.add_argument("--slots", type=int, help="trials at a time (default: one a core)")
+    parser.add_argument(
+        "--tune-rate", action="store_true", help="first tune the learning rate of each arm and size, on other seeds"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
 
 

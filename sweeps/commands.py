@@ -14,16 +14,18 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.commands import report
-from sweeps import wandb_log
+from sweeps import tune_rate, wandb_log
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
 from sweeps.progress import Progress
-from sweeps.study import Study, Trial, build, command, parse_seeds, split_pair
+from sweeps.study import Study, Trial, build, command, parse_seeds, rate_factor, split_pair
 from sweeps.trial import Job
 from zslx.config.presets import preset
 from zslx.config.run_config import once, one_spelling, override
@@ -54,14 +56,53 @@ class Sweep:
 
 
 def run(args: argparse.Namespace) -> int:
-    sweep = plan(args)
+    if args.tune_rate:
+        return run_tuned(args)
+    return start(plan(args), args)
+
+
+def run_tuned(args: argparse.Namespace) -> int:
+    """Tune the rates, on a grid that is extended while a best rate lies at its end; then the comparison."""
+    factors = list(tune_rate.FACTORS)
+    while True:
+        asked = ask(args)
+        study = tune_rate.tuning_study(
+            asked.specs, args.preset, sizes=asked.sizes, overrides=asked.overrides, factors=factors
+        )
+        sweep = sweep_of(study, args)
+        if args.dry_run:
+            say("the rates are tuned first:")
+            return start(sweep, args)
+        check_writable(sweep.ledger.results)
+        code = guarded(sweep, train_only)
+        if code:
+            return code
+        measures = tune_rate.load(args.results, study)
+        rates, losses = tune_rate.best_rates(study, measures, factors)
+        longer = tune_rate.wider(factors, rates)
+        if longer == factors:
+            break
+        factors = longer
+        say("a best rate lies at an end of the grid: one more rate there")
+    for line in tune_rate.describe(rates, study.trials):
+        say(line)
+    return start(plan(args, rates, tune_rate.summary(study, measures, losses)), args)
+
+
+def start(sweep: Sweep, args: argparse.Namespace) -> int:
+    """Train and compare, or say what would be done."""
     if args.dry_run:
         for line in dry_run(sweep):
             say(line)
         return 0
     check_writable(sweep.ledger.results)
+    return guarded(sweep, carry_out)
+
+
+def guarded(sweep: Sweep, work: Callable[[Sweep], int]) -> int:
+    """Do the work; say after Ctrl-C or a full disk how to go on."""
     try:
-        return carry_out(sweep)
+        return work(sweep)
     except KeyboardInterrupt:
         return interrupted(sweep)
     except OSError as error:
@@ -76,17 +117,23 @@ def say(text: str) -> None:
 
 def carry_out(sweep: Sweep) -> int:
     """Train what is left and say what came of it; returns the exit code."""
+    code = train_only(sweep)
+    report.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))
+    return code
+
+
+def train_only(sweep: Sweep) -> int:
+    """Train what is left; returns 1 where a trial failed."""
     sweep.ledger.record(sweep.study)
     announce(sweep)
-    start = time.monotonic()
+    began = time.monotonic()
     outcome = train(sweep) if sweep.pending else Outcome()
     outcome.notes |= log_rest(sweep)
     sweep.ledger.record(sweep.study, outcome.failures)
-    say(f"{counts(sweep, outcome)}, in {time.monotonic() - start:.0f} s")
+    say(f"{counts(sweep, outcome)}, in {time.monotonic() - began:.0f} s")
     for note in sorted(outcome.notes):
         say(f"note: {note}")
     report_failures(sweep, outcome.failures)
-    report.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))
     return 1 if outcome.failures else 0
 
 
@@ -97,13 +144,24 @@ def counts(sweep: Sweep, outcome: Outcome) -> str:
     return f"{len(outcome.trained)} trained, {len(sweep.done)} finished before{meanwhile}"
 
 
-def plan(args: argparse.Namespace) -> Sweep:
-    """Check everything that the command line asks for, prepare the text, and ask the ledger what is there."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for, checked."""
+
+    specs: tuple[str, ...]
+    sizes: list[str]
+    seeds: tuple[int, ...]
+    overrides: list[str]
+
+
+def ask(args: argparse.Namespace) -> Asked:
+    """Check everything that the command line asks for, and prepare the text."""
     asked = tuple(dict.fromkeys(one_spelling(spec) for spec in args.intervention.split(",") if spec.strip()))
     if not asked:
         raise ValueError("name an intervention, as in INTERVENTION=pcgrad (zslx interventions list)")
     for spec in asked:
-        registry.resolve(spec)
+        if rate_factor(spec) is None:
+            registry.resolve(spec)
     preset(args.preset)
     sizes = args.sizes.replace(",", " ").split()
     for size in sizes:
@@ -114,7 +172,26 @@ def plan(args: argparse.Namespace) -> Sweep:
     if args.slots is not None and args.slots < 1:
         raise ValueError(f"--slots {args.slots}: at least 1")
     prepare_text(args.preset, settings)
-    study = build(asked, args.preset, sizes=sizes, seeds=seeds, overrides=overrides)
+    return Asked(asked, sizes, seeds, overrides)
+
+
+def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning: dict[str, Any] | None = None) -> Sweep:
+    """The sweep that a command line asks for, at the rates that were tuned for its arms."""
+    asked = ask(args)
+    study = build(
+        asked.specs,
+        args.preset,
+        sizes=asked.sizes,
+        seeds=asked.seeds,
+        overrides=asked.overrides,
+        rates=rates,
+        tuning=tuning,
+    )
+    return sweep_of(study, args)
+
+
+def sweep_of(study: Study, args: argparse.Namespace) -> Sweep:
+    """A study with what the ledger has of it and the time that the rest takes."""
     ledger = Ledger(args.results)
     done, pending = ledger.split(study.trials)
     threads = max(trial.config.train.threads for trial in study.trials)

@@ -9,6 +9,7 @@ would give other numbers (another text, plugin source, version or machine) is an
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ from zslx.slug import slug
 
 MOST_SEEDS = 1000
 VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
-BASELINE = "none"
+BASELINE, BASELINE_ARM = "none", "baseline"  # the intervention, and the arm that runs it
+RATE = "rate:"  # of an arm that is the baseline at another learning rate
 # What a sweep decides itself, and by what.
 RESERVED = {
     "intervention": "INTERVENTION=",
@@ -41,7 +43,8 @@ Pairs = Sequence[tuple[str, str]]
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One intervention with fixed settings. `of` is the arm that a placebo or a control belongs to; `has_placebo`
-    says whether a placebo of it exists at all (extra losses, optimizers and schedules have none)."""
+    says whether a placebo of it exists at all (extra losses, optimizers and schedules have none); `rates` are factors
+    on the learning rate by size, 1 where none is given."""
 
     name: str
     intervention: str
@@ -49,6 +52,7 @@ class Arm:
     of: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     has_placebo: bool = False
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ class Study:
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
     trials: tuple[Trial, ...]
+    tuning: Mapping[str, Any] | None = None  # how the rates of the arms were tuned (tune_rate.py)
 
     @property
     def exploratory(self) -> bool:
@@ -107,6 +112,7 @@ class Study:
             "overrides": list(self.overrides),
             "exploratory": self.exploratory,
             "protocol": {"curve": self.fitted_curve},
+            "tuning": self.tuning,
         }
 
 
@@ -117,8 +123,13 @@ def build(
     sizes: Sequence[str] = (),
     seeds: Sequence[int] = (),
     overrides: Sequence[str] = (),
+    rates: Mapping[str, Mapping[str, float]] | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Study:
     """The study that a command line asks for. Needs the text prepared: identities hash it.
+
+    `rates` are factors on the learning rate, by arm and size. A placebo and a combination with cosine take those of
+    their arm, a control those of the baseline.
 
     Raises ValueError for an unknown preset, size or key and for a value out of range.
     """
@@ -126,7 +137,7 @@ def build(
     sizes = tuple(dict.fromkeys(sizes)) or preset.sizes
     seeds = tuple(dict.fromkeys(seeds)) or tuple(range(preset.seeds))
     pairs = once(split_pair(item) for item in overrides)
-    arms = plan(asked, preset, pairs)
+    arms = tuple(_with_rates(arm, rates or {}, sizes) for arm in plan(asked, preset, pairs))
     trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
     short = digest([trial.key for trial in trials])[:8]
     return Study(
@@ -138,7 +149,38 @@ def build(
         seeds=seeds,
         overrides=tuple(overrides),
         trials=trials,
+        tuning=tuning,
     )
+
+
+def _with_rates(arm: Arm, rates: Mapping[str, Mapping[str, float]], sizes: Sequence[str]) -> Arm:
+    """The arm with its factors on the learning rate. The factor of a rate control multiplies the baseline's."""
+    own = rates.get(arm.name) or rates.get(arm.of or "") or rates.get(BASELINE_ARM) or {}
+    factor = rate_factor(arm.name) or 1.0
+    found = {size: factor * own.get(size, 1.0) for size in sizes}
+    return dataclasses.replace(arm, rates={} if set(found.values()) == {1.0} else found)
+
+
+def rate_factor(spec: str) -> float | None:
+    """The factor of a rate control (`rate:0.5`: the baseline at half its learning rate); None for other specs."""
+    if not spec.startswith(RATE):
+        return None
+    try:
+        factor = float(spec.removeprefix(RATE))
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < math.inf:
+        raise ValueError(f"{spec!r}: {RATE} takes a factor above 0 on the baseline's learning rate, as in {RATE}0.5")
+    return factor
+
+
+def with_arms(study: Study, arms: Sequence[Arm]) -> Study:
+    """The study of other arms at the same sizes, seeds and settings: a tuning of rates."""
+    preset, pairs = presets.preset(study.preset), once(split_pair(item) for item in study.overrides)
+    trials = tuple(t for arm in arms for size in study.sizes for t in _trials(preset, arm, size, study.seeds, pairs))
+    short = digest([trial.key for trial in trials])[:8]
+    name = f"{slug('-'.join(study.asked))}-rates-{study.preset}-{short}"
+    return dataclasses.replace(study, name=name, arms=tuple(arms), trials=trials)
 
 
 def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
@@ -168,6 +210,8 @@ def _spec(pattern: str, spec: str) -> str | None:
         return pattern
     if spec == BASELINE:
         return None
+    if rate_factor(spec):
+        return spec if pattern == "{arm}" else None
     if pattern == "placebo:{arm}":
         parts = registry.split(spec)
         if any(is_placebo for is_placebo, _ in parts):
@@ -184,6 +228,8 @@ def _spec(pattern: str, spec: str) -> str | None:
 
 
 def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
+    if rate_factor(spec):
+        return Arm(name=spec, intervention=BASELINE, role="control")
     settings: dict[str, dict[str, str]] = {}
     for key, value in pairs:
         head, _, name = key.partition(".")
@@ -191,7 +237,7 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
             settings.setdefault(head, {})[name] = value
     methods = registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
     if spec == BASELINE:
-        return Arm(name="baseline", intervention=spec, role="baseline")
+        return Arm(name=BASELINE_ARM, intervention=spec, role="baseline")
     plain = spec.replace(registry.PLACEBO, "")
     role, of = "control", None
     if plain != spec and plain in asked:
@@ -230,6 +276,9 @@ def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pa
         reference=_reference(arm, pairs),
     )
     config = override(config, [(key, value) for key, value in pairs if key.partition(".")[0] in GROUPS])
+    if factor := arm.rates.get(size):
+        lr = float(f"{config.optim.lr * factor:.3g}")
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr))
     parts = ingredients(config)
     usual = config.instruments == preset.config.instruments
     measured = "" if usual else digest(config.to_dict()["instruments"])[:8]
@@ -265,6 +314,8 @@ def command(study: Study, results: str, *, preset: str | None = None) -> str:
         words["SIZES"] = " ".join(study.sizes)
     if preset is None and study.seeds != tuple(range(usual.seeds)):
         words["SEEDS"] = seeds_text(study.seeds)
+    if study.tuning:
+        words["TUNE_RATE"] = "1"
     if study.overrides:
         words["SET"] = " ".join(study.overrides)
     if results != "results":

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from analysis.numbers import change, count, percent, signed
+from scipy.stats import chi2
+
+from analysis.inference.evidence import VERDICT_SEEDS
+from analysis.numbers import change, count, difference, number, percent, signed
 from analysis.study.load import Study
 
 GAINS = ("improves", "mitigates deceleration")
 
 
-def answer(study: Study, row: dict[str, Any]) -> dict[str, Any]:
-    """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/inference/compare.py)."""
+def answer(study: Study, row: dict[str, Any], curve: str) -> dict[str, Any]:
+    """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/inference/compare.py); `curve` is the loss
+    curve on which the study declares L_d, t_d and r_d."""
     word = headline(row)
     parts = [f"{row['arm']}: {word}{effect(row)}."]
     if row["placebo"] and row["placebo"].get("low") is not None:
         parts.append(f"Against its placebo: {interval(row['placebo'])}.")
-    if not row["has_placebo"] and row["word"] == "below baseline, placebo not run":
-        parts.append("No placebo of it exists: its control is the baseline with an equally tuned learning rate.")
+    if not row["has_placebo"]:
+        parts.append("No placebo of it exists: its control is the baseline at other learning rates.")
+    parts.append(deceleration(row, curve))
     if row["beyond_lr_decay"] is False and row["word"] in GAINS:
         parts.append("Not shown beyond LR decay: with cosine it is not below cosine alone.")
     for name, sizes in row["sizes_left_out"].items():
@@ -58,8 +63,26 @@ def qualified(word: str, beyond_lr_decay: bool | None) -> str:
 
 
 def smallest(row: dict[str, Any]) -> str:
+    """The smallest effect; from few seeds with the 95 % range that the spread of as many seeds leaves it."""
     seen = row["smallest_effect"]
-    return "cannot be said from one seed" if seen is None else f"{percent(seen)} of the loss"
+    if seen is None:
+        return "cannot be said from one seed"
+    seeds = row["primary"]["seeds"]
+    if seeds >= VERDICT_SEEDS:
+        return f"{percent(seen)} of the loss"
+    low, high = (math.sqrt((seeds - 1) / float(chi2.ppf(q, seeds - 1))) * seen for q in (0.975, 0.025))
+    return f"{percent(seen)} of the loss, itself uncertain with {seeds} seeds: {percent(low)} to {percent(high)}"
+
+
+def deceleration(row: dict[str, Any], curve: str) -> str:
+    """What became of L_d, t_d and r_d, or of the tail slope where no break is identified at enough sizes."""
+    averaged = row["deceleration"][curve]["averaged"]
+    if averaged["r_d"] is None:
+        slope = row["secondary"].get("tail_slope")
+        measured = "" if not slope or slope.get("estimate") is None else f"; tail slope {number(slope)}"
+        return f"Deceleration: the break is not identified at enough sizes{measured}."
+    L_d, t_d, r_d = (averaged[name] for name in ("L_d", "t_d", "r_d"))
+    return f"Deceleration: L_d {difference(L_d)}, t_d {difference(t_d)}, r_d {number(r_d)}."
 
 
 def effect(row: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ def compare_study(breaks: PooledBreaks) -> dict[str, Any]:
     contrasts = [compare_arm(breaks, arm) for arm in study.arms if arm.role != "baseline"]
     declaration = study.declaration
     asked = {arm.name for arm in study.arms if asked_about(study, arm)}
-    answers = [answer(study, row) for row in contrasts if row["arm"] in asked]
+    answers = [answer(study, row, breaks.kind) for row in contrasts if row["arm"] in asked]
     seeds = [c["primary"]["seeds"] for c in contrasts if c["primary"]]
     return {
         "study": study.name,
@@ -187,11 +187,17 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> dict[str, Any]:
     beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
     signs = tail_signs(measures, arm.name, base, evidence.pooled_sizes(difference)) | breaks.signs(arm.name, counted)
     left_out = {name: left_out_of(study, d) for name, d in differences.items()}
+    rates = {
+        f"{factor:g}×": pooled(paired(measures, arm.name, control.name, measures.log_loss))
+        for factor, control in rate_controls(study)
+    }
     verdict = evidence.judge(
         primary,
         against_placebo,
         secondary,
         signs,
+        rates=rates,
+        has_placebo=arm.has_placebo,
         beyond_cosine=beyond,
         declared=asked_about(study, arm) and not study.declaration.get("exploratory"),
         complete=not any(left_out.values()),
@@ -213,6 +219,7 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> dict[str, Any]:
         "sizes_left_out": left_out,
         "sign_flip": evidence.sign_flip(difference, generator),
         "across_sizes": evidence.across_sizes(*logs, generator),
+        "rates": {factor: as_dict(found) for factor, found in rates.items()},
         "placebo": {"arm": placebo.name, **(as_dict(against_placebo) or {})} if placebo else None,
         "has_placebo": arm.has_placebo,
         "beyond_cosine": {"arm": with_cosine, "against": cosine, **(as_dict(beyond) or {})} if with_cosine else None,
@@ -240,6 +247,12 @@ def as_dict(found: Contrast | None) -> dict[str, Any] | None:
 
 def find_placebo(study: Study, arm: Arm) -> Arm | None:
     return next((a for a in study.arms if a.role == "placebo" and a.of == arm.name), None)
+
+
+def rate_controls(study: Study) -> list[tuple[float, Arm]]:
+    """(factor, arm) of the baseline at other learning rates."""
+    arms = [a for a in study.arms if a.name.startswith("rate:")]
+    return [(float(a.name.removeprefix("rate:")), a) for a in arms]
 
 
 def find_cosine(study: Study, arm: Arm) -> tuple[str | None, str | None]:

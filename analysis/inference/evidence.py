@@ -15,10 +15,12 @@ because they share data order: pretending that 3 sizes × 10 seeds are 30 indepe
     smallest effect seen = (t_{.975, n−1} + t_{.80, n−1}) se    found with probability .8 (two-sided 5 %)
 
 The words (in this order; primary = log held-out loss at T, arm − baseline):
-    hurts                             the primary interval lies above 0
-    no effect found                   it contains 0, or a placebo was run and arm − placebo is not below 0
-    below baseline, placebo not run   it lies below 0 and the study has no placebo of this arm
-    improves                          primary and arm − placebo both lie below 0
+    hurts                             the primary interval lies above 0 (below 6 seeds: `above baseline`)
+    no effect found                   it contains 0; or a control was run and the arm is not below it: its placebo, or
+                                      the baseline at another learning rate
+    below baseline, … not run         it lies below 0, and the study lacks a control: the arm's placebo, where one
+                                      exists, or the baseline at half and at twice its learning rate
+    improves                          primary, arm − placebo (where one exists) and arm − each rate all lie below 0
     mitigates deceleration            moreover the slope (r_d, or the tail slope where no break is
                                       identified) is higher or L_d lower after Holm's correction, neither
                                       is worse in its plain interval, and the sign is the same at every
@@ -298,6 +300,8 @@ def judge(
     secondary: Mapping[str, Contrast | None],
     cut_signs: Mapping[str, Sequence[float]],
     *,
+    rates: Mapping[str, Contrast | None] | None = None,
+    has_placebo: bool = True,
     beyond_cosine: Contrast | None = None,
     declared: bool = True,
     complete: bool = True,
@@ -306,14 +310,16 @@ def judge(
 
     primary, placebo: log held-out loss at T, arm − baseline and arm − placebo, averaged over sizes;
     secondary: measure → contrast, arm − baseline (r_d, tail_slope, L_d and t_d as logs, instruments);
-    cut_signs: measure → its difference at each early cut (nan: could not be taken); declared: False marks what
+    cut_signs: measure → its difference at each early cut (nan: could not be taken); rates: arm − the baseline at other
+    learning rates, by factor; has_placebo: whether a placebo of the arm exists at all; declared: False marks what
     was not declared before as exploratory; complete: False where a size was left out of a contrast.
     """
-    used = [c for c in (primary, placebo) if c is not None]
+    controls = [] if rates is None else list(rates.values())
+    used = [c for c in (primary, placebo, *controls) if c is not None]
     exploratory = not (declared and complete) or primary is None or min(c.seeds for c in used) < VERDICT_SEEDS
     reach = [c.smallest_effect for c in used if c.smallest_effect is not None]
     smallest = max(reach) if len(reach) == len(used) and reach else None
-    word, reasons = _word(primary, placebo)
+    word, reasons = _word(primary, placebo, rates or {}, has_placebo)
     if word == "improves":
         mitigates, why = _mitigates(secondary, cut_signs)
         word = "mitigates deceleration" if mitigates else word
@@ -327,18 +333,33 @@ def judge(
     )
 
 
-def _word(primary: Contrast | None, placebo: Contrast | None) -> tuple[str, list[str]]:
+def _word(
+    primary: Contrast | None, placebo: Contrast | None, rates: Mapping[str, Contrast | None], has_placebo: bool
+) -> tuple[str, list[str]]:
     if primary is None or primary.se is None:
         return "no effect found", ["fewer than two paired seeds: no interval"]
     if primary.above:
-        return "hurts", ["the interval of the paired difference to baseline lies above 0"]
+        word = "hurts" if primary.seeds >= VERDICT_SEEDS else "above baseline"
+        return word, ["the interval of the paired difference to baseline lies above 0"]
     if not primary.below:
         return "no effect found", ["the interval of the paired difference to baseline contains 0"]
-    if placebo is None or placebo.se is None:
-        return "below baseline, placebo not run", ["below baseline; no placebo of this arm to compare with"]
-    if not placebo.below:
+    if placebo is not None and placebo.se is not None and not placebo.below:
         return "no effect found", ["below baseline, but not below its placebo"]
-    return "improves", ["below baseline and below its placebo"]
+    for name, against in rates.items():
+        if against is not None and against.se is not None and not against.below:
+            return "no effect found", [f"below baseline, but not below the baseline at {name} its learning rate"]
+    if has_placebo and (placebo is None or placebo.se is None):
+        return "below baseline, placebo not run", ["below baseline; no placebo of this arm to compare with"]
+    if not _brackets(rates):
+        return "below baseline, rates not run", ["below baseline; the baseline was not run at half and twice its rate"]
+    controls = "its placebo and the baseline" if has_placebo else "the baseline"
+    return "improves", [f"below baseline, and below {controls} at half and at twice its learning rate"]
+
+
+def _brackets(rates: Mapping[str, Contrast | None]) -> bool:
+    """Whether the baseline was run at a lower and at a higher learning rate."""
+    factors = [float(name.removesuffix("×")) for name, found in rates.items() if found is not None and found.se]
+    return any(f < 1 for f in factors) and any(f > 1 for f in factors)
 
 
 def slope_measure(secondary: Mapping[str, Contrast | None]) -> str:

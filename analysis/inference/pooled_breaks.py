@@ -64,7 +64,7 @@ class PooledBreaks:
         found = {}
         for kind, smoothing in CURVES.items():
             for size in self.measures.horizon:
-                if curves := self._curves(kind, self.study.baseline.name, size):
+                if curves := self.curves(kind, self.study.baseline.name, size):
                     at = fit(pool(list(curves.values())), FitOptions(smoothing=smoothing, bootstrap=0))
                     found[kind, size] = (at.transient, at.early_phase)
         return found
@@ -75,7 +75,7 @@ class PooledBreaks:
         None where no curve is there, or it is too short for a fit.
         """
         kind = kind or self.kind
-        curves = self._curves(kind, arm, size)
+        curves = self.curves(kind, arm, size)
         chosen = tuple(sorted(curves.keys() & set(seeds))) if seeds is not None else tuple(sorted(curves))
         key = (kind, arm, size, chosen)
         if key not in self._fits:
@@ -88,7 +88,7 @@ class PooledBreaks:
                     pass
         return self._fits[key]
 
-    def _curves(self, kind: str, arm: str, size: str) -> dict[int, Curve]:
+    def curves(self, kind: str, arm: str, size: str) -> dict[int, Curve]:
         """The curve of each finished seed, over t."""
         if size not in self.measures.horizon:
             return {}
@@ -108,7 +108,7 @@ class PooledBreaks:
         """(arm, baseline) over the seeds that both have."""
         kind = kind or self.kind
         base = self.study.baseline.name
-        shared = self._curves(kind, arm, size).keys() & self._curves(kind, base, size).keys()
+        shared = self.curves(kind, arm, size).keys() & self.curves(kind, base, size).keys()
         pair = self.fit(arm, size, kind, shared), self.fit(base, size, kind, shared)
         return (pair[0], pair[1]) if pair[0] and pair[1] else None
 
@@ -166,7 +166,7 @@ class PooledBreaks:
         for small, large in pairwise(sizes):
             if not {small, large} <= ends.keys() or ends[small] != ends[large]:
                 continue  # L̂_T is then at another T
-            shared = self._curves(self.kind, base, small).keys() & self._curves(self.kind, base, large).keys()
+            shared = self.curves(self.kind, base, small).keys() & self.curves(self.kind, base, large).keys()
             a, b = self.fit(base, large, seeds=shared), self.fit(base, small, seeds=shared)
             if a and b:
                 found.append({"from": small, "to": large, **self._differ(a, b, large)})

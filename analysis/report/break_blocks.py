@@ -149,7 +149,8 @@ def plane(figures: Figures, comparison: Mapping[str, Any]) -> Figure | None:
         legend=figures.legend(list(figures.index)),
         caption="Filled points: the baseline, one a size, joined in the order of the sizes: the way that scale takes. "
         "Open points: an arm, joined to the baseline of the same size. An arm that helps as scale does moves along the "
-        "way of scale, to the left and up.",
+        "way of scale, to the left and up. An arm that moves along the line of rate:0.5 and rate:2, the baseline at "
+        "other learning rates, does no more than a learning rate.",
     )
 
 

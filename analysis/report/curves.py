@@ -18,7 +18,9 @@ from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.study.load import Trial
 from analysis.study.measures import Measures
 from analysis.study.step_records import edges
+from zslx.deceleration.binning import bins
 from zslx.deceleration.loss_curve import curve
+from zslx.deceleration.pooled_fit import pool
 from zslx.deceleration.slopes import local_slope
 
 PLACES = 96
@@ -95,9 +97,19 @@ def difference(measures: Measures, arm: str, against: str, size: str) -> Line | 
     return line and line.map(lambda d: 100 * np.expm1(d))
 
 
-def fitted(breaks: PooledBreaks, arm: str, size: str) -> tuple[Line, tuple[float, float]] | None:
-    """The curve of the pooled fit of the held-out loss after its early cut, and its (t_d, L_d); or None."""
-    found = breaks.fit(arm, size, "heldout")
+def training(breaks: PooledBreaks, arm: str, size: str) -> Line | None:
+    """Training loss: geometric mean over the seeds and over bins of equal width in log t."""
+    runs = breaks.curves("training", arm, size)
+    if not runs:
+        return None
+    whole = pool(list(runs.values()))
+    binned = bins(whole.steps, whole.log_losses, count=PLACES)
+    return Line(x=np.exp(binned.x), y=np.exp(binned.y))
+
+
+def fitted(breaks: PooledBreaks, arm: str, size: str, kind: str) -> tuple[Line, tuple[float, float]] | None:
+    """The curve of the pooled fit after its early cut, and its (t_d, L_d); or None."""
+    found = breaks.fit(arm, size, kind)
     if found is None or found.fit.form is None:
         return None
     x = places(breaks.measures, size, start=found.cut + 1)

@@ -82,7 +82,7 @@ class Figures:
                     continue
                 found[arm] = line
                 strokes.append(self.stroke(arm, line))
-                if fit := curves.fitted(self.breaks, arm, size):
+                if fit := curves.fitted(self.breaks, arm, size, "heldout"):
                     line, (x, y) = fit
                     if arm == self.base:
                         strokes.append(self.stroke(arm, line, dash="1 2", band=False, opacity=0.9))
@@ -111,6 +111,35 @@ class Figures:
             "where it bends. Lines: geometric means over seeds, " + BAND + " (often thinner than the line). Dotted: "
             "the fit of the baseline's mean curve after the early cut. Diamonds: (t_d, L_d) of each arm, on the "
             "crossing of the two asymptotes and so below the curve; filled where the data place the break.",
+        )
+
+    def over_sizes(self) -> Figure | None:
+        """The baseline's training loss at all sizes in one panel, with fits and breaks: the paper's Figure 1."""
+        strokes, marks, legend, words = [], [], [], []
+        for i, size in enumerate(self.sizes, 1):
+            loss = curves.training(self.breaks, self.base, size)
+            if loss is None:
+                continue
+            strokes.append(Stroke(line=loss, index=i, width=1.2, dash="", opacity=0.6))
+            legend.append(LegendEntry(name=size, index=i))
+            if fit := curves.fitted(self.breaks, self.base, size, "training"):
+                line, (x, y) = fit
+                strokes.append(Stroke(line=line, index=i, width=1.6, dash="1 2", band=False))
+                found = self.breaks.cell(self.base, size, "training")
+                marks.append(Marks(x=[x], y=[y], index=i, shape="D", filled=found["t_d"]["identified"]))
+                words.append(f"{size}: L_d {y:.3f}, t_d {x:.0f}, r_d {found['r_d']['mean']:.4f}")
+        if not strokes:
+            return None
+        text = "Training loss of the baseline over steps, log-log. " + "; ".join(words)
+        label = "training loss (nats per token)"
+        drawn = self.panel("", strokes, text, log_y=True, y_label=label, marks=marks, size=(6.4, 4.0))
+        return Figure(
+            title="Training loss of the baseline at all sizes",
+            panels=(drawn,),
+            legend=tuple(legend),
+            caption="Geometric means over seeds, both axes logarithmic. Dotted: the fit after the early cut. Diamonds: "
+            "(t_d, L_d), filled where the data place the break. With scale L_d falls and r_d, the slope after the "
+            "break, rises.",
         )
 
     def differences(self) -> Figure | None:

@@ -10,6 +10,7 @@ trials. A section without data is left out. page.py renders the blocks.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from analysis.inference.answers import qualified
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
-from analysis.numbers import MISSING
+from analysis.numbers import MISSING, difference, number
 from analysis.report import break_blocks as pooled
 from analysis.report import instrument_blocks as instruments
 from analysis.report import tables as tables
@@ -26,6 +27,8 @@ from analysis.report.figures import Figures
 from analysis.report.headline import headline
 from analysis.report.page import render
 from zslx.runs.records import write_atomic
+
+MOST_CARDS = 2  # answers shown as cards; more become one ranked table
 
 
 def write_report(breaks: PooledBreaks, out: Path, comparison: Mapping[str, Any] | None = None) -> Path:
@@ -42,7 +45,7 @@ def blocks(breaks: PooledBreaks, comparison: Mapping[str, Any]) -> list[Block]:
     measures, figures, c = breaks.measures, Figures(breaks), comparison
     sections: list[tuple[str, str, list[Block | None]]] = [
         ("The arms at a glance", "table", [headline(c)]),
-        ("Loss curves", "loss", [figures.losses(), figures.differences()]),
+        ("Loss curves", "loss", [figures.losses(), figures.over_sizes(), figures.differences()]),
         (
             "Deceleration",
             "deceleration",
@@ -88,7 +91,9 @@ def answers(comparison: Mapping[str, Any]) -> list[Block]:
         + (f", {str(comparison['created'])[:10]}" if comparison["created"] else "")
     )
     found: list[Block] = [Text(text=about)]
-    for answer in comparison["answers"]:
+    if len(comparison["answers"]) > MOST_CARDS:
+        found.append(ranked(comparison))
+    for answer in comparison["answers"] if len(comparison["answers"]) <= MOST_CARDS else ():
         notes = [reason[:1].upper() + reason[1:] + "." for reason in answer["reasons"]]
         if answer["verdict_command"]:
             notes.append(f"For a verdict: {answer['verdict_command']}")
@@ -104,6 +109,30 @@ def answers(comparison: Mapping[str, Any]) -> list[Block]:
     if not comparison["answers"]:
         found.append(Text(text="No arm is asked about in this study: controls and baseline only."))
     return found
+
+
+def ranked(comparison: Mapping[str, Any]) -> Table:
+    """The arms in the order of their effect, the best first, in place of a card each."""
+    contrasts = {row["arm"]: row for row in comparison["contrasts"]}
+    curve = comparison["protocol"]["curve"]
+    rows = []
+    for answer in comparison["answers"]:
+        row = contrasts[answer["arm"]]
+        averaged = row["deceleration"][curve]["averaged"]
+        word = ("exploratory: " if answer["exploratory"] else "") + qualified(answer["word"], answer["beyond_lr_decay"])
+        texts = (
+            difference(row["primary"]), difference(row["placebo"] if row["placebo"] else None),
+            difference(averaged["L_d"]), difference(averaged["t_d"]), number(averaged["r_d"]),
+        )  # fmt: skip
+        primary = row["primary"]
+        rows.append((math.inf if primary is None else primary["estimate"], (answer["arm"], word, *texts)))
+    return Table(
+        columns=("arm", "answer", "loss at T against baseline", "against its placebo", "L_d", "t_d", "r_d"),
+        rows=tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])),
+        heads=1,
+        caption="The arms in the order of their effect on held-out loss at T. L_d, t_d and r_d: paired differences to "
+        "the baseline, averaged over the sizes at which the break of both is identified.",
+    )
 
 
 def reproduce(comparison: Mapping[str, Any]) -> list[Block | None]:

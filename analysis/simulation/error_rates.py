@@ -20,7 +20,7 @@ from analysis.inference.evidence import Verdict, judge, pooled
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What is true: effects of arm and placebo in pooled standard errors; how trials vary; what goes missing."""
+    """What is true: effects of arm, placebo and other rates in pooled standard errors; how trials vary and fail."""
 
     arm: float = 0.0
     placebo: float = 0.0
@@ -32,6 +32,9 @@ class World:
     heavy: bool = False  # t with 4 degrees of freedom instead of normal
     missing: float = 0.0  # share of trials that fail
     with_placebo: bool = True
+    has_placebo: bool = True
+    rate: float = 3.0  # effect of the baseline at other learning rates
+    with_rates: bool = True
 
     @property
     def standard_error(self) -> float:
@@ -59,7 +62,10 @@ def verdict(world: World, generator: np.random.Generator) -> Verdict:
     secondary = {"tail_slope": pooled(change), "D": pooled(slope - base_slope)}
     against_placebo = pooled(treated - placebo) if world.with_placebo else None
     sign = float(np.nanmean(change))
-    return judge(pooled(treated - base), against_placebo, secondary, {"tail_slope": [sign] * 3})
+    others = {name: arm(world.rate)[0] for name in ("0.5×", "2×")} if world.with_rates else {}
+    rates = {name: pooled(treated - losses) for name, losses in others.items()}
+    signs = {"tail_slope": [sign] * 3}
+    return judge(pooled(treated - base), against_placebo, secondary, signs, rates=rates, has_placebo=world.has_placebo)
 
 
 def verdicts(world: World, studies: int, seed: int = 0) -> Counter[str]:

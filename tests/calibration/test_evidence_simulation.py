@@ -23,8 +23,9 @@ def gains(found: Counter) -> int:
 
 @pytest.mark.parametrize("world", [
     World(), World(heavy=True), World(missing=0.1), World(shared=0.0), World(own=0.0005, shared=0.004),
-    World(with_placebo=False),
-], ids=["normal", "heavy tails", "10 % missing", "independent sizes", "sizes move together", "no placebo"])  # fmt: skip
+    World(with_placebo=False), World(with_placebo=False, has_placebo=False),
+], ids=["normal", "heavy tails", "10 % missing", "independent sizes", "sizes move together", "no placebo run",
+        "no placebo exists"])  # fmt: skip
 def test_without_an_effect_at_most_37_of_500_say_anything_else(world):
     """A two-sided 5 % test says something 25 times; more than 37 has a probability below 1 %."""
     found = verdicts(world, STUDIES)
@@ -55,6 +56,16 @@ def test_a_placebo_that_works_as_well_with_noise_of_its_own_ends_in_improves_at_
     """Two arms of equal effect differ below 0 in one of 40 studies by the definition of a 95 % interval."""
     found = verdicts(World(arm=effect, placebo=effect), 4000)
     assert gains(found) <= 4000 * 0.025 + 3 * (4000 * 0.025 * 0.975) ** 0.5, found
+
+
+@pytest.mark.parametrize("has_placebo", [True, False])
+def test_another_rate_that_works_as_well_ends_in_improves_at_most_at_the_nominal_rate(has_placebo):
+    world = World(arm=-4, rate=-4, with_placebo=has_placebo, has_placebo=has_placebo)
+    assert gains(verdicts(world, 4000)) <= 4000 * 0.025 + 3 * (4000 * 0.025 * 0.975) ** 0.5
+
+
+def test_without_a_placebo_an_effect_is_found_against_the_rates():
+    assert gains(verdicts(World(arm=-4, with_placebo=False, has_placebo=False), STUDIES)) >= 0.8 * STUDIES
 
 
 def test_a_placebo_that_works_better_never_ends_in_improves():

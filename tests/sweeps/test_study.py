@@ -19,6 +19,8 @@ def roles(asked: tuple[str, ...], preset: str = "verdict") -> dict[str, tuple[st
 def test_verdict_has_every_control():
     assert roles(("pcgrad",)) == {
         "baseline": ("baseline", None),
+        "rate:0.5": ("control", None),
+        "rate:2": ("control", None),
         "cosine": ("control", None),
         "pcgrad": ("arm", None),
         "placebo:pcgrad": ("placebo", "pcgrad"),
@@ -28,13 +30,14 @@ def test_verdict_has_every_control():
 
 def test_several_interventions_share_baseline_and_controls():
     names = list(roles(("pcgrad", "mgda")))
-    assert names[0] == "baseline" and len(names) == len(set(names)) == 2 + 2 * 3
+    assert names[0] == "baseline" and len(names) == len(set(names)) == 4 + 2 * 3
 
 
 def test_no_arm_that_cannot_be():
     # cosine has no placebo and takes the schedule itself.
-    assert roles(("cosine",)) == {"baseline": ("baseline", None), "cosine": ("arm", None)}
-    assert roles(("none",)) == {"baseline": ("baseline", None), "cosine": ("control", None)}
+    rates = {"rate:0.5": ("control", None), "rate:2": ("control", None)}
+    assert roles(("cosine",)) == {"baseline": ("baseline", None), "cosine": ("arm", None)} | rates
+    assert roles(("none",)) == {"baseline": ("baseline", None), "cosine": ("control", None)} | rates
 
 
 def test_what_has_no_placebo_says_so():
@@ -61,6 +64,36 @@ def test_method_settings_go_to_the_arms_that_contain_the_method(tiny):
     assert settings["baseline"] == {}
     assert settings["pcgrad"] == settings["placebo:pcgrad"] == {"pcgrad": {"groups": "domain"}}
     assert {trial.config.optim.lr for trial in made.trials} == {1e-3}
+
+
+def test_a_rate_control_is_the_baseline_at_another_rate(tiny):
+    made = study(tiny, "pcgrad", "rate:0.5", extra="optim.lr=1e-3", seeds=(0,))
+    rates = {trial.arm: trial.config.optim.lr for trial in made.trials}
+    assert rates == {"baseline": 1e-3, "pcgrad": 1e-3, "rate:0.5": 5e-4}
+    assert {trial.config.intervention for trial in made.trials if trial.arm == "rate:0.5"} == {"none"}
+
+
+@pytest.mark.parametrize("spec", ["rate:", "rate:0", "rate:-1", "rate:inf", "rate:x"])
+def test_a_rate_that_is_none_is_refused(tiny, spec):
+    with pytest.raises(ValueError, match="takes a factor above 0"):
+        study(tiny, spec)
+
+
+def test_tuned_rates_go_to_arm_placebo_and_controls(tiny):
+    rates = {"baseline": {"0.1M": 2.0}, "focal": {"0.1M": 0.5}}
+    asked = ("focal", "placebo:focal", "pcgrad", "rate:0.5")
+    made = study(tiny, *asked, extra="optim.lr=1e-3", seeds=(0,), rates=rates)
+    found = {trial.arm: trial.config.optim.lr for trial in made.trials}
+    assert found == {"baseline": 2e-3, "focal": 5e-4, "placebo:focal": 5e-4, "pcgrad": 2e-3, "rate:0.5": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("asked", "curve"),
+    [(("pcgrad", "focal"), "training"), (("ema",), "heldout"), (("pcgrad", "length_warmup"), "heldout")],
+)
+def test_the_fitted_curve_is_that_of_the_training_where_all_arms_train_on_the_same(tiny, asked, curve):
+    made = study(tiny, *asked, seeds=(0,))
+    assert made.to_dict()["protocol"] == {"curve": curve}
 
 
 def test_identities_are_those_of_the_configurations(tiny):

@@ -177,8 +177,11 @@ def at(estimate: float, seeds: int = 10) -> Contrast:
     )
 
 
-def word(primary, placebo=None, secondary=None, signs=None, **options) -> str:
-    return judge(primary, placebo, secondary or {}, signs or {}, **options).word
+RATES = {"0.5×": at(BELOW), "2×": at(BELOW)}
+
+
+def word(primary, placebo=None, secondary=None, signs=None, *, rates=RATES, **options) -> str:
+    return judge(primary, placebo, secondary or {}, signs or {}, rates=rates, **options).word
 
 
 def test_the_words_without_deceleration():
@@ -190,7 +193,23 @@ def test_the_words_without_deceleration():
     assert word(at(BELOW), at(ABOVE)) == "no effect found"
     assert word(at(BELOW), at(BELOW)) == "improves"
     assert word(None, None) == "no effect found"
+    assert word(at(ABOVE, 5)) == "above baseline"
     assert word(Contrast(estimate=-1.0, seeds=1, pairs=3), None) == "no effect found"
+
+
+def test_a_gain_has_to_beat_the_baseline_at_other_rates_too():
+    for lost in (at(ACROSS), at(ABOVE)):
+        assert word(at(BELOW), at(BELOW), rates=RATES | {"2×": lost}) == "no effect found"
+        assert word(at(BELOW), has_placebo=False, rates=RATES | {"0.5×": lost}) == "no effect found"
+    for rates in ({}, {"2×": at(BELOW)}, {"2×": at(BELOW), "0.5×": None}):
+        assert word(at(BELOW), at(BELOW), rates=rates) == "below baseline, rates not run"
+
+
+def test_without_a_placebo_of_its_own_an_arm_reaches_every_word_by_the_rates():
+    better, same = {"tail_slope": at(ABOVE)}, {"tail_slope": [0.1, 0.2, 0.1]}
+    assert word(at(BELOW), has_placebo=False) == "improves"
+    assert word(at(BELOW), None, better, same, has_placebo=False) == "mitigates deceleration"
+    assert word(at(BELOW), has_placebo=False, rates={}) == "below baseline, rates not run"
 
 
 def test_mitigates_needs_a_better_slope_or_lower_break_the_same_at_every_cut():

@@ -43,7 +43,8 @@ examples:
   zslx fit export.csv --columns _step,probe/heldout_loss
 
 The answer is one of four words: break, no_break, break_outside (the break lies outside the curve) or not_identifiable
-(the data do not say where it lies). Numbers are given for a break. docs/deceleration.md explains them.
+(the data do not say where it lies). Numbers have intervals where there is a break; elsewhere they stand in parentheses
+and describe the fit only. docs/deceleration.md explains them.
 """
 
 
@@ -207,6 +208,9 @@ def _text(record: dict[str, Any]) -> str:
         if record[name] is not None:
             interval = _range(record["ci95"][name], form)
             lines.append(f"  {name:<8}{form.format(record[name]):>9}  {interval:<22}{meaning}")
+        elif record["estimate"] is not None:
+            shown = f"({form.format(record['estimate'][name])})"
+            lines.append(f"  {name:<8}{shown:>9}  {'not identified':<22}{meaning}")
     if record["tail_slope"]:
         value, *interval = record["tail_slope"]
         lines.append(f"  tail    {value:9.5f}  {_range(interval, '{:.5f}'):<22}slope over the last factor of 4")

@@ -66,7 +66,7 @@ PRESETS = {
         sizes=("0.08M", "0.1M", "0.2M"),
         seeds=10,
         config=_LAPTOP,
-        arms=("none", "cosine", "{arm}", "placebo:{arm}", "{arm}+cosine"),
+        arms=("none", "rate:0.5", "rate:2", "cosine", "{arm}", "placebo:{arm}", "{arm}+cosine"),
     ),
     "gpu": Preset(
         help="a single GPU: the paper's three smallest models at its settings, shortened",

@@ -48,6 +48,8 @@ class Fit:
     breaks            the number of breaks that the data prefer
     b c0 c1 d1 f1 a   the parameters of the fitted curve: a power law where the status is no_break
     L_d t_d r_d       the measures, and L_T_hat, the loss at T by the asymptote after the break
+    estimate          L_d, t_d, r_d and L_T_hat of the fit whatever the status; unless that is break, they describe the
+                      fit and claim nothing
     L_T, T            the smoothed loss at the last step, and that step
     rsle              √mean (log L̂ − log L)² over the points that were fitted
     ci95, ci_method   the 95 % interval [low, high] of each measure, and how it was made
@@ -72,6 +74,7 @@ class Fit:
     t_d: float | None
     r_d: float | None
     L_T_hat: float | None
+    estimate: dict[str, float] | None
     L_T: float
     T: int
     rsle: float | None
@@ -139,9 +142,13 @@ def fit(curve: Curve, options: FitOptions | None = None) -> Fit:
     judgement = judge(_by_default(at, options) if plan.paper else at, options.breaks)
     straight = replace(plan, form=replace(plan.form, breaks=0, decelerating=False))
     shown = e if judgement.breaks or plan.paper else estimate(at.kept, straight)
+    last = float(at.kept.steps[-1])
     given = judgement.status == "break" or plan.paper
-    numbers = _numbers(e, float(at.kept.steps[-1]), judgement.profile, options) if given else _Numbers()
-    return _result(at, judgement, shown, at.sensitivity(e.plan), numbers._replace(method=_method(at.kept, e, options)))
+    numbers = _numbers(e, last, judgement.profile, options) if given else _Numbers()
+    numbers = numbers._replace(
+        estimate=measured(e.plan.form, e.solution.theta, last), method=_method(at.kept, e, options)
+    )
+    return _result(at, judgement, shown, at.sensitivity(e.plan), numbers)
 
 
 def after_early_phase(at: CutCurve) -> CutCurve:
@@ -172,8 +179,12 @@ def _by_default(at: CutCurve, options: FitOptions) -> CutCurve:
 
 
 class _Numbers(NamedTuple):
-    """The measures with their intervals, and how these were made; None where they are not given."""
+    """The measures with their intervals, and how these were made; None where they are not given.
 
+    `estimate` are the measures of the fit whatever its status.
+    """
+
+    estimate: Measured | None = None
     measures: Measured | None = None
     ci95: dict[str, list[float] | None] | None = None
     method: str = "none"
@@ -208,6 +219,7 @@ def _result(
         status=judgement.status, reason=judgement.reason, breaks=test.breaks,
         **_shape(at.kept, shown)._asdict(),
         **(numbers.measures._asdict() if numbers.measures else dict.fromkeys(MEASURES)),
+        estimate=numbers.estimate._asdict() if numbers.estimate else None,
         L_T=last_loss(at.whole, at.plan), T=int(at.whole.steps[-1]),
         ci95=numbers.ci95 or dict.fromkeys(MEASURES), ci_method=numbers.method, profile_t_d=judgement.profile,
         sensitivity=sensitivity, criterion=list(test.criterion), second=_second(test, shown),

@@ -1,0 +1,128 @@
+"""Tunes the learning rate of each arm at each size before a study, on seeds that the study does not use.
+
+A comparison of two arms says little where one of them trains at a poor rate: loss, tail slope, L_d, t_d and r_d all
+move with it. So the baseline and each arm that was asked for are trained at rates on a grid of factors of √2 around the
+preset's, and each gets the rate with the lowest mean log held-out loss at T. Where the best rate lies at an end of the
+grid, the grid is extended there. An arm whose gradient is rescaled to the plain one's norm (`scale=matched`) has no
+rate of its own and takes the baseline's; so do controls. A placebo takes that of its arm.
+
+The tuning is a study like any other: its trials are in the ledger, an interrupted one goes on, and study.json of the
+comparison names it with its cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.study.load import load_study
+from analysis.study.measures import Measures
+from sweeps.study import BASELINE_ARM, Arm, Study, Trial, build, with_arms
+from zslx.intervention import registry
+
+FACTORS = tuple(2 ** (k / 2) for k in (-2, -1, 0, 1, 2))
+SEEDS = (1000, 1001, 1002)
+WIDEST = 2**3  # the grid is extended up to this factor, and down to its inverse
+
+Rates = dict[str, dict[str, float]]
+
+
+def tuning_study(
+    asked: Sequence[str],
+    preset: str,
+    *,
+    sizes: Sequence[str],
+    overrides: Sequence[str],
+    factors: Sequence[float] = FACTORS,
+) -> Study:
+    """The arms that have a rate of their own, at each factor on it."""
+    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides)
+    tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
+    return with_arms(plain, [at(arm, factor, plain.sizes) for arm in tuned for factor in factors])
+
+
+def at(arm: Arm, factor: float, sizes: Sequence[str]) -> Arm:
+    """The arm at a factor on its rate; the baseline at 1 stays the baseline."""
+    if factor == 1:
+        return arm
+    role = "control" if arm.role == "baseline" else arm.role
+    return dataclasses.replace(arm, name=name(arm.name, factor), role=role, rates=dict.fromkeys(sizes, factor))
+
+
+def name(arm: str, factor: float) -> str:
+    return f"{arm} rate x {factor:.3g}"
+
+
+def has_own_rate(arm: Arm) -> bool:
+    """Whether the arm may shift the effective rate: not where every method rescales its gradient to the plain norm."""
+    methods = registry.load_spec(arm.intervention, arm.settings)
+    return not all(getattr(method, "scale", None) == "matched" for method in methods)
+
+
+def best_rates(study: Study, measures: Measures, factors: Sequence[float]) -> tuple[Rates, dict[str, Any]]:
+    """(factor by arm and size, mean log loss by arm, size and factor); a trial that diverged counts as infinite."""
+    rates: Rates = {}
+    losses: dict[str, Any] = {}
+    for arm in arms_of(study, factors):
+        for size in study.sizes:
+            means = [_mean(measures, arm if f == 1 else name(arm, f), size) for f in factors]
+            if not np.isfinite(means).any():
+                raise ValueError(f"no rate of {arm} at {size} came to an end: give another optim.lr by SET")
+            rates.setdefault(arm, {})[size] = float(factors[int(np.argmin(means))])
+            losses.setdefault(arm, {})[size] = {
+                f"{f:.3g}": m if math.isfinite(m) else None for f, m in zip(factors, means, strict=True)
+            }
+    return rates, losses
+
+
+def arms_of(study: Study, factors: Sequence[float]) -> list[str]:
+    """The names of the arms that are tuned, without their factors."""
+    others = {name(arm.name, f) for arm in study.arms for f in factors if f != 1}
+    return [arm.name for arm in study.arms if arm.name not in others]
+
+
+def _mean(measures: Measures, arm: str, size: str) -> float:
+    losses = [measures.log_loss(trial) for trial in measures.study.of(arm, size)]
+    return float(np.mean(losses)) if len(losses) == len(measures.study.seeds) else math.inf
+
+
+def wider(factors: Sequence[float], rates: Rates) -> list[float]:
+    """The grid, one step longer at each end at which some best rate lies; the same where none does."""
+    chosen = {factor for by_size in rates.values() for factor in by_size.values()}
+    low, high = min(factors), max(factors)
+    found = list(factors)
+    if low in chosen and low > 1.01 / WIDEST:
+        found.insert(0, low / math.sqrt(2))
+    if high in chosen and high < WIDEST / 1.01:
+        found.append(high * math.sqrt(2))
+    return found
+
+
+def summary(study: Study, measures: Measures, losses: Mapping[str, Any]) -> dict[str, Any]:
+    """What study.json of the comparison says of its tuning."""
+    seconds = sum(float((t.manifest.get("totals") or {}).get("train_seconds") or 0) for t in measures.study.trials)
+    return {
+        "study": study.name,
+        "seeds": list(SEEDS),
+        "trials": len(study.trials),
+        "train_seconds": seconds,
+        "log_loss": losses,
+    }
+
+
+def load(results: Any, study: Study) -> Measures:
+    return Measures(load_study(results, study.name))
+
+
+def describe(rates: Rates, trials: Sequence[Trial]) -> list[str]:
+    """One line an arm: its learning rate at each size."""
+    plain = {t.size: t.config.optim.lr for t in trials if t.arm == BASELINE_ARM}
+    return [
+        f"rate of {arm}: "
+        + ", ".join(f"{size} {plain[size] * factor:.3g} (x {factor:.3g})" for size, factor in by.items())
+        for arm, by in rates.items()
+    ]

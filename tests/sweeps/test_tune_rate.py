@@ -1,0 +1,78 @@
+"""Rates are tuned on seeds of their own, arm by arm and size by size; the comparison then uses them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from sweeps.study import build
+from sweeps.tune_rate import FACTORS, SEEDS, best_rates, has_own_rate, name, tuning_study, wider
+
+
+def made(tiny: str, *asked: str, factors=FACTORS):
+    return tuning_study(asked, "smoke", sizes=["0.1M"], overrides=tiny.split(), factors=factors)
+
+
+def test_the_grid_is_of_the_baseline_and_of_arms_that_can_shift_their_rate(tiny):
+    study = made(tiny, "focal", "pcgrad", "placebo:focal")
+    base, focal = ({name(arm, f) for f in FACTORS if f != 1} | {arm} for arm in ("baseline", "focal"))
+    assert {arm.name for arm in study.arms} == base | focal
+    assert study.seeds == SEEDS and len(study.trials) == 2 * len(FACTORS) * len(SEEDS)
+    plain = build(("focal",), "smoke", sizes=["0.1M"], overrides=tiny.split()).trials[0].config.optim.lr
+    rates = sorted({t.config.optim.lr for t in study.trials})
+    assert rates == pytest.approx([plain * f for f in FACTORS], rel=1e-2)
+
+
+def test_gradient_surgery_has_a_rate_of_its_own_as_published_alone(tiny):
+    arms = {
+        scale: build(("pcgrad",), "smoke", overrides=[*tiny.split(), f"pcgrad.scale={scale}"]).arms[1]
+        for scale in ("matched", "paper")
+    }
+    assert not has_own_rate(arms["matched"]) and has_own_rate(arms["paper"])
+
+
+class Losses:
+    """Log losses of trials by the factor in the arm's name: lowest at `best`."""
+
+    def __init__(self, study, best, diverged=()):
+        self.study, self.best = study, best
+        trials = [t for t in study.trials if not any(t.arm.endswith(d) for d in diverged)]
+        self.study_of = lambda arm, size: [t for t in trials if t.arm == arm and t.size == size]
+        study_of = self.study_of
+        self.study = type("Study", (), {"seeds": study.seeds, "of": staticmethod(study_of)})
+
+    def log_loss(self, trial) -> float:
+        factor = float(trial.arm.rpartition(" x ")[2]) if " x " in trial.arm else 1.0
+        return math.log(factor / self.best) ** 2
+
+
+def test_the_best_rate_is_that_of_the_lowest_mean_loss_and_a_diverged_one_is_never_best(tiny):
+    study = made(tiny, "focal")
+    rates, losses = best_rates(study, Losses(study, 2.0), FACTORS)
+    assert rates == {"baseline": {"0.1M": 2.0}, "focal": {"0.1M": 2.0}} and losses["focal"]["0.1M"]["2"] == 0
+    rates, losses = best_rates(study, Losses(study, 2.0, diverged=("x 2",)), FACTORS)
+    assert rates["focal"]["0.1M"] == pytest.approx(math.sqrt(2)) and losses["focal"]["0.1M"]["2"] is None
+
+
+def test_the_grid_grows_where_a_best_rate_lies_at_its_end_and_not_for_ever(tiny):
+    factors = list(FACTORS)
+    assert wider(factors, {"baseline": {"0.1M": 1.0}}) == factors
+    assert wider(factors, {"baseline": {"0.1M": 2.0}})[-1] == pytest.approx(2 * math.sqrt(2))
+    assert wider(factors, {"baseline": {"0.1M": 0.5}})[0] == pytest.approx(0.5 / math.sqrt(2))
+    assert wider([*factors, 4.0, 8.0], {"baseline": {"0.1M": 8.0}}) == [*factors, 4.0, 8.0]
+
+
+@pytest.mark.slow
+def test_a_tuned_sweep_tunes_then_compares_and_goes_on_for_nothing(sweep):
+    options = ("--steps", "12", "--seeds", "2", "--tune-rate")
+    first = sweep("focal", *options, "--wandb", "off")
+    assert first.returncode == 0, first.stderr
+    assert "rate of baseline: 0.1M" in first.stdout and "rate of focal: 0.1M" in first.stdout
+    studies = [json.loads(p.read_text()) for p in sweep.results.glob("studies/*/study.json")]
+    [final] = [s for s in studies if s["tuning"]]
+    assert final["tuning"]["study"] in {s["name"] for s in studies} and final["tuning"]["trials"] >= 30
+    assert final["seeds"] == [0, 1] and "TUNE_RATE=1" in final["command"]
+    again = sweep("focal", *options, "--wandb", "off")
+    assert again.returncode == 0 and again.stdout.count("0 trained") == first.stdout.count(" trained, ")
