@@ -1,7 +1,7 @@
 """Draws docs/laptop.png, the picture of the README, from the results of a sweep: python docs/pictures.py RESULTS
 
 Left: the training loss of the baseline at each size, mean over seeds, with its fit and (t_d, L_d), as Figure 1 of the
-zero-sum learning paper. Right: gradient interference of single tokens over the same steps, with its chance level.
+zero-sum learning paper. Right: D of the loss changes that one step makes on held-out text.
 """
 
 from __future__ import annotations
@@ -43,14 +43,12 @@ def draw(breaks: PooledBreaks, out: Path) -> None:
             markersize=6,
             markerfacecolor=colour if numbers["t_d"]["identified"] else "none",
         )
-        own = curves.instrument(breaks.measures, base, size, "grad_token.ratio")
-        chance = curves.instrument(breaks.measures, base, size, "grad_token.chance_ratio")
-        if own is not None and chance is not None:
+        own = curves.instrument(breaks.measures, base, size, "dt1_heldout.D")
+        if own is not None:
             right.plot(own.x, own.y, color=colour, linewidth=1.8, label=size)
-            right.plot(chance.x, chance.y, color=colour, linewidth=1, linestyle=":")
     for axes, title in (
         (left, "Training loss of the baseline (nats per token)"),
-        (right, "Gradient interference of tokens (dotted: chance)"),
+        (right, "Destructive interference D of loss changes by one step, held-out"),
     ):
         axes.set_xscale("log")
         axes.set_title(title, loc="left", fontsize=10)

@@ -38,10 +38,8 @@ def pooled_table(comparison: Mapping[str, Any]) -> Table:
 
 
 def _fitted(at: Mapping[str, Any] | None) -> tuple[str, str]:
-    """(early cut, status and reason) of a pooled fit."""
-    if at is None:
-        return MISSING, MISSING
-    return f"{at['cut']:.0f}", at["status"] + (f": {at['reason']}" if at["reason"] else "")
+    """(early cut, status) of a pooled fit."""
+    return (MISSING, MISSING) if at is None else (f"{at['cut']:.0f}", at["status"])
 
 
 def difference_table(comparison: Mapping[str, Any]) -> Table | None:

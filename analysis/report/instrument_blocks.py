@@ -156,7 +156,8 @@ KINDS = {
     "grad_token": (
         "tokens",
         "1 − Σ|Σ g| / ΣΣ|g| over the gradients of single held-out tokens, body matrices; the denominator is estimated "
-        "from a sample. This is the paper's measure: it rises towards 1 before the loss decelerates.",
+        "from a sample. In the zero-sum learning paper it rises towards 1 before the loss decelerates, over a million "
+        "tokens; over few tokens of a small model it stays near its chance level.",
     ),
     "grad_sequence": (
         "sequences",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zslx.config.run_config import Config
 from zslx.instruments.during_training import Instruments
 from zslx.instruments.loss_interference import interference
-from zslx.instruments.measuring_steps import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps
+from zslx.instruments.measuring_steps import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps, token_steps
 from zslx.runs import checkpoints
 from zslx.runs.records import read_lines
 from zslx.training.loop import TrainingRun, train
@@ -122,7 +122,13 @@ def test_identities_hold_in_every_record(tiny: Callable[..., Config], tmp_path: 
         assert terms["n"] == line["dt1_heldout"]["n"]
         gradients = line["grad_sequence"]
         assert gradients["n"] == 4 and 0 <= gradients["ratio"] <= 1 and 0 < gradients["chance_ratio"] < 1
-        assert {"grad_position", "grad_token"} <= line.keys()
+        assert "grad_position" in line and {"grad_token", "first_order"} & line.keys() == (
+            {"grad_token", "first_order"} if step in token_steps(16) else set()
+        )
+        if effect := line.get("first_order"):
+            assert 1 - effect["D"] == pytest.approx(effect["C_g"] * effect["C_uG"] / effect["C_ug"], rel=1e-3)
+            # The losses of the update itself are those that dt1 compares, in another pass.
+            assert effect["true_D"] == pytest.approx(line["dt1_heldout"]["D"], abs=1e-4)
     assert doubled == len([s for s in probe_steps(16) if s % 2 == 0 and s // 2 in probe_steps(16)])
 
 

@@ -34,14 +34,13 @@ def test_gradient_surgery_has_a_rate_of_its_own_as_published_alone(tiny):
 
 
 class Losses:
-    """Log losses of trials by the factor in the arm's name: lowest at `best`."""
+    """Stands for Measures: log losses of trials by the factor in the arm's name, lowest at `best`."""
 
-    def __init__(self, study, best, diverged=()):
-        self.study, self.best = study, best
-        trials = [t for t in study.trials if not any(t.arm.endswith(d) for d in diverged)]
-        self.study_of = lambda arm, size: [t for t in trials if t.arm == arm and t.size == size]
-        study_of = self.study_of
-        self.study = type("Study", (), {"seeds": study.seeds, "of": staticmethod(study_of)})
+    def __init__(self, study, best, diverged=""):
+        finished = [t for t in study.trials if not (diverged and t.arm.endswith(diverged))]
+        self.best, self.study = best, self
+        self.seeds = study.seeds
+        self.of = lambda arm, size: [t for t in finished if t.arm == arm and t.size == size]
 
     def log_loss(self, trial) -> float:
         factor = float(trial.arm.rpartition(" x ")[2]) if " x " in trial.arm else 1.0
@@ -52,7 +51,7 @@ def test_the_best_rate_is_that_of_the_lowest_mean_loss_and_a_diverged_one_is_nev
     study = made(tiny, "focal")
     rates, losses = best_rates(study, Losses(study, 2.0), FACTORS)
     assert rates == {"baseline": {"0.1M": 2.0}, "focal": {"0.1M": 2.0}} and losses["focal"]["0.1M"]["2"] == 0
-    rates, losses = best_rates(study, Losses(study, 2.0, diverged=("x 2",)), FACTORS)
+    rates, losses = best_rates(study, Losses(study, 2.0, diverged="x 2"), FACTORS)
     assert rates["focal"]["0.1M"] == pytest.approx(math.sqrt(2)) and losses["focal"]["0.1M"]["2"] is None
 
 

@@ -47,13 +47,14 @@ def test_what_shifts_both_arms_alike_is_not_in_their_difference():
 
 
 def test_the_spread_of_a_mean_is_its_standard_error():
+    """Up to a tenth more with few seeds: half a 68 % range is a little wider than a standard deviation then."""
     for seeds in (3, 6, 10):
         errors = []
         for number in range(200):
             x = np.random.default_rng(number).normal(0, 1, seeds)
             spread = spread_over_seeds((seed_weights(seeds) @ x)[:, None], seeds)
             errors.append(spread[0] / (x.std(ddof=1) / np.sqrt(seeds)))
-        assert np.mean(errors) == pytest.approx(1, abs=0.06), seeds
+        assert 0.97 <= np.mean(errors) <= 1.12, seeds
 
 
 def test_weights_depend_on_the_number_of_seeds_alone():

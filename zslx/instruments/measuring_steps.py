@@ -31,8 +31,8 @@ def heldout_steps(steps: int, points: int, probes: bool = True) -> list[int]:
 
 
 def token_steps(steps: int) -> list[int]:
-    """The probe steps of what takes gradients of single tokens, which cost more: powers of two from 8, and the last."""
-    return [s for s in probe_steps(steps) if (s >= 8 and s & (s - 1) == 0) or s == steps]
+    """The probe steps of what takes gradients of single tokens, which cost more: powers of two, and the last."""
+    return [s for s in probe_steps(steps) if s & (s - 1) == 0 or s == steps]
 
 
 def probe_steps(steps: int) -> list[int]:
