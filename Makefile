@@ -52,7 +52,7 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-bench: $(READY)  ## measure what benchmarks/README.md states
+bench: $(READY)  ## measure the cost of the gradient engine (benchmarks/README.md names the other measurements)
 	$(BIN)/python -m benchmarks.gradients
 
 lock: $(UV)  ## choose new exact versions for requirements.lock

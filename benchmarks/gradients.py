@@ -1,8 +1,9 @@
 """What the gradient engine costs, over a plain forward and backward of the same model.
 
-    python -m benchmarks.gradients            a table
-    python -m benchmarks.gradients --json     one JSON object, name to ratio
-    python -m benchmarks.gradients --scaling  how cost and memory grow with B, T, width and vocabulary
+    python -m benchmarks.gradients         a table
+    python -m benchmarks.gradients --json  one JSON object, name to ratio
+
+How cost and memory grow with B, T, width and vocabulary: benchmarks/gradients_scaling.py.
 
 The yardstick is the mean loss, `cross_entropy(reduction="mean").backward()`, all parameters. Candidates and
 yardstick take turns, and each number is the median of the turns' ratios, so that a machine busy with other things
@@ -253,13 +254,7 @@ def measure_gpu() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--scaling", action="store_true", help="growth with B, T, width and vocabulary instead")
     args = parser.parse_args()
-    if args.scaling:
-        from benchmarks.gradients_scaling import measure_scaling
-
-        measure_scaling()
-        return
     start = time.perf_counter()
     torch.set_num_threads(2)
     keep_freed_memory()  # as training does: a plain step is a quarter faster with it

@@ -1,6 +1,6 @@
 """How cost and memory of the engine grow with B, T, width and vocabulary, beside what the arithmetic predicts.
 
-    python -m benchmarks.gradients --scaling
+    python -m benchmarks.gradients_scaling
 
 Around d=192, 4 layers, 3 heads, vocabulary 2,048, B=16, T=128, one of the four at a time. Predicted, with P the
 parameters (a tied matrix once) and N = B·T, over the 6 N P multiplications and additions of a plain pass:
@@ -28,7 +28,7 @@ POINTS = {"B": (8, 16, 32), "T": (64, 128, 256), "width": (96, 192, 384), "vocab
 TURNS = 7
 
 
-def measure_scaling() -> None:
+def main() -> None:
     torch.set_num_threads(2)
     keep_freed_memory()
     print(
@@ -90,3 +90,7 @@ def combine(work: Workload, budget: int | None) -> int:
     stats = sequence_stats(work.model, work.losses, work.ids, want=("gramian",), keep=True, memory_budget=budget)
     stats.combine(torch.ones(stats.num_groups))
     return stats.kept_bytes
+
+
+if __name__ == "__main__":
+    main()

@@ -217,8 +217,9 @@ class _Trial:
                 "instrument_seconds": end * seconds * 0.1,
                 "median_step_seconds": seconds,
             },
-            "error": f"the loss is not finite at step {end + 1}" if fault == "diverged" else "",
         }
+        if fault == "diverged":
+            manifest["error"] = f"the loss is not finite at step {end + 1}"
         write_json(folder / "manifest.json", manifest)
         if fault == "torn":
             with (folder / "probes.jsonl").open("ab") as file:
