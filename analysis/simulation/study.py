@@ -190,6 +190,9 @@ class _Trial:
         with RunRecords(folder) as records:
             if step_lines:
                 self._write_steps(records, t, loss, tokens, generator)
+            if fault == "diverged":
+                why = f"the loss is not finite at step {end + 1}"
+                records.append_step({"step": end + 1, "tokens": end * tokens, "loss": None, "diverged": why})
             points = np.unique(np.geomspace(1, self.steps, 100).astype(int))
             for step in sorted({0, *points[points <= end], *(s for s in PROBE_STEPS if s <= end), end}):
                 value = math.log(2048) if step == 0 else loss[step - 1]
@@ -218,8 +221,6 @@ class _Trial:
                 "median_step_seconds": seconds,
             },
         }
-        if fault == "diverged":
-            manifest["error"] = f"the loss is not finite at step {end + 1}"
         write_json(folder / "manifest.json", manifest)
         if fault == "torn":
             with (folder / "probes.jsonl").open("ab") as file:

@@ -222,7 +222,7 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
     return replace(
         trial,
         status=run.status if done else trial.status,
-        error=trial.error or str(run.manifest.get("error") or ""),
+        error=trial.error or str(run.manifest.get("error") or last_line(folder / "steps.jsonl").get("diverged") or ""),
         folder=folder,
         config=run.config,
         manifest=run.manifest,
