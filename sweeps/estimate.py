@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sweeps.study import BASELINE, Trial
 from zslx.config.run_config import Config
-from zslx.runs.records import read_json
+from zslx.runs.records import read_config, read_manifest
 
 START = 8.0  # seconds: Ray, imports in the workers, the analysis
 UNKNOWN_COST = 1.4  # of a step with an intervention that was never timed here, relative to the plain one
@@ -83,11 +83,11 @@ def earlier(results: Path) -> dict[tuple[str, str], float]:
     paths = results.glob("trials/*/manifest.json")
     for path in sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True)[:NEWEST]:
         try:
-            manifest = read_json(path)
+            manifest = read_manifest(path.parent)
             totals = manifest.get("totals", {})
-            if manifest.get("status") != "finished" or not totals.get("seconds"):
+            if manifest["status"] != "finished" or not (totals.get("steps") and totals.get("seconds")):
                 continue
-            config = Config.from_dict(read_json(path.parent / "config.json"))
+            config = Config.from_dict(read_config(path.parent))
         except (ValueError, OSError):
             continue
         found.setdefault((workload(config), config.intervention), []).append(totals["seconds"] / totals["steps"])

@@ -21,7 +21,7 @@ from sweeps.outcome import Failure
 from sweeps.study import Study, Trial, command
 from zslx.locking import locked
 from zslx.runs.integrity import fault
-from zslx.runs.records import read_json, read_run, write_json
+from zslx.runs.records import read_json, read_manifest, read_run, write_json
 
 DONE = ("finished", "diverged")
 
@@ -39,7 +39,7 @@ class Ledger:
         """One of finished, diverged, partial and missing."""
         folder = self.folder(trial.key)
         if is_done(folder, trial.identity):
-            return str(read_json(folder / "manifest.json")["status"])
+            return str(read_manifest(folder)["status"])
         return "partial" if (folder / "config.json").exists() else "missing"
 
     def split(self, trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:

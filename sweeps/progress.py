@@ -18,7 +18,7 @@ from sweeps.ledger import Ledger
 from sweeps.study import Trial
 from zslx.printable import printable
 from zslx.progress import duration
-from zslx.runs.records import last_line, read_json
+from zslx.runs.records import last_line, read_manifest
 
 PLAIN_SECONDS = 15.0
 REDRAW_SECONDS = 1.0
@@ -80,7 +80,7 @@ class Progress:
         self.paces.pop(trial.key, None)
         self.failed += failed
         with contextlib.suppress(ValueError, OSError):
-            totals = read_json(self.ledger.folder(trial.key) / "manifest.json").get("totals", {})
+            totals = read_manifest(self.ledger.folder(trial.key)).get("totals", {})
             if totals.get("steps") and totals.get("seconds"):
                 self.rates[trial.arm, trial.size] = totals["seconds"] / totals["steps"]
                 self.settled.add((trial.arm, trial.size))

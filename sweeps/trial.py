@@ -26,7 +26,7 @@ from sweeps.ledger import DONE, claim, is_done, set_aside
 from sweeps.wandb_log import Labels
 from zslx.config.run_config import Config
 from zslx.runs.identity import identity
-from zslx.runs.records import read_json
+from zslx.runs.records import read_config, read_manifest
 from zslx.training.loop import train
 
 PLUGINS = ("interventions.", "zslx_plugins.")
@@ -74,7 +74,7 @@ def _trained(config: Mapping[str, Any], folder: Path, expected: str | None) -> t
                 "give the same command again"
             )
         if is_done(folder, name):
-            return read_json(folder / "manifest.json"), False
+            return read_manifest(folder), False
         return train(_as_begun(wanted, folder, name), folder), True
 
 
@@ -87,10 +87,9 @@ def _as_begun(wanted: Config, folder: Path, name: str) -> Config:
     if not (folder / "config.json").exists():
         return wanted
     with contextlib.suppress(ValueError):
-        begun = Config.from_dict(read_json(folder / "config.json"))
-        manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+        begun = Config.from_dict(read_config(folder))
         same = identity(begun) == name and begun.instruments == wanted.instruments
-        if same and manifest.get("status") not in DONE:
+        if same and read_manifest(folder)["status"] not in DONE:
             return begun
     set_aside(folder)
     return wanted

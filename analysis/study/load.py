@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
 from zslx.runs.records import Run, last_line, read_json, read_run
+from zslx.runs.shapes import Shape, check
 
 LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12
 IDENTITY = re.compile(r"[0-9a-f]{8,64}")
@@ -36,6 +38,32 @@ ENVIRONMENT = (
     ("ingredients", "corpus"),
     ("hardware", "processor"),
 )
+STUDY: Shape = {
+    "name": str,
+    "arms": [
+        {
+            "name": str,
+            "intervention": str,
+            "role": str,
+            "of?": str | None,
+            "settings?": dict | None,
+            "has_placebo?": bool,
+        }
+    ],
+    "sizes": [str],
+    "seeds": [int],
+    "trials": [
+        {
+            "arm": str,
+            "size": str,
+            "seed": int,
+            "identity?": str | None,
+            "status?": str | None,
+            "error?": str | None,
+        }
+    ],
+    "protocol?": dict | None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,31 +173,28 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     folder = find_study(results, name)
     path = folder / "study.json"
     declaration = read_json(path)
-    try:
-        arms = tuple(_arm(a) for a in declaration["arms"])
-        study = Study(
-            name=str(declaration["name"]),
-            folder=folder,
-            arms=arms,
-            sizes=tuple(map(str, declaration["sizes"])),
-            seeds=tuple(map(int, declaration["seeds"])),
-            trials=tuple(_trial(Path(results), t) for t in declaration["trials"]),
-            declaration=declaration,
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path}: not a study: {type(error).__name__} {error}") from None
+    check(path, declaration, STUDY)
+    study = Study(
+        name=declaration["name"],
+        folder=folder,
+        arms=tuple(_arm(a) for a in declaration["arms"]),
+        sizes=tuple(declaration["sizes"]),
+        seeds=tuple(declaration["seeds"]),
+        trials=tuple(_trial(Path(results), t) for t in declaration["trials"]),
+        declaration=declaration,
+    )
     _check(study, path)
     return _one_environment(_in_order(study))
 
 
 def _arm(entry: Mapping[str, Any]) -> Arm:
     return Arm(
-        name=str(entry["name"]),
-        intervention=str(entry["intervention"]),
-        role=str(entry["role"]),
+        name=entry["name"],
+        intervention=entry["intervention"],
+        role=entry["role"],
         of=entry.get("of"),
         settings=entry.get("settings") or {},
-        has_placebo=bool(entry.get("has_placebo", True)),
+        has_placebo=entry.get("has_placebo", True),
     )
 
 
@@ -196,12 +221,12 @@ def _in_order(study: Study) -> Study:
 def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
     """One trial from the ledger; whatever is wrong with its folder becomes its error."""
     trial = Trial(
-        arm=str(entry["arm"]),
-        size=str(entry["size"]),
-        seed=int(entry["seed"]),
-        identity=str(entry.get("identity") or ""),
-        status=str(entry.get("status") or "waiting"),
-        error=str(entry.get("error") or ""),
+        arm=entry["arm"],
+        size=entry["size"],
+        seed=entry["seed"],
+        identity=entry.get("identity") or "",
+        status=entry.get("status") or "waiting",
+        error=entry.get("error") or "",
     )
     folder = results / "trials" / trial.identity
     if not IDENTITY.fullmatch(trial.identity) or not folder.is_dir():
@@ -209,6 +234,7 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         return replace(trial, status="failed", error="its records are gone from the ledger") if gone else trial
     try:
         run = read_run(folder)
+        _plausible_config(run)
         steps, tokens, values = numbers_of(run.probes)
         if run.status == "finished":
             _plausible(run, steps, values)
@@ -230,6 +256,14 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         probe_tokens=tokens,
         values=values,
     )
+
+
+def _plausible_config(run: Run) -> None:
+    """ValueError for a model or optimizer that none could have: parameters are counted from it, the warm-up read."""
+    try:
+        Config(model=run.config["model"], optim=run.config["optim"])
+    except ValueError as error:
+        raise ValueError(f"{run.folder / 'config.json'}: {error}") from None
 
 
 def _plausible(run: Run, steps: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

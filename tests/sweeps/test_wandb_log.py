@@ -8,6 +8,7 @@ import pytest
 
 from sweeps import wandb_log
 from sweeps.wandb_log import Labels
+from zslx.config.run_config import Config
 from zslx.runs.records import RunRecords, read_run, write_json
 
 
@@ -21,7 +22,8 @@ def run(tmp_path):
             records.append_step({"step": step, "tokens": 64 * step, "loss": loss, "clipped": step == 1})
         records.append_probe({"step": 2, "tokens": 128, "heldout_loss": 7.1, "dt1_batch": {"D": 0.5, "n": 64}})
     data = {"path": "/home/someone/text", "vocab_size": 400}
-    write_json(folder / "config.json", {"intervention": "none", "reference": "/home/someone/run", "data": data})
+    config = Config(intervention="none", reference="/home/someone/run").to_dict()
+    write_json(folder / "config.json", config | {"data": data})
     write_json(folder / "manifest.json", {"status": "diverged", "identity": "0123456789abcdef", "totals": {"steps": 3}})
     return folder
 

@@ -96,6 +96,23 @@ def test_a_damaged_checkpoint_is_passed_over(name: str, damage: str, tmp_path: P
             load(tmp_path, 2)
 
 
+@pytest.mark.parametrize(
+    ("complete", "message"),
+    [
+        ({}, "step is missing"),
+        ({"step": 2, "files": [1]}, "files must be an object, not a list"),
+        ({"step": 2, "files": {}}, "files.tensors.safetensors is missing"),
+    ],
+)
+def test_a_checkpoint_that_does_not_say_what_it_holds_is_passed_over(complete: dict, message: str, tmp_path: Path):
+    for step in (1, 2):
+        save(tmp_path, step, {"step": step})
+    (tmp_path / "000000002" / "complete.json").write_text(json.dumps(complete))
+    with pytest.raises(ValueError, match=f"complete.json: {message}"):
+        load(tmp_path, 2)
+    assert [step for step, _ in latest(tmp_path)] == [1]
+
+
 def test_a_save_that_is_interrupted_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     save(tmp_path, 4, {"x": 1})
 

@@ -12,6 +12,7 @@ from analysis.study.load import find_study, load_study, numbers_of
 from analysis.study.measures import Measures
 from zslx.runs.records import write_json
 
+ARM = {"name": "baseline", "intervention": "none", "role": "baseline"}
 TWO = (BASELINE, SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.02))
 
 
@@ -89,6 +90,39 @@ def test_records_that_were_cut_short_are_a_failure(tmp_path, name):
     assert cut.status == "failed" and f"{name}.jsonl: ends at step" in cut.error and "of 60" in cut.error
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("manifest", {"hardware": "x"}, "manifest.json: hardware must be an object, not 'x'"),
+        ("manifest", {"ingredients": [1]}, "manifest.json: ingredients must be an object, not a list"),
+        ("manifest", {"totals": {"steps": "60"}}, "manifest.json: totals.steps must be a whole number, not '60'"),
+        ("manifest", {"totals": None}, "manifest.json: totals must be an object, not None"),
+        ("manifest", {"status": 1}, "manifest.json: status must be a text, not 1"),
+        ("config", {"train": {}}, "config.json: train.steps is missing"),
+        ("config", {"model": {"width": 3}}, "config.json: unknown key 'model.width'"),
+        ("config", {"optim": {"warmup": "x"}}, "config.json: optim.warmup='x': must be a whole number"),
+    ],
+)
+def test_a_damaged_file_costs_only_its_own_trial(tmp_path, name, change, message):
+    study = load_study(small(tmp_path, seeds=3))
+    path = next(study.of("pcgrad")).folder / f"{name}.json"
+    write_json(path, json.loads(path.read_text()) | change)
+    study = load_study(tmp_path)
+    [lost] = [t for t in study.trials if not t.finished]
+    assert f"{path.parent}/{message}" in lost.error
+    compare_study(PooledBreaks(Measures(study)))
+
+
+def test_files_that_say_nothing_or_too_much_cost_only_their_own_trials(tmp_path):
+    first, second = [trial.folder for trial in load_study(small(tmp_path, seeds=3)).of("pcgrad")][:2]
+    (first / "config.json").write_text("{}")
+    with (second / "probes.jsonl").open("a") as file:
+        file.write('{"step": 61, "tokens": 1, "heldout_loss": 1' + "0" * 400 + "}\n")
+    lost = [t.error for t in load_study(tmp_path).trials if not t.finished]
+    assert lost[0] == f"{first}/config.json: model is missing"
+    assert "probes.jsonl:" in lost[1] and "has 401 digits" in lost[1]
+
+
 def test_one_comparison_never_mixes_machines_or_versions(tmp_path):
     small(tmp_path, seeds=3)
     folder = next(load_study(tmp_path).of("pcgrad")).folder
@@ -104,9 +138,14 @@ def test_one_comparison_never_mixes_machines_or_versions(tmp_path):
     ("change", "message"),
     [
         ({"arms": []}, "exactly one arm with the role baseline, has 0"),
-        ({"arms": None}, "not a study"),
+        ({"arms": None}, r"study\.json: arms must be a list, not None"),
+        (
+            {"arms": [ARM | {"settings": [1]}]},
+            r"study\.json: arms\[0\]\.settings must be an object or null, not a list",
+        ),
         ({"sizes": ["0.2M"]}, "none of its arms, sizes and seeds"),
-        ({"trials": [{"arm": "x"}]}, "not a study"),
+        ({"seeds": ["x"]}, r"study\.json: seeds\[0\] must be a whole number, not 'x'"),
+        ({"trials": [{"arm": "x"}]}, r"study\.json: trials\[0\]\.size is missing"),
     ],
 )
 def test_a_damaged_declaration_is_an_error_that_names_it(tmp_path, change, message):

@@ -229,6 +229,25 @@ def test_a_text_that_is_not_the_runs_is_refused(run: Path, tmp_path: Path, capsy
     assert "recorded no hash of its text" in capsys.readouterr().err
 
 
+def test_a_reference_that_is_not_the_runs_is_refused(cache: Path, tmp_path: Path) -> None:
+    """Its text is not looked for at all: a folder from elsewhere may name any path as the text of its reference."""
+    from zslx.testing.subject import plain
+
+    for name, seed in (("reference", 0), ("other", 1)):
+        train(plain({"train.seed": seed, "train.steps": 2}), tmp_path / name)
+    reference = tmp_path / "reference"
+    train(plain({"intervention": "rho1", "reference": str(reference), "train.steps": 2}), tmp_path / "run")
+    config = json.loads((reference / "config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "nowhere")
+    write_json(reference / "config.json", config)
+    measured = RunProbe(tmp_path / "run", SETTINGS).measure([2], quiet)
+    assert measured[2]["heldout_loss"] > 0
+    shutil.rmtree(reference)
+    (tmp_path / "other").rename(reference)
+    with pytest.raises(ValueError, match=r"reference=.* is not the run that it was trained with"):
+        RunProbe(tmp_path / "run", SETTINGS)
+
+
 def test_the_probe_leaves_global_generators_alone(run: Path, tmp_path: Path) -> None:
     folder = copied(run, tmp_path / "run")
     state = torch.get_rng_state()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zslx.config.run_config import Config
 from zslx.runs.records import LINE_FILES, RunRecords, columns, dumps, read_json, read_lines, read_run, write_json
 
 
@@ -80,7 +81,7 @@ def test_a_torn_last_line_is_left_out_and_any_other_damage_is_named(tmp_path):
 
 
 def test_steps_that_do_not_increase_are_refused(tmp_path):
-    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "config.json", Config().to_dict())
     (tmp_path / "probes.jsonl").write_text('{"step": 2}\n{"step": 2}\n')
     run = read_run(tmp_path)
     assert run.status == "running"
@@ -91,7 +92,7 @@ def test_steps_that_do_not_increase_are_refused(tmp_path):
 def test_a_folder_that_holds_no_run_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json: no such file"):
         read_run(tmp_path)
-    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "config.json", Config().to_dict())
     write_json(tmp_path / "manifest.json", {"status": "done"})
     with pytest.raises(ValueError, match=r"manifest\.json: status 'done' is none of running, finished"):
         read_run(tmp_path)

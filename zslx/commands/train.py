@@ -35,13 +35,12 @@ def run(args: argparse.Namespace) -> int:
     chosen = preset(name)
     config = parse_overrides(chosen.for_size(chosen.sizes[-1]), items)
     from zslx.progress import Progress
-    from zslx.runs.records import read_json
+    from zslx.runs.records import read_manifest
     from zslx.training.loop import train
 
     line = Progress("training")
 
-    manifest = args.out / "manifest.json"
-    before = manifest.exists() and read_json(manifest).get("status") == "finished"
+    before = read_manifest(args.out)["status"] == "finished"
 
     def progress(step: int, steps: int, loss: float) -> None:
         line.at(step / steps, "step", f" {step} of {steps}, loss {loss:.3f}")

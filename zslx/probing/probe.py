@@ -59,7 +59,7 @@ from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
 from zslx.model.losses import token_losses
 from zslx.runs import checkpoints
-from zslx.runs.records import dumps, read_json, read_lines
+from zslx.runs.records import dumps, read_config, read_lines, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, heldout
@@ -91,15 +91,16 @@ class RunProbe:
     def __init__(self, folder: str | Path, settings: ProbeSettings, text: str = ""):
         """`text`: where the run's text lies now, if not at its `data.path`."""
         self.folder, self.settings = Path(folder), settings
-        self.config = Config.from_dict(read_json(self.folder / "config.json"))
-        manifest = read_json(self.folder / "manifest.json")
-        if manifest.get("status") not in ("finished", "diverged"):
-            raise ValueError(f"{folder}: the run is {manifest.get('status')}, not finished; zslx train goes on with it")
+        self.config = Config.from_dict(read_config(self.folder))
+        manifest = read_manifest(self.folder)
+        if manifest["status"] not in ("finished", "diverged"):
+            raise ValueError(f"{folder}: the run is {manifest['status']}, not finished; zslx train goes on with it")
         self.key = settings.key(str(manifest.get("identity")))
         self.available = checkpoints.steps(self.folder / "checkpoints")
         if not self.available:
             raise ValueError(f"{folder}: no checkpoints to measure")
         self._check_text(manifest, text)
+        self._check_reference(manifest)
         self.losses: dict[int, Tensor] = {}  # held-out losses by step
 
     def _check_text(self, manifest: Mapping[str, Any], text: str) -> None:
@@ -108,8 +109,7 @@ class RunProbe:
         if text:
             data = dataclasses.replace(data, path=text)
             self.config = dataclasses.replace(self.config, data=data)
-        ingredients = manifest.get("ingredients")
-        recorded = ingredients.get("corpus") if isinstance(ingredients, Mapping) else None
+        recorded = manifest.get("ingredients", {}).get("corpus")
         if recorded is None and (text or not data.path):
             return  # an old run: nothing to compare with, but the user named the text, or it is the embedded one
         if recorded is None:
@@ -121,6 +121,15 @@ class RunProbe:
             raise ValueError(
                 f"{self.folder}: {'--text' if text else 'data.path'}={data.path!r} is not the text that the run was "
                 "trained on (its hash differs); give --text PATH with the path of that text"
+            )
+
+    def _check_reference(self, manifest: Mapping[str, Any]) -> None:
+        """Refuse any reference model but the one that the run was trained with. Its identity covers its text."""
+        recorded = manifest.get("ingredients", {}).get("config", {}).get("reference")
+        if recorded and read_manifest(self.config.reference).get("identity") != recorded:
+            raise ValueError(
+                f"{self.folder}: reference={self.config.reference!r} is not the run that it was trained with "
+                f"(that one's identity is {recorded})"
             )
 
     @property

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from zslx.runs.records import _sync_folder, dumps, read_json
+from zslx.runs.shapes import CHECKPOINT, check
 
 TENSOR, GENERATOR, KEYED = "__tensor__", "__generator__", "__items__"
 ROLLING_KEPT = 2
@@ -111,7 +112,8 @@ def load(folder: Path, step: int, device: torch.device | str = "cpu") -> dict[st
     """The state saved at `step`. ValueError, naming the file, when a file is missing or altered."""
     path = _path(folder, step)
     complete = read_json(path / "complete.json")
-    for name, digest in complete.get("files", {}).items():
+    check(path / "complete.json", complete, CHECKPOINT)
+    for name, digest in complete["files"].items():
         if not (path / name).is_file() or _digest(path / name) != digest:
             raise ValueError(f"{path / name}: missing or altered since it was written")
     tensors = load_file(path / "tensors.safetensors")

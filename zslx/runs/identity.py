@@ -84,7 +84,10 @@ def reference_identity(folder: str, corpus: token_cache.Corpus) -> str:
             f"reference={folder}: that run has another tokenizer (data.path={data.path!r}, data.vocab_size="
             f"{data.vocab_size}), so its losses are of other tokens: train the reference with those of this run"
         )
-    return run.manifest["identity"]
+    if "identity" not in run.manifest:
+        raise ValueError(f"reference={folder}: manifest.json does not say which run it is: identity is missing")
+    name: str = run.manifest["identity"]
+    return name
 
 
 def digest(values: Any) -> str:

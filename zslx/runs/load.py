@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from zslx.config.run_config import Config
 from zslx.model.transformer import Transformer, build_model
 from zslx.runs import checkpoints
-from zslx.runs.records import read_json
-from zslx.text import token_cache
+from zslx.runs.records import read_config
 
 
 def reference_model(folder: str, method: str) -> Transformer:
@@ -23,15 +22,14 @@ def reference_model(folder: str, method: str) -> Transformer:
 
 
 def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
-    """The model of a run at a checkpoint (the last by default)."""
+    """The model of a run at a checkpoint (the last by default). The run's text is not needed, and not read."""
     folder = Path(folder)
-    config = Config.from_dict(read_json(folder / "config.json"))
+    config = Config.from_dict(read_config(folder))
     available = checkpoints.steps(folder / "checkpoints")
     if not available or (step is not None and step not in available):
         raise ValueError(f"{folder}: no checkpoint{'' if step is None else f' at step {step}'}; there are {available}")
     state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
-    corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
-    model = build_model(config, corpus.vocab_size, None)
+    model = build_model(config, len(state["model"]["embedding.weight"]), None)
     load_weights(model, state["model"])
     return model
 

@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
+
+from zslx.runs.shapes import CONFIG, MANIFEST, check
 
 LINE_FILES = ("steps", "probes", "timing")
 TAIL = 16384  # bytes read from the end of a records file: more than its longest line
@@ -122,7 +125,8 @@ class Run:
 
     @property
     def status(self) -> str:
-        return self.manifest.get("status", "running")
+        status: str = self.manifest["status"]
+        return status
 
     @cached_property
     def steps(self) -> dict[str, np.ndarray]:
@@ -151,13 +155,27 @@ class Run:
 
 def read_run(folder: str | Path) -> Run:
     """The run in `folder`. ValueError, naming the file, when it holds none or a file is damaged."""
-    folder = Path(folder)
-    config = read_json(folder / "config.json")
-    path = folder / "manifest.json"
-    manifest = read_json(path) if path.exists() else {"status": "running"}
-    if (status := manifest.get("status", "running")) not in STATUSES:
+    return Run(folder=Path(folder), config=read_config(folder), manifest=read_manifest(folder))
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`. ValueError, naming file and key, when it is none."""
+    path = Path(folder) / "config.json"
+    config = read_json(path)
+    check(path, config, CONFIG)
+    return config
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of the run in `folder`: of one that is about to start, its status alone. ValueError as above."""
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        return {"status": "running"}
+    manifest = read_json(path)
+    check(path, manifest, MANIFEST)
+    if (status := manifest["status"]) not in STATUSES:
         raise ValueError(f"{path}: status {status!r} is none of {', '.join(STATUSES)}")
-    return Run(folder=folder, config=config, manifest=manifest)
+    return manifest
 
 
 def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -185,7 +203,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of a records file; {} where there is none. Cheap: reads the end of the file alone."""
+    """The last whole line of a records file; {} where there is none, or no line of a record. Cheap: reads the end of the file alone."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -194,8 +212,8 @@ def last_line(path: Path) -> dict[str, Any]:
     except OSError:
         return {}
     with contextlib.suppress(ValueError, IndexError):
-        value = json.loads(lines[-1])
-        return value if isinstance(value, dict) else {}
+        line = loads(lines[-1])
+        return line if isinstance(line.get("step"), int) else {}
     return {}
 
 
@@ -244,7 +262,16 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)  # kept: making one costs as much as a line
+def _whole_number(digits: str) -> int:
+    """An integer, if a float can hold it: columns of records are floats."""
+    value = int(digits)
+    if len(digits) > sys.float_info.max_10_exp:
+        raise ValueError(f"{digits[:20]}... has {len(digits)} digits: no number of a record has so many")
+    return value
+
+
+# Kept: making one costs as much as a line.
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole_number)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -44,7 +44,7 @@ from zslx.runs.identity import device_kind, digest, ingredients
 from zslx.runs.integrity import checksums, fault, gap
 from zslx.runs.load import load_weights, reference_model
 from zslx.runs.provenance import environment
-from zslx.runs.records import RunRecords, read_json, read_run, write_json
+from zslx.runs.records import RunRecords, read_config, read_manifest, read_run, write_json
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, Loader, control, heldout
@@ -202,7 +202,8 @@ class TrainingRun:
             self.records.flush(sync=True)
         totals = {"steps": step, "tokens": self.tokens, **clock.totals(self.out)}
         if config.reference:
-            totals["reference_seconds"] = read_run(config.reference).manifest["totals"]["train_seconds"]
+            reference = read_manifest(config.reference).get("totals", {})
+            totals["reference_seconds"] = reference.get("train_seconds")
         return {"status": status, "totals": totals}
 
     def step(self, step: int, clock: Clock) -> float:
@@ -334,7 +335,7 @@ def _same_run(out: Path, config: Config, identity: str) -> None:
     """Refuse a folder that holds another run."""
     if not (out / "config.json").exists():
         return
-    there = Config.from_dict(read_json(out / "config.json")).to_dict()
+    there = Config.from_dict(read_config(out)).to_dict()
     wanted = config.to_dict()
     for values in (there, wanted):
         values.pop("run")
@@ -346,8 +347,7 @@ def _same_run(out: Path, config: Config, identity: str) -> None:
             if there.get(g) != v and (not isinstance(v, dict) or there.get(g, {}).get(k) != v[k])
         ]
         raise ValueError(f"{out} holds a run with other settings ({', '.join(keys)}): choose another folder")
-    manifest = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
-    if manifest.get("identity") not in (None, identity):
+    if read_manifest(out).get("identity") not in (None, identity):
         raise ValueError(
             f"{out} holds a run of the same settings but another text, plugin source, version or machine: "
             "choose another folder"
