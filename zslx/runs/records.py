@@ -203,7 +203,10 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of a records file; {} where there is none, or no line of a record. Cheap: reads the end of the file alone."""
+    """The last whole line of a records file; {} where there is none, or one that is damaged.
+
+    Cheap: reads the end of the file alone.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
