@@ -244,3 +244,62 @@ def test_settings_of_the_run_do_not_bind_the_resume(tmp_path: Path):
     with pytest.raises(Stopped):
         train(plain({}), tmp_path, progress=stop)
     assert train(plain({"run.resume_seconds": 0}), tmp_path)["status"] == "finished"
+
+
+# ------------------------------------------------------------------------------------ a finished run goes on
+
+
+def test_a_finished_run_goes_on_for_more_steps(tmp_path: Path):
+    """The losses, the weights and the state are those of the longer run; the probes keep the shorter one's points."""
+    short, long = plain(WATCHED | {"train.steps": 11}), plain(WATCHED | {"train.steps": 20})
+    whole = trained(long, tmp_path / "whole")
+    train(short, tmp_path / "on")
+    manifest = train(long, tmp_path / "on")
+    assert (manifest["status"], manifest["continued_from"], manifest["totals"]["steps"]) == ("finished", 11, 20)
+    went_on = trained(long, tmp_path / "on")  # finished: nothing to do
+    assert whole.difference(went_on, weights_only=True) is None
+    assert whole.records["steps.jsonl"] == went_on.records["steps.jsonl"]
+    lines = {line["step"]: line for line in read_run(tmp_path / "on").probes}
+    wanted = {line["step"]: line for line in read_run(tmp_path / "whole").probes}
+    assert {step for step in lines if step > 11} == {step for step in wanted if step > 11}
+    assert all(lines[step] == wanted[step] for step in lines.keys() & wanted.keys())
+
+
+def test_a_run_that_went_on_is_resumed(tmp_path: Path):
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 18:
+            raise Stopped
+
+    short, long = plain({"train.steps": 11}), plain({"train.steps": 20})
+    whole = trained(long, tmp_path / "whole")
+    train(short, tmp_path / "on")
+    with pytest.raises(Stopped):
+        train(long, tmp_path / "on", progress=stop)
+    seen: list[int] = []
+    train(long, tmp_path / "on", progress=lambda step, *_: seen.append(step))
+    assert seen[0] == 17 and read_json(tmp_path / "on/manifest.json")["continued_from"] == 11
+    assert whole.records["steps.jsonl"] == (tmp_path / "on/steps.jsonl").read_bytes()
+
+
+def test_a_run_of_another_text_does_not_go_on(tmp_path: Path):
+    train(plain({"train.steps": 4}), tmp_path)
+    manifest = read_json(tmp_path / "manifest.json")
+    manifest["ingredients"]["corpus"] = "another"
+    write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(ValueError, match="another text, plugin source, version or machine"):
+        train(plain({"train.steps": 8}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"optim.schedule": "cosine"}, "optim.schedule=cosine depends on the number of steps"),
+        ({"intervention": "focal"}, "intervention=focal sees the number of steps"),
+    ],
+)
+def test_a_run_that_would_differ_from_its_first_step_on_does_not_go_on(settings, reason, tmp_path: Path):
+    train(plain(settings | {"train.steps": 4}), tmp_path)
+    with pytest.raises(ValueError, match=f"holds a run of 4 steps, and {reason}: choose another folder"):
+        train(plain(settings | {"train.steps": 8}), tmp_path)
+    with pytest.raises(ValueError, match=r"other settings \(train\.steps\)"):
+        train(plain(settings | {"train.steps": 2}), tmp_path)

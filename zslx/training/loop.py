@@ -12,7 +12,8 @@ is not finite ends the run before its update; the record says `diverged`. A chec
 the end, and every `resume_seconds`.
 
 Calling `train` again on the same folder goes on from the newest checkpoint; the result is bitwise that of a run
-that never stopped (CPU, fixed threads).
+that never stopped (CPU, fixed threads). A finished baseline at a constant rate also goes on for more steps
+(run_folder.py).
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from zslx.model.optimization import adamw, parameter_groups, schedule_factor
 from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
 from zslx.runs.identity import device_kind, digest, ingredients
-from zslx.runs.integrity import checksums, fault, gap
+from zslx.runs.integrity import checksums, gap
 from zslx.runs.load import load_weights, reference_model
 from zslx.runs.provenance import environment
-from zslx.runs.records import RunRecords, read_config, read_manifest, read_run, write_json
+from zslx.runs.records import RunRecords, write_json
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, Loader, control, heldout
@@ -52,6 +53,7 @@ from zslx.training.clock import Clock
 from zslx.training.control_set import NEEDS as CONTROL_NEEDS
 from zslx.training.control_set import ControlSet
 from zslx.training.malloc import keep_freed_memory
+from zslx.training.run_folder import ended_run, longer, same_run, went_on
 from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
 
 Progress = Callable[[int, int, float], None]
@@ -81,23 +83,19 @@ def train(
         ) from None
     with locked(out / ".lock", refuse=f"{out}: another process is training this run"):
         parts = ingredients(config)
-        _same_run(out, config, digest(parts))
-        if (out / "manifest.json").exists():
-            there = read_run(out)
-            if there.status in ("finished", "diverged"):
-                problem = fault(there)
-                if not problem:
-                    return there.manifest
-                # Lost lines are trained again, from the last checkpoint that the records reach; a changed number is not
-                # to be told from a true one.
-                if not fault(dataclasses.replace(there, manifest=there.manifest | {"records": None})):
-                    raise ValueError(f"{problem}; its numbers cannot be trusted: move the folder away")
+        base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
+        if ended := longer(out, config, parts):
+            base["continued_from"] = ended
+        else:
+            same_run(out, config, digest(parts))
+            if done := ended_run(out):
+                return done
+            base |= went_on(out)
         run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
         write_json(out / "config.json", config.to_dict())
-        base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
         write_json(out / "manifest.json", {"status": "running", **base})
         try:
-            outcome = run.loop(progress)
+            outcome = run.loop(progress, continued_from=base.get("continued_from", 0))
         except Exception as error:
             failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
             with contextlib.suppress(OSError):  # a full disk must not hide its own message
@@ -172,10 +170,13 @@ class TrainingRun:
         self.records = RunRecords(out)
         self.tokens = 0
 
-    def loop(self, progress: Progress | None) -> dict[str, Any]:
-        """Train from the newest checkpoint to the end; returns status and totals."""
+    def loop(self, progress: Progress | None, continued_from: int = 0) -> dict[str, Any]:
+        """Train from the newest checkpoint to the end; returns status and totals.
+
+        Up to step `continued_from` the held-out curve has the points of a shorter run.
+        """
         config, steps = self.config, self.config.train.steps
-        done = self.resume()
+        done = self.resume(continued_from)
         clock = Clock(self.records)
         saved_at = time.monotonic()
         status, step = "finished", done  # a run killed after its last checkpoint has no step left to take
@@ -304,10 +305,10 @@ class TrainingRun:
             raise InterventionError(f"intervention state at step {step}: {error}") from None
         checkpoints.prune(self.out / "checkpoints", self.config.train.steps)
 
-    def resume(self) -> int:
+    def resume(self, continued_from: int = 0) -> int:
         """Restore the newest readable checkpoint and cut the records back to it; the step it stands at."""
         for step, state in checkpoints.latest(self.out / "checkpoints", self.device):
-            if gap(self.out, step, {s for s in self.instruments.heldout_steps if s <= step}):
+            if gap(self.out, step, {s for s in self.instruments.heldout_steps if continued_from < s <= step}):
                 continue  # lines were lost: an older checkpoint may still fit what is there
             self.records.cut_to(step)
             self.restore(state)
@@ -329,26 +330,3 @@ class TrainingRun:
         self.tokens = state["tokens"]
         if self.control:
             self.control.state = state["control"]
-
-
-def _same_run(out: Path, config: Config, identity: str) -> None:
-    """Refuse a folder that holds another run."""
-    if not (out / "config.json").exists():
-        return
-    there = Config.from_dict(read_config(out)).to_dict()
-    wanted = config.to_dict()
-    for values in (there, wanted):
-        values.pop("run")
-    if there != wanted:
-        keys = [
-            f"{g}.{k}" if isinstance(v, dict) else g
-            for g, v in wanted.items()
-            for k in (v if isinstance(v, dict) else [""])
-            if there.get(g) != v and (not isinstance(v, dict) or there.get(g, {}).get(k) != v[k])
-        ]
-        raise ValueError(f"{out} holds a run with other settings ({', '.join(keys)}): choose another folder")
-    if read_manifest(out).get("identity") not in (None, identity):
-        raise ValueError(
-            f"{out} holds a run of the same settings but another text, plugin source, version or machine: "
-            "choose another folder"
-        )
