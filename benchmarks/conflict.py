@@ -29,6 +29,7 @@ from torch import Tensor
 import zslx
 from zslx import RunView, StepView
 from zslx.config.run_config import Config
+from zslx.figure_style import PALETTE
 from zslx.gradients import group_stats
 from zslx.intervention.gradient_method import BY_TOKEN, GROUPINGS
 from zslx.model.losses import token_losses
@@ -113,7 +114,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     figure = Figure(figsize=(9.6, 3.7), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
-    colours = ("#0072b2", "#c84f00", "#008560", "#a8508a", "#8a6a10", "#50565f")
+    colours = (*PALETTE[1:], PALETTE[0])
     titles = {"negative": "pairs of groups with a negative cosine", "cancellation": "cancellation, 1 − |Σ g| / Σ |g|"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for grouping, colour in zip(GROUPINGS, colours, strict=True):

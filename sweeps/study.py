@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.inference.evidence import VERDICT_SEEDS
 from zslx.config import presets
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
@@ -27,7 +28,6 @@ from zslx.runs.identity import digest, ingredients
 from zslx.slug import slug
 
 MOST_SEEDS = 1000
-VERDICT_SEEDS = 6  # below this many seeds everything is exploratory
 BASELINE, BASELINE_ARM = "none", "baseline"  # the intervention, and the arm that runs it
 RATE = "rate:"  # of an arm that is the baseline at another learning rate
 # What a sweep decides itself, and by what.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zslx.locking import locked
-from zslx.runs.records import Run, read_run, write_json
+from zslx.runs.records import Run, numbers, read_run, write_json
 
 PROJECT = "zslx"
 
@@ -154,12 +154,8 @@ def history(run: Run) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and prefix + key not in ("step", "tokens"):
-            yield prefix + key, value
+def _leaves(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((key, value) for key, value in numbers(line, "/") if key not in ("step", "tokens"))
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Colours are CSS variables with a fallback (`var(--s1, #0072b2)`), text stays text, ids are unique to the
 panel: one inline SVG follows the page's light or dark theme and font, and still opens on its own. The
-palette is Okabe and Ito's, safe for colour-blind readers, adjusted for contrast on either background; line
-styles differ as well. Deterministic: no dates, ids from a fixed salt.
+palette is that of all figures (zslx/figure_style.py); line styles differ as well. Deterministic: no dates,
+ids from a fixed salt.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from analysis.report.curves import Line
+from zslx.figure_style import PALETTE
 
-# Light fallbacks; analysis/report.css holds both themes. Index 0 is the baseline.
-PALETTE = ("#50565f", "#0072b2", "#c84f00", "#008560", "#a8508a", "#8a6a10", "#4b55c4", "#1f7f8c")
+# The palette holds light fallbacks; report.css has both themes.
 DASHES = ("", "7 2", "2.5 1.5", "8 2 2 2", "4 3", "1 1.5", "9 2 2 2 2 2", "5 1")
 # Stand-ins that matplotlib draws with and that the page's colours replace.
 INK, GRID = "#010101", "#020202"

@@ -14,8 +14,7 @@ from analysis.report.drawing import Marks, Stroke, style
 from analysis.report.figures import BAND, Figures, in_words, ordered
 from analysis.study.measures import Measures, parameters
 from zslx.deceleration.scaling_law import ScalingTrend, scaling_trend
-
-TERMS = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "confidence"}
+from zslx.figure_style import TERMS
 
 
 def interference(figures: Figures) -> list[Figure]:

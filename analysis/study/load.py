@@ -25,7 +25,7 @@ import numpy as np
 
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
-from zslx.runs.records import Run, last_line, read_json, read_run
+from zslx.runs.records import Run, last_line, numbers, read_json, read_run
 from zslx.runs.shapes import Shape, check
 
 LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12
@@ -293,24 +293,16 @@ def numbers_of(
     """(steps, tokens, {dotted key: (rows, numbers)}) of probe lines; null is left out."""
     found: dict[str, tuple[list[int], list[float]]] = {}
     for row, line in enumerate(probes):
-        for key, value in _leaves(line, ""):
-            places, numbers = found.setdefault(key, ([], []))
+        for key, value in numbers(line, "."):
+            places, known = found.setdefault(key, ([], []))
             places.append(row)
-            numbers.append(value)
+            known.append(value)
     values = {k: (np.array(r, dtype=np.int32), np.array(v, dtype=np.float64)) for k, (r, v) in found.items()}
     empty = np.empty(0, dtype=np.int32), np.empty(0)
     (_, steps), (rows, tokens) = values.pop("step", empty), values.pop("tokens", empty)
     if len(rows) != len(probes):
         raise ValueError("a probe line has no number of tokens")
     return steps, tokens, values
-
-
-def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield prefix + key, value
 
 
 def environment(trial: Trial) -> dict[str, str]:

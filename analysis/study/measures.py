@@ -26,8 +26,8 @@ from zslx.deceleration.fit import Fit, fit
 from zslx.deceleration.fit_options import FitOptions
 from zslx.deceleration.loss_curve import curve
 from zslx.deceleration.slopes import tail_slope
+from zslx.instruments.measuring_steps import FINAL_SHARE
 
-FINAL_SHARE = 1 / 8  # of t: the loss at t is the mean over that much before it
 TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
 
 

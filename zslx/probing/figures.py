@@ -16,8 +16,9 @@ import numpy as np
 from zslx.config.run_config import Config
 from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES
 from zslx.deceleration.scaling_law import ScalingTrend, decomposition_trends
+from zslx.figure_style import PALETTE, TERMS
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6a10", "#56b4e9", "#50565f")
+COLOURS = (*PALETTE[1:], PALETTE[0])
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "zslx", "font.size": 9, "axes.titlesize": 9}
 DPI = 160
 
@@ -195,7 +196,7 @@ def decomposition(figure: Any, series: Sequence[Series]) -> bool:
     """Cross-entropy, error-entropy, self-alignment and confidence over steps; hollow: at half the tokens."""
     figure.set_size_inches(9.6, 2.9)
     axes = figure.subplots(1, 4)
-    titles = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "confidence"}
+    titles = TERMS
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for i, one in enumerate(series):
             _line(ax, one.curve("decomposition", key), i, "-", one.label if key == "ce" else None)
@@ -219,7 +220,7 @@ def scaling(figure: Any, series: Sequence[Series]) -> bool:
     terms = [record["decomposition"] for record in last]
     trends = decomposition_trends(sizes, terms)
     figure.set_size_inches(11.2, 2.9)
-    names = {"ce": "cross-entropy", "ee": "error-entropy", "sa": "self-alignment", "conf": "|confidence|"}
+    names = TERMS | {"conf": "|confidence|"}
     for i, (ax, (key, name)) in enumerate(zip(figure.subplots(1, 4), names.items(), strict=True)):
         trend = trends[key]
         ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)

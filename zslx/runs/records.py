@@ -22,7 +22,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -176,6 +176,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if (status := manifest["status"]) not in STATUSES:
         raise ValueError(f"{path}: status {status!r} is none of {', '.join(STATUSES)}")
     return manifest
+
+
+def numbers(node: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in a line under the names that lead to it: `dt1_heldout.D`."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, separator, f"{prefix}{key}{separator}")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield prefix + key, value
 
 
 def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
