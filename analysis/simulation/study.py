@@ -50,6 +50,10 @@ class SimulatedArm:
 
 
 BASELINE = SimulatedArm(name="baseline", role="baseline")
+RATES = (  # the baseline at half and at twice its learning rate
+    SimulatedArm(name="rate:0.5", role="control", effect=0.02),
+    SimulatedArm(name="rate:2", role="control", effect=0.01),
+)
 ARMS = (
     BASELINE,
     SimulatedArm(name="cosine", intervention="cosine", role="control", effect=-0.01),
