@@ -45,7 +45,7 @@ from zslx.runs.identity import device_kind, digest, ingredients
 from zslx.runs.integrity import checksums, gap
 from zslx.runs.load import load_weights, reference_model
 from zslx.runs.provenance import environment
-from zslx.runs.records import RunRecords, write_json
+from zslx.runs.records import RunRecords, read_manifest, write_json
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, Loader, control, heldout
