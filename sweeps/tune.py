@@ -25,10 +25,12 @@ from sweeps.outcome import Failure, Outcome
 from sweeps.progress import Progress
 from sweeps.ray_session import ray, started  # before anything else of Ray
 from sweeps.study import Trial
+from zslx.printable import one_line, printable
 
 from ray import tune  # isort: skip
 
 MAX_FAILURES = 2
+LONGEST = 500  # characters of an error's line
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -71,14 +73,15 @@ def may_pass(error: BaseException) -> bool:
 
 
 def described(error: Exception) -> dict[str, Any]:
-    """An exception as plain values: one line, with the place where a plugin or a bug raised, and the traceback."""
-    first = (str(error).strip() or repr(error)).splitlines()[0]
-    line = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
-    cause = error.__cause__ or error
-    if cause is not error or not isinstance(error, ValueError | OSError):
-        frame = traceback.extract_tb(cause.__traceback__)[-1]
-        line += f" ({Path(frame.filename).name}:{frame.lineno})"
-    return {"error": line, "details": "".join(traceback.format_exception(error)), "full": no_space(cause)}
+    """An exception as plain values: one line, with the place where a bug raised, and the traceback."""
+    line = one_line(str(error)) or repr(error)
+    if not isinstance(error, ValueError):
+        line = f"{type(error).__name__}: {line}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and not isinstance(error, ValueError | OSError):
+        line += f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    details, cause = "".join(traceback.format_exception(error)), error.__cause__ or error
+    return {"error": printable(line, LONGEST), "details": details, "full": no_space(cause)}
 
 
 def no_space(error: BaseException) -> bool:
@@ -118,13 +121,13 @@ class Watch(tune.Callback):
             self.full = True
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        ours, error = self._trial(trial), trial.get_error()
+        ours, error, log = self._trial(trial), trial.get_pickled_error(), str(trial.get_error())
         cause = getattr(error, "cause", None) or error
-        if isinstance(error, ray.exceptions.RayActorError) or error is None:
-            failure = Failure(f"its process died {MAX_FAILURES + 1} times (killed, or out of memory)", str(error))
+        if cause is None or isinstance(cause, ray.exceptions.RayActorError):
+            why = "killed, out of memory, or ended by the plugin"
+            failure = Failure(f"its process died {MAX_FAILURES + 1} times ({why})", log)
         else:
-            first = (str(cause).strip() or repr(cause)).splitlines()[0]
-            failure = Failure(f"{type(cause).__name__}: {first}", str(error))
+            failure = Failure(described(cause)["error"], log)
         self.outcome.failures[ours.key] = failure
         self.progress.finished(ours, failed=True)
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,31 @@ def test_a_rate_that_is_too_high_diverges_by_itself(tmp_path: Path):
     assert lines[-1]["loss"] is None and all(line["loss"] is not None for line in lines[:-1])
 
 
+def command(out: Path, *more: str) -> list[str]:
+    """`zslx train` of the tests' own tiny run."""
+    groups = {g: v for g, v in plain({}).to_dict().items() if g in ("model", "data", "optim", "train", "instruments")}
+    settings = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+    settings |= dict(item.split("=") for item in more)
+    return [
+        sys.executable,
+        "-m",
+        "zslx",
+        "train",
+        "smoke",
+        *(f"{k}={v}" for k, v in settings.items()),
+        "--out",
+        str(out),
+    ]
+
+
 def run_with_small_files(out: Path, limit: int) -> subprocess.CompletedProcess[str]:
     """`zslx train` where no file can grow beyond `limit` bytes, as on a disk that is full."""
-    groups = {g: v for g, v in plain({}).to_dict().items() if g in ("model", "data", "optim", "train", "instruments")}
-    settings = [f"{group}.{key}={value}" for group, values in groups.items() for key, value in values.items()]
 
     def small() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with EFBIG instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    command = [sys.executable, "-m", "zslx", "train", "smoke", *settings, "--out", str(out)]
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=small, timeout=120)
+    return subprocess.run(command(out), capture_output=True, text=True, preexec_fn=small, timeout=120)
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path: Path):
@@ -141,6 +156,47 @@ class Mine(Intervention):
     with pytest.raises(ValueError, match="plugin source"):  # another identity: not a continuation
         train(config, out)
     assert str(text()) not in str(manifest)
+
+
+def test_what_a_plugin_raises_is_one_line_with_its_place(plugins: Path, tmp_path: Path):
+    """Of the plugin's own file, also where what it called has raised."""
+    (plugins / "rude.py").write_text(
+        RUDE.replace("view.losses.mul_(0)", "view.losses.view(3, -1)\n        raise KeyError('one\\n two')")
+    )
+    with pytest.raises(ValueError, match=r"step 1: RuntimeError: shape .* \(rude\.py:12\)$"):
+        train(plain({"intervention": "rude"}), tmp_path / "run")
+    (plugins / "rude.py").write_text(RUDE.replace("view.losses.mul_(0)", "raise ValueError('one\\n  two')"))
+    with pytest.raises(ValueError, match=r"step 1: ValueError: one; two \(rude\.py:12\)$"):
+        train(plain({"intervention": "rude"}), tmp_path / "again")
+    assert "\n" not in read_json(tmp_path / "again" / "manifest.json")["error"]
+
+
+def test_a_plugin_that_ends_the_process_is_told_of_by_the_next_command(plugins: Path, tmp_path: Path):
+    """Nothing can be said while the process ends; what it leaves does not look finished."""
+    end = RUDE.replace("import dataclass\n", "import dataclass\nimport os\n").replace(
+        "view.losses.mul_(0)", "os._exit(0)"
+    )
+    (plugins / "rude.py").write_text(end)
+    out = tmp_path / "run"
+    first, second = (
+        subprocess.run(command(out, "intervention=rude"), capture_output=True, text=True, timeout=120) for _ in range(2)
+    )
+    assert read_json(out / "manifest.json")["status"] == "running" and first.stderr == ""
+    told = "begun before and not finished (stopped, killed, or ended by a plugin)"
+    assert f"{out}: {told}" in second.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_command_with_one_line(number: int, code: int, cache: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    running = subprocess.Popen(command(out, "train.steps=1000000"), stderr=subprocess.PIPE, text=True)
+    while not checkpoints.steps(out / "checkpoints"):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert err.endswith("zslx: stopped; the same command goes on where this one was\n") and "Traceback" not in err
 
 
 def test_what_is_refused_leaves_no_run_behind(tmp_path: Path):

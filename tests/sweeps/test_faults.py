@@ -203,6 +203,15 @@ def test_plugins_that_raise_or_diverge_cost_only_their_own_trials(sweep, plugins
     assert "1 trained, 3 finished before" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_plugin_that_ends_its_process_fails_its_own_trial(sweep, plugins):
+    plugin(plugins, "leaves", "if run.step == 5: import os; os._exit(0)\n        return 1 + view.losses")
+    done = sweep("leaves", "--seeds", "1", "--steps", "20")
+    assert done.returncode == 1, done.stdout + done.stderr
+    died = "its process died 3 times (killed, out of memory, or ended by the plugin)"
+    assert f"failed: 1 of 2 trials (leaves/0.1M/0): {died}" in done.stdout
+    assert {t["arm"]: t["status"] for t in sweep.study()["trials"]} == {"baseline": "finished", "leaves": "failed"}
+
+
 def test_two_sweeps_at_once_train_log_and_count_each_trial_once(sweep):
     first, second = sweep.start("none", *LONG), sweep.start("none", *LONG)
     outputs = [process.communicate(timeout=300) for process in (first, second)]

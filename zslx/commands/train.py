@@ -35,18 +35,22 @@ def run(args: argparse.Namespace) -> int:
     chosen = preset(name)
     config = parse_overrides(chosen.for_size(chosen.sizes[-1]), items)
     from zslx.progress import Progress
-    from zslx.runs.records import read_manifest
     from zslx.training.loop import train
 
     line = Progress("training")
-
-    before = read_manifest(args.out)["status"] == "finished"
+    before = left_at(args.out)
+    if before == "running":
+        print(
+            f"{args.out}: begun before and not finished (stopped, killed, or ended by a plugin); "
+            "it goes on from its last checkpoint",
+            file=sys.stderr,
+        )
 
     def progress(step: int, steps: int, loss: float) -> None:
         line.at(step / steps, "step", f" {step} of {steps}, loss {loss:.3f}")
 
     outcome = train(config, args.out, progress=progress)
-    if before:
+    if before == "finished":
         print(f"{args.out}: finished before; nothing to do", file=sys.stderr)
     else:
         line.done("done")
@@ -57,6 +61,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"{totals['steps']} steps, {totals['tokens']} tokens in {totals['train_seconds']:.1f} s of training")
     print(args.out)
     return 0
+
+
+def left_at(out: Path) -> str:
+    """The status in which an earlier command left the run in `out`; empty where there is none."""
+    from zslx.runs.records import read_manifest
+    from zslx.training.loop import claimed
+
+    if not (out / "manifest.json").exists():
+        return ""
+    with claimed(out):
+        status: str = read_manifest(out)["status"]
+    return status
 
 
 def print_keys() -> int:

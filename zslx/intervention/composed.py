@@ -17,6 +17,7 @@ from torch import Tensor
 from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView
 from zslx.intervention.gradient_method import CoordinateSums, GradientMethod
 from zslx.intervention.hooks import HOOKS, examine_class
+from zslx.intervention.raised import told
 from zslx.seeds import generator
 
 
@@ -45,7 +46,8 @@ class Methods:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a plugin's exit() must not end the run without a word
-            what = f"{type(error).__name__}: {error}"
+            modules = {cls.__module__ for cls in type(method).__mro__}
+            what = told(error, lambda frame: frame.f_globals.get("__name__") in modules)
             raise InterventionError(self._where(method, hook) + what) from error
 
     def _where(self, method: Intervention, hook: str) -> str:

@@ -28,6 +28,7 @@ from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
 from zslx.intervention.hooks import claims, examine_class
 from zslx.intervention.placebo import placebo_of
+from zslx.intervention.raised import told
 from zslx.places import ROOT, ours
 
 PLACEBO = "placebo:"
@@ -117,7 +118,8 @@ def load_class(name: str, sources: list[Source] | None = None) -> type[Intervent
         advice = ""
         if isinstance(error, ImportError) and (error.name or "").startswith("zslx"):
             advice = "; plugins take what they need from zslx itself, such as `from zslx import Intervention, setting`"
-        raise ValueError(f"intervention {name!r} ({source.where}) fails on import: {error!r}{advice}") from error
+        what = told(error, lambda frame: frame.f_code.co_filename == str(source.path))
+        raise ValueError(f"intervention {name!r} ({source.where}) fails on import: {what}{advice}") from error
     for value in vars(loaded).values() if isinstance(loaded, ModuleType) else [loaded]:
         if isinstance(value, type) and issubclass(value, Intervention) and vars(value).get("name") == name:
             return value
@@ -167,7 +169,8 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
     except ValueError:  # a setting is refused
         raise
     except (Exception, SystemExit) as error:
-        raise ValueError(f"intervention {name!r} ({where}) cannot be made: {error!r}") from error
+        what = told(error, lambda frame: frame.f_globals.get("__name__") == cls.__module__)
+        raise ValueError(f"intervention {name!r} ({where}) cannot be made: {what}") from error
 
 
 def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Intervention]:

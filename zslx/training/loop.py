@@ -23,6 +23,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def train(
         raise ValueError(
             f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
         ) from None
-    with locked(out / ".lock", refuse=f"{out}: another process is training this run"):
+    with claimed(out):
         parts = ingredients(config)
         base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
         if ended := longer(out, config, parts):
@@ -104,6 +105,11 @@ def train(
         manifest = {**outcome, **base, "records": checksums(out)}
         write_json(out / "manifest.json", manifest)
         return manifest
+
+
+def claimed(out: Path) -> AbstractContextManager[None]:
+    """Hold the run folder; ValueError while another process does."""
+    return locked(out / ".lock", refuse=f"{out}: another process is training this run")
 
 
 def with_intervention(config: Config, method: Intervention) -> Config:
