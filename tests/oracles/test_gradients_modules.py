@@ -402,6 +402,28 @@ def test_data_parallel_wrappers_are_refused():
         sequence_stats(DistributedDataParallel(), token_losses, draw(B, T))
 
 
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped product")
+def test_experts_that_torch_cannot_multiply_in_float64_are_named():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 8, 8, dtype=torch.float64))
+
+        def forward(self, x):
+            ends = torch.tensor([len(x) // 2, len(x)], dtype=torch.int32)
+            return F.grouped_mm(x, self.weight.transpose(1, 2), offs=ends)
+
+    model = nn.ModuleDict({"mlp": Experts()})
+
+    def loss_fn(model, batch):
+        return model["mlp"](batch.flatten(0, 1)).sum(1).view(batch.shape[:2])
+
+    with pytest.raises(
+        ValueError, match=r"^mlp: torch's grouped product of experts does not take float64; use float32"
+    ):
+        sequence_stats(model, loss_fn, torch.ones(B, T, 8, dtype=torch.float64))
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
 def test_hugging_face_models(family):

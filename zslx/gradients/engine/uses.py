@@ -36,6 +36,8 @@ LINEAR = {F.linear}
 ADDMM = {torch.addmm, Tensor.addmm}
 MATMUL = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm}
 NORMS = {F.layer_norm, F.rms_norm}
+# One product for each expert of a routed layer; versions of torch differ in where it is and what it takes.
+GROUPED = {getattr(owner, name) for owner, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(owner, name)}
 _ELEMENTWISE = (
     "add sub mul div true_divide rsub where maximum minimum pow lerp addcmul addcdiv "
     "add_ sub_ mul_ div_ true_divide_ pow_ lerp_ addcmul_ addcdiv_ "
@@ -202,11 +204,20 @@ class Uses(TorchFunctionMode):
         return func(*expanded, **kwargs)
 
     def _batchless_or_slow(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        out = func(*args, **kwargs)
-        results = [t for t in leaves(out) if isinstance(t, Tensor) and t.requires_grad]
         given = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         known = [source for source in map(self.source, given) if source]
         names = tuple(dict.fromkeys(name for source in known for name in source.names))
+        try:
+            out = func(*args, **kwargs)
+        except RuntimeError as error:
+            if func in GROUPED and any(t.dtype == torch.float64 for t in given):
+                raise ValueError(
+                    f"{names[0].rpartition('.')[0] or names[0]}: torch's grouped product of experts does not take "
+                    "float64; use float32, or experts that are computed one by one (transformers: "
+                    "experts_implementation='eager')"
+                ) from error
+            raise
+        results = [t for t in leaves(out) if isinstance(t, Tensor) and t.requires_grad]
         others = [t for t in given if not self.source(t)]
         meets_batch = any(t.requires_grad or (t.ndim and t.shape[0] == self.sequences > 1) for t in others)
         for t in results:
