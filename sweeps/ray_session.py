@@ -48,6 +48,7 @@ if not CLUSTER:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import ray  # noqa: E402
+import ray._private.utils  # noqa: E402
 
 OBJECT_STORE = 100 * 2**20  # bytes: trials exchange nothing through it
 START_LIMIT = 120.0  # seconds for one attempt to start Ray; Ray itself gives up after about 30 where it notices
@@ -114,15 +115,17 @@ def start(home: Path, **options: Any) -> None:
 
 @contextlib.contextmanager
 def own_handler() -> Iterator[None]:
-    """Keep our handler of SIGTERM: ray.init installs one of its own, which exits without a word."""
-    ours = signal.getsignal(signal.SIGTERM)
+    """Keep our handler of SIGTERM: ray.init would install one of its own, which exits without a word.
+
+    Ray's must not be there even for a moment. A signal that comes while Ray's C++ code holds the main thread is handled
+    when that code returns, by whichever handler is installed then.
+    """
+    theirs = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         yield
-    except SystemExit:  # raised by Ray's handler
-        signal.signal(signal.SIGTERM, ours)
-        signal.raise_signal(signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGTERM, ours)
+        ray._private.utils.set_sigterm_handler = theirs
 
 
 @contextlib.contextmanager
