@@ -29,6 +29,7 @@ from zslx.runs.records import Run, last_line, numbers, read_json, read_run
 from zslx.runs.shapes import Shape, check
 
 LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12
+MOST_TOKENS = 1e18
 IDENTITY = re.compile(r"[0-9a-f]{8,64}")
 # What must agree between trials that are compared: (part of the manifest, key).
 ENVIRONMENT = (
@@ -237,7 +238,7 @@ def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
         _plausible_config(run)
         steps, tokens, values = numbers_of(run.probes)
         if run.status == "finished":
-            _plausible(run, steps, values)
+            _plausible(run, steps, tokens, values)
             _whole(run, steps, values)
         if "records" in run.manifest and (damage := fault(run)):
             raise ValueError(f"{damage}; the command of the sweep trains it again")
@@ -266,8 +267,12 @@ def _plausible_config(run: Run) -> None:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from None
 
 
-def _plausible(run: Run, steps: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """ValueError for a held-out loss that cannot be one: its logarithm is what everything is computed from."""
+def _plausible(
+    run: Run, steps: np.ndarray, tokens: np.ndarray, values: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """ValueError for tokens or a held-out loss that cannot be: everything is computed from their logarithms."""
+    if (np.diff(tokens, prepend=-1) <= 0).any() or tokens.max(initial=0) > MOST_TOKENS:
+        raise ValueError(f"{run.folder / 'probes.jsonl'}: tokens must increase with the steps, up to {MOST_TOKENS:g}")
     rows, losses = values.get("heldout_loss", (np.empty(0, dtype=np.int32), np.empty(0)))
     for row, loss in zip(rows, losses, strict=True):
         if not 0 < loss < LARGEST_LOSS:

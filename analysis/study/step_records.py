@@ -39,7 +39,10 @@ def edges(horizon: float) -> np.ndarray:
 
 
 def summarise(path: Path, unit: float, horizon: float) -> StepSummary:
-    """Read steps.jsonl; `unit` tokens make one t. Metrics are the columns `<intervention>/<key>` and `scale`."""
+    """Read steps.jsonl; `unit` tokens make one t. Metrics are the columns `<intervention>/<key>` and `scale`.
+
+    ValueError names the file where it is damaged.
+    """
     columns = read_columns(path)
     steps = max(len(columns.get("step", ())), 1)
 
@@ -51,6 +54,8 @@ def summarise(path: Path, unit: float, horizon: float) -> StepSummary:
 
     t = columns.get("tokens", np.empty(0)) / unit
     places, losses = thinned(t, columns.get("loss", np.full(len(t), np.nan)), horizon)
+    if (np.diff(places) <= 0).any():
+        raise ValueError(f"{path}: tokens must increase with the steps")
     return StepSummary(
         clipped=total("clipped"),
         skipped=total("skipped"),

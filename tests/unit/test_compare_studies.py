@@ -123,6 +123,28 @@ def test_files_that_say_nothing_or_too_much_cost_only_their_own_trials(tmp_path)
     assert "probes.jsonl:" in lost[1] and "has 401 digits" in lost[1]
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"step": True}, "probes.jsonl:2: step True does not come after 0"),
+        ({"tokens": 0}, "probes.jsonl: tokens must increase with the steps"),
+        ({"tokens": 1.5}, None),
+    ],
+)
+def test_a_line_that_cannot_be_costs_only_its_own_trial(tmp_path, line, message):
+    study = load_study(small(tmp_path, seeds=3, step_lines=True))
+    folder = next(study.of("pcgrad")).folder
+    for name in ("probes", "steps"):
+        path = folder / f"{name}.jsonl"
+        lines = path.read_text().splitlines()
+        place = 1 if name == "probes" else 2
+        lines[place] = json.dumps(json.loads(lines[place]) | line)
+        path.write_text("\n".join([*lines, ""]))
+    study = load_study(tmp_path)
+    assert [message in t.error for t in study.trials if not t.finished] == ([True] if message else [])
+    compare_study(PooledBreaks(Measures(study)))
+
+
 def test_one_comparison_never_mixes_machines_or_versions(tmp_path):
     small(tmp_path, seeds=3)
     folder = next(load_study(tmp_path).of("pcgrad")).folder

@@ -147,7 +147,7 @@ class Run:
         lines = read_lines(path) if path.exists() else []
         last = -1
         for number, line in enumerate(lines, 1):
-            if not isinstance(line.get("step"), int) or line["step"] <= last:
+            if type(line.get("step")) is not int or line["step"] <= last:
                 raise ValueError(f"{path}:{number}: step {line.get('step')!r} does not come after {last}")
             last = line["step"]
         return lines
@@ -225,7 +225,7 @@ def last_line(path: Path) -> dict[str, Any]:
         return {}
     with contextlib.suppress(ValueError, IndexError):
         line = loads(lines[-1])
-        return line if isinstance(line.get("step"), int) else {}
+        return line if type(line.get("step")) is int else {}
     return {}
 
 
