@@ -83,7 +83,7 @@ def test_the_folder_of_a_killed_sweep_is_removed_by_the_next(monkeypatch, tmp_pa
 
 def test_rays_handler_of_sigterm_does_not_replace_ours(monkeypatch, tmp_path):
     def init(**options):
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        session.ray._private.utils.set_sigterm_handler(lambda number, frame: sys.exit(number))
         if options["meanwhile"]:
             signal.raise_signal(signal.SIGTERM)
 
