@@ -28,8 +28,9 @@ from sweeps.progress import Progress
 from sweeps.study import Study, Trial, build, command, parse_seeds, rate_factor, split_pair
 from sweeps.trial import Job
 from zslx.config.presets import preset
-from zslx.config.run_config import once, one_spelling, override
+from zslx.config.run_config import once, override
 from zslx.config.sizes import model_preset
+from zslx.config.spec import one_spelling
 from zslx.intervention import registry
 from zslx.intervention.discovery import plugin_folders
 from zslx.printable import one_line, printable

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.study import BASELINE, Trial
+from sweeps.study import Trial
 from zslx.config.run_config import Config
+from zslx.config.spec import BASELINE
 from zslx.runs.records import read_config, read_manifest
 
 START = 8.0  # seconds: Ray, imports in the workers, the analysis

@@ -21,14 +21,15 @@ from zslx.config import presets
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
 from zslx.config.presets import Preset
-from zslx.config.run_config import Config, known_keys, method_names, once, override
+from zslx.config.run_config import Config, known_keys, once, override
+from zslx.config.spec import BASELINE, Part, Spec
 from zslx.intervention import registry
 from zslx.intervention.hooks import claims
 from zslx.runs.identity import digest, ingredients
 from zslx.slug import slug
 
 MOST_SEEDS = 1000
-BASELINE, BASELINE_ARM = "none", "baseline"  # the intervention, and the arm that runs it
+BASELINE_ARM = "baseline"  # the arm that runs `none`
 RATE = "rate:"  # of an arm that is the baseline at another learning rate
 # What a sweep decides itself, and by what.
 RESERVED = {
@@ -97,7 +98,7 @@ class Study:
     def fitted_curve(self) -> str:
         """The loss curve on which L_d, t_d and r_d are compared: the training loss, as in the zero-sum learning paper;
         the held-out loss where an arm trains on other text or lengths than the baseline, or averages its weights."""
-        methods = {method for arm in self.arms for method in method_names(arm.intervention)}
+        methods = {method for arm in self.arms for method in Spec.parse(arm.intervention).names}
         other = {"mixture", "sequence", "windows", "average"}
         return "heldout" if any(other & claims(registry.load_class(m)) for m in methods) else "training"
 
@@ -191,7 +192,7 @@ def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
             made = _spec(pattern, spec)
             if made and made not in arms:
                 arms[made] = _arm(made, asked, pairs)
-    known = {method for arm in arms.values() for method in method_names(arm.intervention)}
+    known = {method for arm in arms.values() for method in Spec.parse(arm.intervention).names}
     for key, _ in pairs:
         if key == REFERENCE and not any(_needs_reference(arm) for arm in arms.values()):
             raise ValueError(f"SET: {REFERENCE} is for methods that need a reference model, and none of the arms does")
@@ -213,18 +214,16 @@ def _spec(pattern: str, spec: str) -> str | None:
     if rate_factor(spec):
         return spec if pattern == "{arm}" else None
     if pattern == "placebo:{arm}":
-        parts = registry.split(spec)
-        if any(is_placebo for is_placebo, _ in parts):
-            return None
-        has = {name: registry.load_class(name).placebo is not None for _, name in parts}
-        return "+".join("placebo:" * has[name] + name for _, name in parts) if any(has.values()) else None
-    made = pattern.format(arm=spec)
-    if made != spec:
-        names = method_names(made)
+        parts = Spec.parse(spec).parts
+        made = [Part(p.name, registry.load_class(p.name).placebo is not None) for p in parts]
+        return None if any(p.placebo for p in parts) or not any(p.placebo for p in made) else str(Spec(tuple(made)))
+    formed = pattern.format(arm=spec)
+    if formed != spec:
+        names = Spec.parse(formed).names
         places = [place for name in names for place in claims(registry.load_class(name))]
         if len(set(names)) < len(names) or len(set(places)) < len(places):
             return None
-    return made
+    return formed
 
 
 def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
@@ -233,12 +232,12 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
     settings: dict[str, dict[str, str]] = {}
     for key, value in pairs:
         head, _, name = key.partition(".")
-        if head not in GROUPS and head in method_names(spec):
+        if head not in GROUPS and head in Spec.parse(spec).names:
             settings.setdefault(head, {})[name] = value
     methods = registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
     if spec == BASELINE:
         return Arm(name=BASELINE_ARM, intervention=spec, role="baseline")
-    plain = spec.replace(registry.PLACEBO, "")
+    plain = str(Spec.parse(spec).plain)
     role, of = "control", None
     if plain != spec and plain in asked:
         role, of = "placebo", plain

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from zslx.config.run_config import Config
+from zslx.config.spec import BASELINE, Spec
 from zslx.runs.integrity import fault
 from zslx.runs.records import Run, last_line, numbers, read_json, read_run
 from zslx.runs.shapes import Shape, check
@@ -82,7 +83,7 @@ class Arm:
     @property
     def parts(self) -> frozenset[str]:
         """`pcgrad+cosine` → {pcgrad, cosine}."""
-        return frozenset(self.intervention.split("+")) - {"none"}
+        return frozenset(map(str, Spec.parse(self.intervention).parts)) - {BASELINE}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zslx.config.run_config import method_names
+from zslx.config.spec import Spec
 from zslx.intervention import discovery, registry
 from zslx.intervention.discovery import discover
 from zslx.intervention.registry import load_intervention, load_spec, resolve
@@ -290,7 +290,7 @@ def test_white_space_in_a_spec_makes_no_other_trial(spelled: str, spec: str, tin
     config = tiny(**values | {"intervention": spelled})
     assert config == tiny(**values) == dataclasses.replace(config, intervention=f"{spelled} ")
     assert identity(config) == identity(tiny(**values))
-    assert resolve(spelled) == resolve(spec) == method_names(spelled)
+    assert resolve(spelled) == resolve(spec) == Spec.parse(spelled).names
 
 
 @pytest.mark.parametrize(

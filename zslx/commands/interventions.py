@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zslx.config.run_config import method_names, once, one_spelling
+from zslx.config.run_config import once
+from zslx.config.spec import Part, Spec, one_spelling
 
 # One template each in zslx/intervention/templates; named here so that --help needs no torch.
 FAMILIES = ("adaptive", "curriculum", "data_mixing", "gradient_surgery", "optimization", "token_weighting")
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="a list of objects: name family source settings cost status"
     )
     show = actions.add_parser("show", help="the card of one: what it does, settings, cost, source")
-    show.add_argument("name", type=one_spelling, help="a name, placebo:NAME, or several joined by +")
+    show.add_argument("name", help="a name, placebo:NAME, or several joined by +")
     show.add_argument("--json", action="store_true", help="print JSON: an object, or of several a list")
     new = actions.add_parser("new", help="write a plugin that runs at once, with its test")
     new.add_argument("name", help="lower-case letters, digits and _")
@@ -35,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what it acts on (default: %(default)s)",
     )
     check = actions.add_parser("check", help="hold one to what every intervention owes, and train it briefly")
-    check.add_argument("name", type=one_spelling, help="a name, or placebo:NAME")
+    check.add_argument("name", help="a name, or placebo:NAME")
     check.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as pcgrad.groups=domain")
     bench = actions.add_parser("bench", help="what a step costs beside the plain one, and where the time goes")
-    bench.add_argument("name", type=one_spelling, help="a name, placebo:NAME, or several joined by +")
+    bench.add_argument("name", help="a name, placebo:NAME, or several joined by +")
     bench.add_argument("--size", default="4M", help="model size (zslx presets lists them; default 4M)")
     bench.add_argument("--rounds", type=int, default=20, help="steps of each, taken in turns (default 20)")
     bench.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as data.seq_len=256")
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     actions = {"list": run_list, "show": run_show, "new": run_new, "check": run_check, "bench": run_bench}
+    if args.action in ("show", "check", "bench"):
+        args.name = one_spelling(args.name)
     return actions[args.action](args)
 
 
@@ -80,9 +83,7 @@ PLACEBOS = {
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from zslx.intervention.registry import split
-
-    cards = [card_of(*part) for part in split(args.name)]
+    cards = [card_of(part) for part in Spec.parse(args.name).parts]
     if args.json:
         print(json.dumps(cards if len(cards) > 1 else cards[0], indent=1))
         return 0
@@ -90,21 +91,21 @@ def run_show(args: argparse.Namespace) -> int:
     return 0
 
 
-def card_of(is_placebo: bool, name: str) -> dict[str, Any]:
+def card_of(part: Part) -> dict[str, Any]:
     """Metadata of one part of a spec; ValueError for an unknown name and for a placebo that does not exist."""
     from zslx.intervention.discovery import discover
-    from zslx.intervention.registry import PLACEBO, describe, load_class, load_intervention, resolve
+    from zslx.intervention.registry import describe, load_class, load_intervention, resolve
 
-    sources = discover()
+    name, sources = part.name, discover()
     if name not in sources:
         resolve(name)
     card = describe(name, sources[name])
-    if is_placebo:
-        load_intervention(PLACEBO + name)
+    if part.placebo:
+        load_intervention(str(part))
         how = PLACEBOS[load_class(name).placebo or ""]
         summary = f"The placebo of {name}: all that {name} does, but {how}."
         description = f"{summary}\n\nWhat {name} does: {card['description']}"
-        card |= {"name": PLACEBO + name, "placebo": None, "summary": summary, "description": description}
+        card |= {"name": str(part), "placebo": None, "summary": summary, "description": description}
     return card
 
 
@@ -152,7 +153,7 @@ def run_new(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """A line a check; exit code 1 if one fails."""
-    from zslx.intervention.registry import PLACEBO, load_intervention, resolve
+    from zslx.intervention.registry import load_intervention, resolve
     from zslx.testing import Subject, examine
 
     if len(names := resolve(args.name)) > 1:
@@ -160,7 +161,7 @@ def run_check(args: argparse.Namespace) -> int:
     settings = settings_of(args.name, args.set)
     subjects = [args.name]
     if load_intervention(args.name, **settings).placebo:  # a control that fails would stop the sweep
-        subjects.append(PLACEBO + args.name)
+        subjects.append(str(Part(args.name, True)))
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -182,8 +183,10 @@ def settings_of(name: str, text: str) -> dict[str, str]:
     for item in text.split():
         key, equals, value = item.partition("=")
         head, _, setting = key.partition(".")
-        if not equals or not setting or head not in method_names(name):
-            raise ValueError(f"--set {item!r}: allowed are settings of it, such as {method_names(name)[0]}.KEY=VALUE")
+        if not equals or not setting or head not in Spec.parse(name).names:
+            raise ValueError(
+                f"--set {item!r}: allowed are settings of it, such as {Spec.parse(name).names[0]}.KEY=VALUE"
+            )
         found.append((setting, value))
     return dict(once(found))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from zslx.config.groups import (
     TrainConfig,
 )
 from zslx.config.sizes import model_preset
+from zslx.config.spec import Spec, one_spelling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
             if name not in fields:
                 raise ValueError(unknown(key, [f"{head}.{n}" for n in fields]))
             groups.setdefault(head, {})[name] = convert(key, value, fields[name])
-        elif name and head in method_names(config.intervention):
+        elif name and head in Spec.parse(config.intervention).names:
             settings.setdefault(head, {})[name] = value
         else:
             raise ValueError(unknown_setting(key, config))
@@ -151,13 +151,3 @@ def unknown_setting(key: str, config: Config) -> str:
             f"groups of settings are {', '.join(GROUPS)}"
         )
     return unknown(key, known_keys())
-
-
-def method_names(spec: str) -> list[str]:
-    """The names in an intervention spec: `placebo:pcgrad+cosine` → [pcgrad, cosine]."""
-    return [part.rpartition(":")[2] for part in one_spelling(spec).split("+")]
-
-
-def one_spelling(spec: str) -> str:
-    """An intervention spec without the white space around its names."""
-    return re.sub(r"\s*([+:])\s*", r"\1", spec).strip()

@@ -23,7 +23,8 @@ from typing import Any
 
 from zslx.config.fields import convert, unknown
 from zslx.config.groups import GROUPS
-from zslx.config.run_config import PLAIN, one_spelling
+from zslx.config.run_config import PLAIN
+from zslx.config.spec import BASELINE, Spec
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
 from zslx.intervention.hooks import claims, examine_class
@@ -31,8 +32,6 @@ from zslx.intervention.placebo import placebo_of
 from zslx.intervention.raised import told
 from zslx.places import ROOT, ours
 
-PLACEBO = "placebo:"
-BASELINE = "none"
 # Names that mean something else where an intervention's would stand, and what.
 RESERVED = {
     **dict.fromkeys((*GROUPS, *PLAIN, "settings"), "a key of the configuration"),
@@ -68,32 +67,12 @@ def _status(name: str, sources: list[Source]) -> str:
     return f"absent: {source.absent}" if source.absent else str(literals(source.class_node).get("status", "available"))
 
 
-def split(spec: str) -> list[tuple[bool, str]]:
-    """A spec's parts as (is a placebo, name).
-
-    Hooks are called in the order of the spec, so `a+b` and `b+a` are two trials. `none` is a part of no other spec:
-    who writes none+a more likely means two arms than a spec that does nothing but a.
-    """
-    if not isinstance(spec, str):
-        raise ValueError(f"intervention {spec!r}: must be a text, such as 'pcgrad' or 'pcgrad+cosine'")
-    texts = one_spelling(spec).split("+")
-    parts = [(text.startswith(PLACEBO), text.removeprefix(PLACEBO)) for text in texts]
-    for text, (_, name) in zip(texts, parts, strict=True):
-        if not name:
-            raise ValueError(
-                f"intervention {spec!r}: its part {text!r} is empty; allowed are NAME and placebo:NAME, joined by +"
-            )
-        if name == BASELINE and len(parts) > 1:
-            raise ValueError(f"intervention {spec!r}: {BASELINE!r} is the baseline and stands alone; leave it out")
-    return parts
-
-
 def resolve(spec: str) -> list[str]:
     """The names in a spec, each known; ValueError with the closest names otherwise. Imports no plugin."""
-    found = discover()
-    for _, name in split(spec):
+    found, names = discover(), Spec.parse(spec).names
+    for name in names:
         _place(name, found)
-    return [name for _, name in split(spec)]
+    return names
 
 
 def _place(name: str, found: Mapping[str, list[Source]]) -> Source:
@@ -148,12 +127,13 @@ def _import(source: Source) -> ModuleType:
 
 def load_intervention(name: str, **settings: Any) -> Intervention:
     """One intervention, ready to use; `placebo:NAME` gives the placebo of NAME with the same settings."""
-    (is_placebo, plain), *more = split(name)
+    part, *more = Spec.parse(name).parts
     if more:
         raise ValueError(f"{name!r} names several interventions: one is wanted here")
+    plain = part.name
     cls = load_class(plain)
     where = discover()[plain][0].where
-    if is_placebo:
+    if part.placebo:
         cls = placebo_of(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in settings:
@@ -177,8 +157,8 @@ def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Inte
     """Every intervention of a spec (none of them for `none`), no two claiming the same exclusive place."""
     methods: list[Intervention] = []
     claimed: dict[str, str] = {}
-    for is_placebo, name in split(spec):
-        method = load_intervention((PLACEBO if is_placebo else "") + name, **settings.get(name, {}))
+    for part in Spec.parse(spec).parts:
+        method = load_intervention(str(part), **settings.get(part.name, {}))
         for place in sorted(claims(type(method))):
             if place in claimed:
                 raise ValueError(f"{claimed[place]} and {method.name} both claim the place {place!r} of {spec!r}")
