@@ -12,11 +12,12 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.inference.evidence import VERDICT_SEEDS
+from analysis.study.arm import Arm
 from zslx.config import presets
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
@@ -39,21 +40,6 @@ RESERVED = {
 }
 REFERENCE = "reference"  # of SET: the run folder of the reference model, for the arms whose methods need one
 Pairs = Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One intervention with fixed settings. `of` is the arm that a placebo or a control belongs to; `has_placebo`
-    says whether a placebo of it exists at all (extra losses, optimizers and schedules have none); `rates` are factors
-    on the learning rate by size, 1 where none is given."""
-
-    name: str
-    intervention: str
-    role: str  # baseline | arm | control | placebo
-    of: str | None = None
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    has_placebo: bool = False
-    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +93,7 @@ class Study:
         return {
             "name": self.name,
             "preset": self.preset,
-            "arms": [dataclasses.asdict(arm) for arm in self.arms],
+            "arms": [arm.to_dict() for arm in self.arms],
             "sizes": list(self.sizes),
             "seeds": list(self.seeds),
             "overrides": list(self.overrides),
@@ -228,7 +214,7 @@ def _spec(pattern: str, spec: str) -> str | None:
 
 def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
     if rate_factor(spec):
-        return Arm(name=spec, intervention=BASELINE, role="control")
+        return Arm(name=spec, intervention=BASELINE, role="control", has_placebo=False)
     settings: dict[str, dict[str, str]] = {}
     for key, value in pairs:
         head, _, name = key.partition(".")
@@ -236,7 +222,7 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
             settings.setdefault(head, {})[name] = value
     methods = registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
     if spec == BASELINE:
-        return Arm(name=BASELINE_ARM, intervention=spec, role="baseline")
+        return Arm(name=BASELINE_ARM, intervention=spec, role="baseline", has_placebo=False)
     plain = str(Spec.parse(spec).plain)
     role, of = "control", None
     if plain != spec and plain in asked:

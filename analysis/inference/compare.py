@@ -23,7 +23,8 @@ from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
-from analysis.study.load import Arm, Study, Trial, environment
+from analysis.study.arm import Arm
+from analysis.study.load import Study, Trial, environment
 from analysis.study.measures import TAIL_FACTORS, Measures, parameters
 
 BOOTSTRAP_SEED = 20250605

@@ -14,7 +14,7 @@ from analysis.report import curves
 from analysis.report.blocks import Figure, LegendEntry, Panel
 from analysis.report.curves import Line
 from analysis.report.drawing import Marks, Stroke, panel, style
-from analysis.study.load import Arm
+from analysis.study.arm import Arm
 
 BAND = f"with 95 % bands (below {curves.BAND_SEEDS} seeds: the range of the seeds)"
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.study.arm import Arm
 from zslx.config.run_config import Config
-from zslx.config.spec import BASELINE, Spec
 from zslx.runs.integrity import fault
 from zslx.runs.records import Run, last_line, numbers, read_json, read_run
 from zslx.runs.shapes import Shape, check
@@ -66,24 +66,6 @@ STUDY: Shape = {
     ],
     "protocol?": dict | None,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One intervention with fixed settings. role: baseline, arm, control or placebo (`of` names its arm);
-    has_placebo: whether a placebo of it exists (extra losses, optimizers and schedules have none)."""
-
-    name: str
-    intervention: str
-    role: str
-    of: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    has_placebo: bool = True
-
-    @property
-    def parts(self) -> frozenset[str]:
-        """`pcgrad+cosine` → {pcgrad, cosine}."""
-        return frozenset(map(str, Spec.parse(self.intervention).parts)) - {BASELINE}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,7 +161,7 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     study = Study(
         name=declaration["name"],
         folder=folder,
-        arms=tuple(_arm(a) for a in declaration["arms"]),
+        arms=tuple(Arm.from_dict(a) for a in declaration["arms"]),
         sizes=tuple(declaration["sizes"]),
         seeds=tuple(declaration["seeds"]),
         trials=tuple(_trial(Path(results), t) for t in declaration["trials"]),
@@ -187,17 +169,6 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     )
     _check(study, path)
     return _one_environment(_in_order(study))
-
-
-def _arm(entry: Mapping[str, Any]) -> Arm:
-    return Arm(
-        name=entry["name"],
-        intervention=entry["intervention"],
-        role=entry["role"],
-        of=entry.get("of"),
-        settings=entry.get("settings") or {},
-        has_placebo=entry.get("has_placebo", True),
-    )
 
 
 def _check(study: Study, path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from analysis.inference.matched_loss import at_matched_loss, at_matched_step, mechanism
-from analysis.study.load import Arm, Study, Trial
+from analysis.study.arm import Arm
+from analysis.study.load import Study, Trial
 from analysis.study.measures import Measures, parameters
 from zslx.config.groups import ModelConfig
 from zslx.config.run_config import Config
