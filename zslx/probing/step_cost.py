@@ -52,29 +52,12 @@ class StepCost:
 
 def measure(spec: str, size: str, *, rounds: int = 20, settings: list[tuple[str, Any]] | None = None) -> StepCost:
     """The cost of `spec` at a named size, B = 16, T = 128, unless `settings` say otherwise."""
-    shape = [("data.batch_size", 16), ("data.seq_len", 128), ("data.heldout_sequences", 4), ("train.steps", 1_000_000)]
-    quiet = [("instruments.heldout_points", 2), ("instruments.probes", False)]
-    base = dataclasses.replace(Config(), model=model_preset(size))
-    with tempfile.TemporaryDirectory() as folder:
-        usual = override(base, [("intervention", spec), *shape, *quiet])
-        config = override(usual, settings or [])
-        methods = load_spec(spec, config.settings)
-        plain = dataclasses.replace(config, intervention="none", settings={})
-        if any("reference_losses" in m.needs for m in methods):
-            short = override(plain, [("train.steps", 1)])
-            train(short, Path(folder) / "reference")
-            config = dataclasses.replace(config, reference=str(Path(folder) / "reference"))
-        peaks = [in_fresh_process(peak_memory, c) for c in (plain, config)]
-        runs = [Stepper(c, Path(folder) / name) for name, c in (("plain", plain), ("arm", config))]
-        for _ in range(WARM_UP):
-            for run in runs:
-                run.step()
-        times = [[run.step() for run in runs] for _ in range(rounds)]
-        parts = [run.parts() for run in runs]
-        operators = runs[1].operators()
-        for run in runs:
-            run.run.records.close()
-    quartiles = statistics.quantiles([arm / base for base, arm in times], n=4)
+    with steppers(spec, size, settings) as (plain, arm):
+        peaks = [in_fresh_process(peak_memory, stepper.run.config) for stepper in (plain, arm)]
+        times = in_turns(plain, arm, rounds)
+        parts = [stepper.parts() for stepper in (plain, arm)]
+        operators = arm.operators()
+    quartiles = statistics.quantiles([own / base for base, own in times], n=4)
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     return StepCost(
         plain_seconds=medians[0],
@@ -86,6 +69,32 @@ def measure(spec: str, size: str, *, rounds: int = 20, settings: list[tuple[str,
         parts=parts[1],
         operators=operators,
     )
+
+
+@contextlib.contextmanager
+def steppers(spec: str, size: str, settings: list[tuple[str, Any]] | None = None) -> Iterator[tuple[Stepper, Stepper]]:
+    """The plain run and that of `spec`, ready to be stepped; a method that needs a reference model gets one."""
+    shape = [("data.batch_size", 16), ("data.seq_len", 128), ("data.heldout_sequences", 4), ("train.steps", 1_000_000)]
+    quiet = [("instruments.heldout_points", 2), ("instruments.probes", False)]
+    base = dataclasses.replace(Config(), model=model_preset(size))
+    with tempfile.TemporaryDirectory() as folder:
+        usual = override(base, [("intervention", spec), *shape, *quiet])
+        config = override(usual, settings or [])
+        plain = dataclasses.replace(config, intervention="none", settings={})
+        if any("reference_losses" in m.needs for m in load_spec(spec, config.settings)):
+            train(override(plain, [("train.steps", 1)]), Path(folder) / "reference")
+            config = dataclasses.replace(config, reference=str(Path(folder) / "reference"))
+        pair = Stepper(plain, Path(folder) / "plain"), Stepper(config, Path(folder) / "arm")
+        yield pair
+        for stepper in pair:
+            stepper.run.records.close()
+
+
+def in_turns(plain: Stepper, arm: Stepper, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of (a plain step, a step of the arm), taken in turns after a few to warm up."""
+    for _ in range(WARM_UP):
+        plain.step(), arm.step()
+    return [(plain.step(), arm.step()) for _ in range(rounds)]
 
 
 class Stepper:
