@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from zslx.printable import one_line
 
@@ -89,7 +90,7 @@ def fail(error: Exception) -> int:
     return 2
 
 
-def _import(module: str):
+def _import(module: str) -> ModuleType:
     package = module.partition(".")[0]
     if package != "zslx":
         from zslx.places import ours

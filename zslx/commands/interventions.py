@@ -243,7 +243,7 @@ def run_bench(args: argparse.Namespace) -> int:
     pairs = [tuple(item.split("=", 1)) for item in args.set.split()]
     if bad := [pair for pair in pairs if len(pair) != 2]:
         raise ValueError(f"--set {bad[0][0]!r} is not of the form key=value")
-    cost = measure(args.name, args.size, rounds=args.rounds, settings=pairs)  # type: ignore[arg-type]
+    cost = measure(args.name, args.size, rounds=args.rounds, settings=pairs)
     if args.json:
         print(json.dumps(dataclasses.asdict(cost) | {"ratio": cost.ratio}, indent=1))
         return 0

@@ -131,7 +131,9 @@ class LastLinear(TorchFunctionMode):
         self.names = {id(p): (name, p) for name, p in model.named_parameters()}
         self.found: tuple[str, Tensor, Tensor, Tensor] | None = None
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in LINEAR:
             x, weight = bind(("input", "weight"), args, kwargs or {})

@@ -63,7 +63,7 @@ def setting(
     *,
     low: float | None = None,
     high: float | None = None,
-    choices: tuple | None = None,
+    choices: tuple[Any, ...] | None = None,
     log: bool = False,
 ) -> Any:
     """A setting of an intervention: its default, what it means, and its range or choices (also those of tuning)."""
@@ -213,7 +213,7 @@ class Intervention:
         raise NotImplementedError
 
     @hook
-    def optimizer(self, run: RunView, groups: list[dict], state: State) -> Any:
+    def optimizer(self, run: RunView, groups: list[dict[str, Any]], state: State) -> Any:
         """The optimizer, or a list of several, for these parameter groups ("params" and "weight_decay" each).
 
         Together they must hold every parameter once. `run.parameters` and `run.roles` tell what a parameter is.

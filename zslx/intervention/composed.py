@@ -110,7 +110,7 @@ class Methods:
             product *= self._call(m, "lr_factor")
         return product
 
-    def optimizers(self, groups: list[dict]) -> list[torch.optim.Optimizer]:
+    def optimizers(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         return self.ask("optimizer", groups)
 
     def average(self) -> Mapping[str, Tensor] | None:

@@ -92,7 +92,9 @@ def factor(given: Any, method: Intervention, run: RunView) -> float:
     return found
 
 
-def optimizers(given: Any, method: Intervention, run: RunView, groups: list[dict]) -> list[torch.optim.Optimizer]:
+def optimizers(
+    given: Any, method: Intervention, run: RunView, groups: list[dict[str, Any]]
+) -> list[torch.optim.Optimizer]:
     """As a list; together they hold each parameter of the groups once."""
     found = list(given) if isinstance(given, (list, tuple)) else [given]
     if not found or not all(isinstance(o, torch.optim.Optimizer) for o in found):

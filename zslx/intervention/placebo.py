@@ -58,7 +58,7 @@ def permutation(count: int, state: State, device: torch.device) -> Tensor:
     return torch.randperm(count, generator=state[DRAWS]).to(device)
 
 
-def permuted_group_weights(cls: type[Intervention]) -> Callable:
+def permuted_group_weights(cls: type[Intervention]) -> Callable[..., Any]:
     def group_weights(self: Any, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
         true = cls.group_weights(self, run, gramian, group_losses, state)  # type: ignore[attr-defined]
         if true is None:
@@ -72,7 +72,7 @@ def permuted_group_weights(cls: type[Intervention]) -> Callable:
     return group_weights
 
 
-def permuted_mask(cls: type[Intervention]) -> Callable:
+def permuted_mask(cls: type[Intervention]) -> Callable[..., Any]:
     def combine(self: Any, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
         true = cls.combine(self, run, sums, state)  # type: ignore[attr-defined]
         mask = self.mask(sums, true)
@@ -82,7 +82,7 @@ def permuted_mask(cls: type[Intervention]) -> Callable:
     return combine
 
 
-def permuted_token_weights(cls: type[Intervention]) -> Callable:
+def permuted_token_weights(cls: type[Intervention]) -> Callable[..., Any]:
     def token_weights(self: Any, run: RunView, view: StepView, state: State) -> Tensor:
         true = cls.token_weights(self, run, view, state)
         if (true == true[:, :1]).all():  # one weight a sequence
@@ -92,7 +92,7 @@ def permuted_token_weights(cls: type[Intervention]) -> Callable:
     return token_weights
 
 
-def random_samples(cls: type[Intervention]) -> Callable:
+def random_samples(cls: type[Intervention]) -> Callable[..., Any]:
     def token_weights(self: Any, run: RunView, view: StepView, state: State) -> Tensor:
         return random_order(cls.token_weights(self, run, view, state), state)
 

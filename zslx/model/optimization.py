@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from zslx.config.groups import OptimConfig
 from zslx.config.run_config import Config
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Matrices with weight decay; embeddings (a tied head with them), norms and biases without."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decayed: list[nn.Parameter] = []
@@ -22,7 +23,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict]:
     return [g for g in groups if g["params"]]
 
 
-def adamw(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
+def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     """Fused AdamW with the paper's form of the settings."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)

@@ -63,7 +63,8 @@ from zslx.runs.records import dumps, read_config, read_lines, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, heldout
-from zslx.training.loop import Diverged, TrainingRun
+from zslx.training.loop import TrainingRun
+from zslx.training.step_gradient import Diverged
 
 FILE = "probe.jsonl"
 CHANCE_DRAWS = 8  # of random signs over sequences

@@ -183,7 +183,7 @@ class Stopwatch:
 class Timed:
     """A callable whose calls are charged to a part; else it is what it stands for."""
 
-    def __init__(self, watch: Stopwatch, true: Callable, part: str):
+    def __init__(self, watch: Stopwatch, true: Callable[..., Any], part: str):
         self.watch, self.true, self.part = watch, true, part
 
     def __call__(self, *arguments: Any) -> Any:

@@ -156,7 +156,7 @@ def hands_off(subject: Subject) -> None:
         touched: list[str] = []
 
         def watched(
-            self: Intervention, run: RunView, *arguments: Any, hook: str = hook, touched: list = touched
+            self: Intervention, run: RunView, *arguments: Any, hook: str = hook, touched: list[Any] = touched
         ) -> Any:
             before = {name: p.detach().clone() for name, p in run.parameters.items()}
             given = getattr(subject.cls, hook)(self, run, *arguments)

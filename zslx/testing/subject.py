@@ -202,7 +202,7 @@ def global_draws_watched() -> Iterator[list[str]]:
         torch.set_rng_state(kept[2])
 
 
-def _numpy_state() -> tuple:
+def _numpy_state() -> tuple[Any, ...]:
     parts = np.random.get_state()  # noqa: NPY002
     return tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in parts)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class GradientPass:
         with torch.no_grad(), self.autocast(batch):
             return token_losses(self.model, batch)
 
-    def autocast(self, batch: Batch) -> AbstractContextManager:
+    def autocast(self, batch: Batch) -> AbstractContextManager[Any]:
         if self.dtype != "bfloat16":
             return nullcontext()
         return torch.autocast(batch.tokens.device.type, dtype=torch.bfloat16)

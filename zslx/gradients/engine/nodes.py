@@ -18,11 +18,11 @@ from zslx.gradients.engine.contributions import Rows
 from zslx.gradients.engine.sources import Receiver, Use
 
 
-def unseen(backward: Callable) -> Callable:
+def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Run without passing each operation through the tape."""
 
     @functools.wraps(backward)
-    def run(ctx: Any, delta: Tensor) -> tuple:
+    def run(ctx: Any, delta: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # may recompute the forward, which must be seen
         with torch._C.DisableTorchFunction():
             return backward(ctx, delta, *saved)
@@ -53,7 +53,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, delta: Tensor, x: Tensor, weight: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor, x: Tensor, weight: Tensor) -> tuple[Any, ...]:
         tape: Receiver = ctx.tape
         use_w, use_b = ctx.uses
         rows = delta.reshape(tape.sequences, -1, delta.shape[-1])
@@ -89,7 +89,7 @@ class Embedding(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, delta: Tensor, index: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor, index: Tensor) -> tuple[Any, ...]:
         tape: Receiver = ctx.tape
         if ctx.padding is not None:
             delta = delta.masked_fill((index == ctx.padding)[..., None], 0)
@@ -115,7 +115,7 @@ class Expand(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, delta: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor) -> tuple[Any, ...]:
         tape: Receiver = ctx.tape
         tape.check(ctx.use, delta)
         if tape.wants(ctx.use):

@@ -47,7 +47,7 @@ Receive = Callable[[GroupGradients], None]
 class Checked:
     """The outcome of the checks of one model: the combinations of uses seen, and every parameter found slow."""
 
-    seen: set[tuple] = field(default_factory=set)
+    seen: set[tuple[Any, ...]] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
 
 

@@ -64,7 +64,7 @@ class Uses(TorchFunctionMode):
         self.uses: list[Use] = []
         self.slow: set[str] = set()
         self.phase = "forward"  # then check | collect | plain
-        self._eager: contextlib.AbstractContextManager = contextlib.nullcontext()
+        self._eager: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
     def __enter__(self) -> Self:
         if "torch._dynamo" in sys.modules:  # compiled parts run eagerly: their operations must be seen
@@ -79,7 +79,9 @@ class Uses(TorchFunctionMode):
         self.sources.clear()
         self.uses.clear()
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         sources = self.sources
         for a in args:
@@ -112,7 +114,7 @@ class Uses(TorchFunctionMode):
         self.uses.append(use)
         return use
 
-    def _product(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+    def _product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in LINEAR:
             x, weight, bias = bind(("input", "weight", "bias"), args, kwargs)
             return self._linear(x, weight, bias, transposed=False)
@@ -146,7 +148,7 @@ class Uses(TorchFunctionMode):
         )
         return Linear.apply(x, weight, bias, self, use_w, use_b, transposed)
 
-    def _embedding(self, args: tuple, kwargs: dict) -> Any:
+    def _embedding(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
         index, weight, padding, max_norm, _, by_freq, sparse = bind(names, args, kwargs)
         source = self.source(weight)
@@ -164,7 +166,7 @@ class Uses(TorchFunctionMode):
         self.sources[id(out)] = Source(out, source.names, "rows", index)
         return out
 
-    def _norm(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+    def _norm(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The norm without its gain and bias, which then follow as broadcast operations."""
         if func is F.layer_norm:
             x, shape, gain, bias, eps = bind(("input", "normalized_shape", "weight", "bias", "eps"), args, kwargs)
@@ -183,7 +185,7 @@ class Uses(TorchFunctionMode):
                 out = operation(out, parameter)
         return out if out.dtype == x.dtype or torch.is_autocast_enabled(x.device.type) else out.to(x.dtype)
 
-    def _broadcast(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+    def _broadcast(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An elementwise operation between batched tensors and sources: B views of each source."""
         if func not in BROADCAST or any(self.source(value) for value in kwargs.values()):
             return NotImplemented
@@ -203,7 +205,7 @@ class Uses(TorchFunctionMode):
             expanded.append(a)
         return func(*expanded, **kwargs)
 
-    def _batchless_or_slow(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+    def _batchless_or_slow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
         known = [source for source in map(self.source, given) if source]
         names = tuple(dict.fromkeys(name for source in known for name in source.names))
@@ -233,7 +235,7 @@ class Uses(TorchFunctionMode):
         return out
 
 
-def bind(names: tuple[str, ...], args: tuple, kwargs: dict) -> Iterator[Any]:
+def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
     """Arguments by name, None where absent."""
     return iter([args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)])
 
