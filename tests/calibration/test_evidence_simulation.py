@@ -8,7 +8,7 @@ import pytest
 from analysis.inference.compare import compare
 from analysis.inference.evidence import judge, pooled
 from analysis.simulation.error_rates import World, verdicts
-from analysis.simulation.study import BASELINE, SimulatedArm, write_study
+from analysis.simulation.study import BASELINE, RATES, SimulatedArm, write_study
 
 STUDIES = 500
 NOTHING = "no effect found"
@@ -83,7 +83,7 @@ def test_whole_studies_from_record_files_say_nothing_without_an_effect(tmp_path)
     """The pipeline with its fits, not the arrays. At true rates of .03 and .005, more than 3 that speak and more
     than one gain among 20 studies have probabilities below 1 %."""
     arms = (BASELINE, SimulatedArm(name="arm", intervention="arm"),
-            SimulatedArm(name="p", intervention="placebo:arm", role="placebo", of="arm"))  # fmt: skip
+            SimulatedArm(name="p", intervention="placebo:arm", role="placebo", of="arm"), *RATES)  # fmt: skip
     words: Counter[str] = Counter()
     for i in range(20):
         folder = write_study(
