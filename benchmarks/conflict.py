@@ -114,7 +114,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     figure = Figure(figsize=(9.6, 3.7), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2)
-    colours = (*PALETTE[1:], PALETTE[0])
+    colours = (*PALETTE[1:6], PALETTE[0])
     titles = {"negative": "pairs of groups with a negative cosine", "cancellation": "cancellation, 1 − |Σ g| / Σ |g|"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for grouping, colour in zip(GROUPINGS, colours, strict=True):
