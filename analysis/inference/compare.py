@@ -67,6 +67,7 @@ def compare_study(breaks: PooledBreaks) -> dict[str, Any]:
             for a in study.arms
         ],
         "protocol": breaks.protocol(),
+        "tuning": declaration.get("tuning"),
         "cells": [describe_cell(breaks, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
         "contrasts": contrasts,
         "scale_parts": breaks.scale_parts(),

@@ -165,3 +165,11 @@ def test_a_study_with_nothing_finished_still_gives_a_page(tmp_path):
     found = blocks(m, compare_study(m))
     assert [b.anchor for b in found if b.kind == "heading"][-2:] == ["failures", "reproduce"]
     assert "out of memory" in write_report(m, tmp_path / "r.html").read_text()
+
+
+def test_the_cost_of_tuned_rates_is_told(breaks):
+    comparison = compare_study(breaks) | {
+        "tuning": {"study": "focal-rates", "seeds": [1000, 1001], "trials": 30, "train_seconds": 812.4}
+    }
+    [text] = [b.text for b in blocks(breaks, comparison) if "tuned before" in getattr(b, "text", "")]
+    assert "seeds 1000, 1001: 30 trials, 812 s of training (study focal-rates)" in text
