@@ -76,6 +76,7 @@ PRESETS = {
             data=DataConfig(vocab_size=4096, batch_size=64, seq_len=1024, heldout_sequences=64),
             optim=OptimConfig(lr=1e-3, warmup=500),
             train=TrainConfig(steps=16384, dtype="bfloat16"),
+            instruments=InstrumentConfig(token_samples=64),
         ),
     ),
 }
