@@ -147,7 +147,8 @@ def mean_interval(values: ArrayLike, log: bool = False) -> dict[str, float | int
     found = contrast(np.log(v) if log else v) if len(v) else None
     if found is None:
         return None
-    back = [x if x is None or not log else math.exp(x) for x in (found.estimate, found.low, found.high)]
+    # Two values far apart give an interval beyond what a float holds.
+    back = [x if x is None or not log else math.exp(min(x, 700.0)) for x in (found.estimate, found.low, found.high)]
     return {"mean": back[0], "low": back[1], "high": back[2], "n": found.seeds}
 
 

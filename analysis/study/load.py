@@ -138,9 +138,20 @@ class Study:
 
 
 def find_study(results: str | Path, name: str | None = None) -> Path:
-    """The folder of the study called `name`, or of the newest one. ValueError lists what there is."""
+    """The folder of the study called `name`, or of the newest one. ValueError lists what there is.
+
+    A damaged study.json stops nobody who asks for another study.
+    """
     root = Path(results) / "studies"
-    found = {path.parent: read_json(path) for path in sorted(root.glob("*/study.json"))}
+    found: dict[Path, dict[str, Any]] = {}
+    damaged: dict[str, str] = {}
+    for path in sorted(root.glob("*/study.json")):
+        try:
+            found[path.parent] = read_json(path)
+        except ValueError as error:
+            damaged[path.parent.name] = str(error)
+    if name in damaged or (damaged and not found):
+        raise ValueError(damaged.get(name or "") or next(iter(damaged.values())))
     if not found:
         raise ValueError(f"{results}: no study here (there is no studies/*/study.json)")
     if name is None:

@@ -157,6 +157,7 @@ def test_geometric_mean_interval_is_the_interval_of_the_logs():
     found = mean_interval([1.0, 4.0, np.nan], log=True)
     assert found["mean"] == pytest.approx(2.0) and found["n"] == 2
     assert mean_interval([np.nan]) is None
+    assert mean_interval([1e300, 1e-300], log=True)["high"] < np.inf
 
 
 # The words.

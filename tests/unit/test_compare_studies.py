@@ -202,3 +202,13 @@ def test_a_trial_with_an_impossible_loss_is_named_and_the_others_are_compared(lo
     failed = [t for t in study.trials if t.status == "failed"]
     assert len(failed) == 1 and "is no loss in nats per token" in failed[0].error
     assert compare_study(PooledBreaks(Measures(study)))["contrasts"]
+
+
+def test_a_damaged_study_stops_nobody_who_asks_for_another(tmp_path):
+    results = small(tmp_path, name="whole")
+    broken = results / "studies" / "broken" / "study.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    assert find_study(results).name == find_study(results, "whole").name
+    with pytest.raises(ValueError, match=r"broken/study\.json"):
+        find_study(results, "broken")
