@@ -192,6 +192,7 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> dict[str, Any]:
     rates = {
         f"{factor:g}×": pooled(paired(measures, arm.name, control.name, measures.log_loss))
         for factor, control in rate_controls(study)
+        if control != arm
     }
     verdict = evidence.judge(
         primary,

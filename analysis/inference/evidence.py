@@ -359,7 +359,7 @@ def _word(
 
 def _brackets(rates: Mapping[str, Contrast | None]) -> bool:
     """Whether the baseline was run at a lower and at a higher learning rate."""
-    factors = [float(name.removesuffix("×")) for name, found in rates.items() if found is not None and found.se]
+    factors = [float(name.removesuffix("×")) for name, found in rates.items() if found and found.se is not None]
     return any(f < 1 for f in factors) and any(f > 1 for f in factors)
 
 
