@@ -239,6 +239,7 @@ class PooledBreaks:
             self.both(arm, size, kind)
             if progress:
                 progress(done, of)
+        self._read.clear()  # of thousands of trials these are gigabytes, and few are asked for again
 
 
 def load(results: Path | str, study: str | None = None) -> PooledBreaks:
