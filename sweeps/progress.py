@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sweeps.estimate import Estimate
 from sweeps.ledger import Ledger
@@ -57,7 +58,7 @@ class Progress:
         self.settled: set[tuple[str, str]] = set()  # where a whole trial has been timed
         self.paces: dict[str, Pace] = {}
         self.terminal = sys.stderr.isatty()
-        self.live: contextlib.AbstractContextManager | None = None
+        self.live: contextlib.AbstractContextManager[Any] | None = None
         self.drawn = self.started = time.monotonic()
 
     def __enter__(self) -> Progress:

@@ -47,7 +47,7 @@ os.environ.update(_ENVIRONMENT if CLUSTER else _ENVIRONMENT | _LOCAL_ENVIRONMENT
 if not CLUSTER:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
-import ray  # noqa: E402
+import ray as ray  # noqa: E402 (others import it from here)
 import ray._private.utils  # noqa: E402
 
 OBJECT_STORE = 100 * 2**20  # bytes: trials exchange nothing through it

@@ -103,12 +103,12 @@ class Watch(tune.Callback):
     def _trial(self, trial: Any) -> Trial:
         return self.byjob[trial.config["job"]]
 
-    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.progress.update(self._trial(t) for t in trials if t.status == "RUNNING")
         if self.full:  # raised here: what on_trial_complete raises Tune takes for the trial's own failure
             raise NoSpace(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.progress.ledger.results))
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours, result = self._trial(trial), trial.last_result or {}
         if result.get("wandb"):
             self.outcome.notes.add(f"wandb could not log every trial ({result['wandb']}); the records have everything")
@@ -120,7 +120,7 @@ class Watch(tune.Callback):
         if result.get("full"):
             self.full = True
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours, error, log = self._trial(trial), trial.get_pickled_error(), str(trial.get_error())
         cause = getattr(error, "cause", None) or error
         if cause is None or isinstance(cause, ray.exceptions.RayActorError):

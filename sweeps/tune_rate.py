@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.study.arm import Arm
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
-from sweeps.study import BASELINE_ARM, Arm, Study, Trial, build, with_arms
+from sweeps.study import BASELINE_ARM, Study, Trial, build, with_arms
 from zslx.intervention import registry
 
 FACTORS = tuple(2 ** (k / 2) for k in (-2, -1, 0, 1, 2))

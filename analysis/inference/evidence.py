@@ -40,6 +40,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -152,7 +153,7 @@ def mean_interval(values: ArrayLike, log: bool = False) -> dict[str, float | int
     return {"mean": back[0], "low": back[1], "high": back[2], "n": found.seeds}
 
 
-def sign_flip(differences: ArrayLike, generator: np.random.Generator | None = None) -> dict | None:
+def sign_flip(differences: ArrayLike, generator: np.random.Generator | None = None) -> dict[str, Any] | None:
     """Two-sided sign-flip test of the average over sizes: each seed's differences change sign together.
 
     Exact (all 2^n) up to 20 seeds; beyond, 100,000 flips drawn from `generator`, and `exact` is False.
@@ -192,7 +193,7 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
-def across_sizes(arm: np.ndarray, against: np.ndarray, generator: np.random.Generator) -> dict | None:
+def across_sizes(arm: np.ndarray, against: np.ndarray, generator: np.random.Generator) -> dict[str, Any] | None:
     """Interquartile mean of the paired differences and probability of improvement, over all sizes.
 
     arm, against (S, n): lower is better, nan where missing. As in rliable (Agarwal et al. 2021,

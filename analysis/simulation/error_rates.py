@@ -2,8 +2,8 @@
 
 log loss of a trial = what its seed does in every arm + what its arm does + own noise; the noise of a trial has a
 part that it shares with the same seed's trials at other sizes (same data order) and a part of its own. Effects
-are given in standard errors of the pooled paired difference, so that they mean the same at any noise. A tail
-slope goes along whose noise follows that of the loss. Used by tests/calibration/test_evidence_simulation.py and
+are given in standard errors of the pooled paired difference, so that they mean the same at any noise. Each trial
+also has a tail slope, whose noise follows that of its loss. Used by tests/calibration/test_evidence_simulation.py and
 benchmarks/analysis.py.
 """
 

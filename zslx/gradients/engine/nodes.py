@@ -1,7 +1,7 @@
 """The autograd nodes that a tape puts in place of an operation on a parameter.
 
-Forward: the operation itself. Backward: the input's gradient as ever; the parameter's goes to the tape, kept apart
-by sequence, and autograd gets it only where the tape says so (`passes`).
+Forward, a node does the operation itself. Backward, the input's gradient is the usual one; the parameter's goes to the
+tape, kept apart by sequence, and autograd gets it only where the tape says so (`passes`).
 """
 
 from __future__ import annotations
