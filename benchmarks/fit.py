@@ -4,6 +4,7 @@
 
     speed               seconds of a fit and of 1,000 bootstrap fits, beside a loop over scipy's curve_fit
     coverage [--curves 200] [--only laptop]   share of 95 % intervals that hold the planted value, and of statuses
+    pooled [--curves 200]   what intervals over seeds cover, from 3, 6 and 10 seeds
     forecast FILE...    errors at T of forecasts from the first 3 to 50 % of finished runs
 """
 
