@@ -62,24 +62,29 @@ def difference_table(comparison: Mapping[str, Any]) -> Table | None:
 
 def difference_texts(found: Mapping[str, Any]) -> tuple[str, ...]:
     texts = [number(found[n]) if n == "r_d" else difference(found[n]) for n in (*BREAK_MEASURES, "L_T_hat")]
+    return _marked(found, texts)
+
+
+def _marked(found: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts, in parentheses where the break is not identified."""
     return tuple(text if found["identified"] else f"({text})" for text in texts)
+
+
+def _parts(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """What L_d, t_d and r_d add, and the difference of L̂_T that they come to."""
+    return (*_marked(found, [difference(found["parts"][n]) for n in BREAK_MEASURES]), difference(found["L_T_hat"]))
 
 
 def parts_table(comparison: Mapping[str, Any]) -> Table | None:
     """What ΔL_d, Δt_d and Δr_d add to the gain in L̂_T, beside what a larger baseline gets from each."""
     rows = []
-    sizes = [s["size"] for s in comparison["sizes"]]
     for row in comparison["contrasts"]:
         for size, found in row["deceleration"][comparison["protocol"]["curve"]]["by_size"].items():
             if found is not None:
-                texts = [difference(found["parts"][n]) for n in BREAK_MEASURES]
-                shown = texts if found["identified"] else [f"({t})" for t in texts]
-                rows.append((row["arm"], size, *shown, difference(found["L_T_hat"])))
+                rows.append((row["arm"], size, *_parts(found)))
     for scale in comparison["scale_parts"]:
-        texts = [difference(scale["parts"][n]) for n in BREAK_MEASURES]
-        shown = texts if scale["identified"] else [f"({t})" for t in texts]
-        rows.append(("scale: the baseline", f"{scale['from']} → {scale['to']}", *shown, difference(scale["L_T_hat"])))
-    if not rows or not sizes:
+        rows.append(("scale: the baseline", f"{scale['from']} → {scale['to']}", *_parts(scale)))
+    if not rows:
         return None
     return Table(
         columns=("arm", "size", "by L_d", "by t_d", "by r_d", "together: L̂_T"),

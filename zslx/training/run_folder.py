@@ -31,8 +31,9 @@ def longer(out: Path, config: Config, parts: Mapping[str, Any]) -> int:
     if not ((out / "config.json").exists() and (out / "manifest.json").exists()):
         return 0
     there = read_run(out)
-    ended = _differing(there.config, config).get("train.steps")
-    if list(_differing(there.config, config)) != ["train.steps"] or there.status != "finished":
+    differing = _differing(there.config, config)
+    ended = differing.get("train.steps")
+    if list(differing) != ["train.steps"] or there.status != "finished":
         return 0
     if not isinstance(ended, int) or config.train.steps < ended:
         return 0
