@@ -23,7 +23,7 @@ import numpy as np
 
 from analysis.simulation.error_rates import World, verdicts
 from analysis.simulation.study import ARMS, write_study
-from zslx.runs.records import read_json, write_json
+from zslx.runs.json_files import read_json, write_json
 
 WRITTEN_SEEDS = 10
 SIZES = ("0.1M", "0.2M", "0.4M", "0.8M")

@@ -34,8 +34,8 @@ from zslx.gradients import group_stats
 from zslx.intervention.gradient_method import BY_TOKEN, GROUPINGS
 from zslx.model.losses import token_losses
 from zslx.runs import checkpoints
+from zslx.runs.json_files import read_json
 from zslx.runs.load import load_run_model
-from zslx.runs.records import read_json
 from zslx.text import token_cache
 from zslx.text.loader import Batch, Loader
 

@@ -21,7 +21,8 @@ from sweeps.outcome import Failure
 from sweeps.study import Study, Trial, command
 from zslx.locking import locked
 from zslx.runs.integrity import fault
-from zslx.runs.records import read_json, read_manifest, read_run, write_json
+from zslx.runs.json_files import read_json, write_json
+from zslx.runs.records import read_manifest, read_run
 
 DONE = ("finished", "diverged")
 

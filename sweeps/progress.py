@@ -19,7 +19,8 @@ from sweeps.ledger import Ledger
 from sweeps.study import Trial
 from zslx.printable import printable
 from zslx.progress import duration
-from zslx.runs.records import last_line, read_manifest
+from zslx.runs.json_files import last_line
+from zslx.runs.records import read_manifest
 
 PLAIN_SECONDS = 15.0
 REDRAW_SECONDS = 1.0

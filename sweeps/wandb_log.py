@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from zslx.locking import locked
-from zslx.runs.records import Run, numbers, read_run, write_json
+from zslx.runs.json_files import write_json
+from zslx.runs.records import Run, numbers, read_run
 
 PROJECT = "zslx"
 

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table and the answers, or JSON."""
     from analysis.inference.compare import compare_study
     from analysis.report.headline import print_comparison
-    from zslx.runs.records import dumps
+    from zslx.runs.json_files import dumps
 
     comparison = compare_study(load_fitted(args.results, args.study))
     if args.json:

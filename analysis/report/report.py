@@ -26,7 +26,7 @@ from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from analysis.report.figures import Figures
 from analysis.report.headline import headline
 from analysis.report.page import render
-from zslx.runs.records import write_atomic
+from zslx.runs.json_files import write_atomic
 
 MOST_CARDS = 2  # answers shown as cards; more become one ranked table
 

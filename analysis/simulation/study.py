@@ -22,7 +22,8 @@ import numpy as np
 from zslx.config.presets import preset
 from zslx.config.sizes import model_preset
 from zslx.instruments.measuring_steps import token_steps
-from zslx.runs.records import RunRecords, write_json
+from zslx.runs.json_files import write_json
+from zslx.runs.records import RunRecords
 
 PROBE_STEPS = sorted({2**k for k in range(20)} | {3 * 2**k for k in range(19)})
 ENVIRONMENT = {

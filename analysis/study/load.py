@@ -26,7 +26,8 @@ import numpy as np
 from analysis.study.arm import Arm
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
-from zslx.runs.records import Run, last_line, numbers, read_json, read_run
+from zslx.runs.json_files import last_line, read_json
+from zslx.runs.records import Run, numbers, read_run
 from zslx.runs.shapes import Shape, check
 
 LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12

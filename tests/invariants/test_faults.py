@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from zslx.runs import checkpoints
-from zslx.runs.records import read_json, read_lines, read_run
+from zslx.runs.json_files import read_json, read_lines
+from zslx.runs.records import read_run
 from zslx.testing.subject import BLIND, Outcome, plain, text, trained
 from zslx.training.loop import TrainingRun, train
 

@@ -10,7 +10,8 @@ import pytest
 
 from sweeps.ledger import is_done
 from zslx.runs.integrity import fault, gap
-from zslx.runs.records import read_json, read_run, write_json
+from zslx.runs.json_files import read_json, write_json
+from zslx.runs.records import read_run
 from zslx.testing.subject import BLIND, plain, trained
 from zslx.training.loop import train
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from zslx.runs import checkpoints
-from zslx.runs.records import read_json
+from zslx.runs.json_files import read_json
 from zslx.testing.subject import WATCHED, Outcome, plain, train_values, trained
 
 STEPS = 40

@@ -16,7 +16,7 @@ from zslx.instruments.during_training import Instruments
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.measuring_steps import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps, token_steps
 from zslx.runs import checkpoints
-from zslx.runs.records import read_lines
+from zslx.runs.json_files import read_lines
 from zslx.training.loop import TrainingRun, train
 
 STEPS = 12

@@ -12,7 +12,8 @@ from zslx import RunView
 from zslx.intervention.base import Intervention
 from zslx.intervention.composed import Methods
 from zslx.runs import checkpoints
-from zslx.runs.records import read_json, read_run, write_json
+from zslx.runs.json_files import read_json, write_json
+from zslx.runs.records import read_run
 from zslx.testing.subject import WATCHED, Outcome, Stopped, plain, trained
 from zslx.training.loop import TrainingRun, train
 

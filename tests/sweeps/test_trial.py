@@ -21,7 +21,7 @@ from zslx.config.presets import preset
 from zslx.config.run_config import parse_overrides
 from zslx.places import ROOT
 from zslx.runs.identity import identity
-from zslx.runs.records import last_line
+from zslx.runs.json_files import last_line
 
 FILES = ("config.json", "steps.jsonl", "probes.jsonl")
 

@@ -9,7 +9,8 @@ import pytest
 from sweeps import wandb_log
 from sweeps.wandb_log import Labels
 from zslx.config.run_config import Config
-from zslx.runs.records import RunRecords, read_run, write_json
+from zslx.runs.json_files import write_json
+from zslx.runs.records import RunRecords, read_run
 
 
 @pytest.fixture

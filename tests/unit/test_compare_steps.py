@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.study.step_records import BINS, binned, edges, read_columns, summarise
-from zslx.runs.records import RunRecords, columns, read_lines
+from zslx.runs.json_files import read_lines
+from zslx.runs.records import RunRecords, columns
 
 pytest.importorskip("pyarrow")
 

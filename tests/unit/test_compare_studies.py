@@ -10,7 +10,7 @@ from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.simulation.study import BASELINE, SimulatedArm, write_study
 from analysis.study.load import find_study, load_study, numbers_of
 from analysis.study.measures import Measures
-from zslx.runs.records import write_json
+from zslx.runs.json_files import write_json
 
 ARM = {"name": "baseline", "intervention": "none", "role": "baseline"}
 TWO = (BASELINE, SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.02))

@@ -11,7 +11,7 @@ import torch
 from zslx import Intervention
 from zslx.instruments.loss_interference import interference
 from zslx.model.losses import token_losses
-from zslx.runs.records import write_json
+from zslx.runs.json_files import write_json
 from zslx.testing.subject import plain
 from zslx.text.loader import control
 from zslx.text.token_cache import prepare

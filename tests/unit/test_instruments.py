@@ -14,7 +14,7 @@ from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import token_losses
 from zslx.model.transformer import Transformer
-from zslx.runs.records import read_lines
+from zslx.runs.json_files import read_lines
 from zslx.text.loader import Batch
 from zslx.training.loop import train
 

@@ -15,7 +15,7 @@ import torch
 from zslx.commands.cli import main
 from zslx.config.run_config import Config
 from zslx.probing.probe import FILE, ProbeSettings, RunProbe
-from zslx.runs.records import read_lines, write_json
+from zslx.runs.json_files import read_lines, write_json
 from zslx.training.loop import train
 
 STEPS = 12

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zslx.config.run_config import Config
-from zslx.runs.records import LINE_FILES, RunRecords, columns, dumps, read_json, read_lines, read_run, write_json
+from zslx.runs.json_files import dumps, read_json, read_lines, write_json
+from zslx.runs.records import LINE_FILES, RunRecords, columns, read_run
 
 
 def fill(records: RunRecords, steps: range) -> None:

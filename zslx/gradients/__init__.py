@@ -18,6 +18,7 @@ accumulation (`combine` adds to .grad). Refused: data-parallel wrappers, re-entr
 from zslx.gradients.cancellation import Totals, histogram, totals
 from zslx.gradients.first_order import FirstOrder, first_order, token_changes
 from zslx.gradients.group_stats import group_stats
+from zslx.gradients.norm import norm
 from zslx.gradients.parameter_roles import Role, body_of, parameter_roles
 from zslx.gradients.position_interference import PositionInterference, position_interference
 from zslx.gradients.sequence_groups import GroupStats, sequence_stats
@@ -35,6 +36,7 @@ __all__ = [
     "first_order",
     "group_stats",
     "histogram",
+    "norm",
     "parameter_roles",
     "position_interference",
     "sequence_stats",

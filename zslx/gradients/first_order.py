@@ -30,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zslx.gradients.engine.loss_batch import LossFn, choose, split
 from zslx.gradients.engine.token_pass import TokenPass
+from zslx.gradients.norm import norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +162,6 @@ def token_changes(
 
 def difference_step(point: Mapping[str, Tensor], moves: Mapping[str, Tensor]) -> float:
     """The multiple of the update at which truncation (ε²) and rounding (1/ε) are about equal."""
-    size, whole = (
-        math.sqrt(sum(float(t.double().square().sum()) for t in tensors.values())) for tensors in (moves, point)
-    )
+    size, whole = norm(moves.values()), norm(point.values())
     eps = torch.finfo(next(iter(point.values())).dtype).eps
     return eps ** (1 / 3) * whole / size if size else 1.0

@@ -24,18 +24,19 @@ in float32). Cost: benchmarks/instruments.py.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zslx.config.run_config import Config
-from zslx.instruments.gradient_interference import gradient_interference, update_effect
+from zslx.gradients import norm
+from zslx.instruments.gradient_interference import GradientSample, gradient_interference, update_effect
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.measuring_steps import heldout_steps, probe_steps, token_steps
 from zslx.instruments.rank_decomposition import Decomposition
+from zslx.seeds import generator
 from zslx.text.loader import Batch
 
 
@@ -79,15 +80,24 @@ class Instruments:
         assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
         batch_after = self.heldout.training_losses(model, batch)
         weights, self._weights = self._weights, []
-        record["update_norm"] = distance(weights, list(model.parameters()))
+        record["update_norm"] = norm((new - old).detach() for new, old in zip(model.parameters(), weights, strict=True))
         record["dt1_batch"] = interference(batch_after - batch_losses)
         record["dt1_heldout"] = interference(losses - before[1])
         record |= self._doubling(step, losses)
-        if self.config.instruments.token_samples and step in self.token_steps:
+        if self._sample(step).tokens:
             record["first_order"] = self._update_effect(step, model, weights)
         if terms is not None:
             record["decomposition"] = terms.record()
-        return record | gradient_interference(model, self.heldout, step, self.config)
+        return record | gradient_interference(model, self.heldout, self._sample(step))
+
+    def _sample(self, step: int) -> GradientSample:
+        chosen, seed = self.config.instruments, self.config.train.seed
+        return GradientSample(
+            sequences=chosen.gradient_sequences,
+            positions=chosen.gradient_positions,
+            tokens=chosen.token_samples if step in self.token_steps else 0,
+            draws=lambda purpose: generator(seed, "instruments", purpose, step),
+        )
 
     def _update_effect(self, step: int, model: nn.Module, before: list[Tensor]) -> dict[str, Any]:
         """The first-order decomposition of the step's update, at the weights before it; the model ends as it was."""
@@ -98,7 +108,7 @@ class Instruments:
         names = (name for name, _ in model.named_parameters())
         update = {name: new - old for name, new, old in zip(names, after, before, strict=True)}
         try:
-            return update_effect(model, self.heldout, step, self.config, update)
+            return update_effect(model, self.heldout, self._sample(step), update)
         finally:
             with torch.no_grad():
                 for p, new in zip(model.parameters(), after, strict=True):
@@ -114,9 +124,3 @@ class Instruments:
         for old in [s for s in kept if 2 * int(s) <= step]:  # a later 2t needs only what lies above
             del kept[old]
         return found
-
-
-@torch.no_grad()
-def distance(before: list[Tensor], after: list[Tensor]) -> float:
-    """‖after − before‖ over all parameters, accumulated in float64."""
-    return math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(after, before, strict=True)))

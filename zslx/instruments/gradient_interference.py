@@ -22,12 +22,12 @@ Checked by tests/oracles/test_instruments.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zslx.config.run_config import Config
 from zslx.gradients import (
     FirstOrder,
     GroupStats,
@@ -36,6 +36,7 @@ from zslx.gradients import (
     Totals,
     body_of,
     first_order,
+    histogram,
     parameter_roles,
     position_interference,
     sequence_stats,
@@ -43,48 +44,77 @@ from zslx.gradients import (
     totals,
 )
 from zslx.instruments.heldout import HeldOut
-from zslx.instruments.measuring_steps import token_steps
 from zslx.model.losses import token_losses
-from zslx.seeds import generator
 from zslx.text.loader import Batch
 
 
-def gradient_interference(model: nn.Module, heldout: HeldOut, step: int, config: Config) -> dict[str, Any]:
-    """What a probe step records of the gradients at the model's weights, by the names above."""
-    chosen, seed = config.instruments, config.train.seed
-    record: dict[str, Any] = {}
-    if chosen.gradient_sequences:
-        batch = spread(heldout.batch, chosen.gradient_sequences)
-        signs = generator(seed, "instruments", "sequence signs", step)
-        stats = sequence_stats(model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
-        record["grad_sequence"] = sequence_record(model, stats)
-        if chosen.gradient_positions:
-            record["grad_position"] = position_record(model, position_interference(model, token_losses, batch))
-    if chosen.token_samples and step in token_steps(config.train.steps):
-        found = token_interference(
-            model,
-            token_losses,
-            heldout.batch,
-            chosen.token_samples,
-            generator=generator(seed, "instruments", "token sample", step),
-            chance=generator(seed, "instruments", "token signs", step),
-            sequences_at_once=heldout.chunk,
-        )
-        record["grad_token"] = token_record(model, found)
+@dataclass(frozen=True, kw_only=True)
+class GradientSample:
+    """What to measure gradients over, at one point of training.
+
+    sequences   how many held-out sequences (0: none); positions: also the proxy over their positions
+    tokens      how many sampled tokens, or "all" (0: none)
+    draws       the generator of a purpose ("sequence signs", "token sample", "token signs"), the same at every call
+    signs       how often random signs are drawn for the chance level of the sequences
+    histogram   also the counts of c_j over the body's coordinates
+    """
+
+    sequences: int
+    positions: bool = True
+    tokens: int | str
+    draws: Callable[[str], torch.Generator]
+    signs: int = 1
+    histogram: bool = False
+
+
+def gradient_interference(model: nn.Module, heldout: HeldOut, sample: GradientSample) -> dict[str, Any]:
+    """Gradient interference at the model's weights, by the names above."""
+    return over_sequences(model, heldout, sample) | over_tokens(model, heldout, sample)
+
+
+def over_sequences(model: nn.Module, heldout: HeldOut, sample: GradientSample) -> dict[str, Any]:
+    """`grad_sequence` and `grad_position`."""
+    if not sample.sequences:
+        return {}
+    batch, signs = spread(heldout.batch, sample.sequences), sample.draws("sequence signs")
+    stats = sequence_stats(model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
+    more = (sequence_stats(model, token_losses, batch, want=(), chance=signs) for _ in range(sample.signs - 1))
+    record = {"grad_sequence": sequence_record(model, stats, [drawn.chance_sum for drawn in more])}
+    if sample.histogram:
+        body = body_of(model, stats.sum)
+        record["grad_sequence"]["histogram"] = histogram(stats.sum, stats.abs_sum, body)
+    if sample.positions:
+        record["grad_position"] = position_record(model, position_interference(model, token_losses, batch))
     return record
 
 
+def over_tokens(model: nn.Module, heldout: HeldOut, sample: GradientSample) -> dict[str, Any]:
+    """`grad_token`."""
+    if not sample.tokens:
+        return {}
+    found = token_interference(
+        model,
+        token_losses,
+        heldout.batch,
+        sample.tokens,
+        generator=sample.draws("token sample"),
+        chance=sample.draws("token signs"),
+        sequences_at_once=heldout.chunk,
+    )
+    return {"grad_token": token_record(model, found)}
+
+
 def update_effect(
-    model: nn.Module, heldout: HeldOut, step: int, config: Config, update: Mapping[str, Tensor]
+    model: nn.Module, heldout: HeldOut, sample: GradientSample, update: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """The first-order decomposition of `update` at the model's weights, over the held-out tokens."""
+    """`first_order`: the decomposition of `update` at the model's weights, over the held-out tokens."""
     found = first_order(
         model,
         token_losses,
         heldout.batch,
         update,
-        n=config.instruments.token_samples,
-        generator=generator(config.train.seed, "instruments", "token sample", step),
+        n=sample.tokens,
+        generator=sample.draws("token sample"),
         sequences_at_once=heldout.chunk,
     )
     return first_order_record(found)

@@ -28,7 +28,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,28 +37,16 @@ import torch
 from torch import Tensor
 
 from zslx.config.run_config import Config
-from zslx.gradients import (
-    body_of,
-    first_order,
-    histogram,
-    position_interference,
-    sequence_stats,
-    token_interference,
-)
-from zslx.instruments.gradient_interference import (
-    first_order_record,
-    position_record,
-    sequence_record,
-    spread,
-    token_record,
-)
+from zslx.gradients import norm
+from zslx.instruments.gradient_interference import GradientSample, over_sequences, over_tokens, update_effect
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
 from zslx.model.losses import token_losses
 from zslx.runs import checkpoints
-from zslx.runs.records import dumps, read_config, read_lines, read_manifest
+from zslx.runs.json_files import JsonLines, read_lines
+from zslx.runs.records import read_config, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, heldout
@@ -68,6 +55,7 @@ from zslx.training.step_gradient import Diverged
 
 FILE = "probe.jsonl"
 CHANCE_DRAWS = 8  # of random signs over sequences
+DRAWS = {"token sample": "tokens"}  # the name under which a probe has always drawn its tokens
 SEQUENCES = 16  # of the gradient interference, where the run's configuration has none
 STAGES = ("losses", "update", "sequence gradients", "token gradients", "first order")
 
@@ -156,7 +144,7 @@ class RunProbe:
     def measure(self, steps: list[int], progress: Callable[[float, str], None]) -> dict[int, dict[str, Any]]:
         """The records of `steps`, in their order; those that are missing are measured and appended one by one."""
         with locked(self.folder / ".probe.lock"):
-            self._cut_torn_line()
+            JsonLines(self.folder / FILE).cut()  # what a killed probe was writing
             found = self.records()
             missing = [step for step in steps if step not in found]
             for i, step in enumerate(missing):
@@ -183,12 +171,13 @@ class RunProbe:
         update, changes = own_update(run, heldout, step, losses)
         record |= changes
         at("sequence gradients")
-        record |= self._sequences(run, heldout, step)
+        sample = self._sample(step)
+        record |= over_sequences(run.model, heldout, sample)
         at("token gradients")
-        record["grad_token"] = token_record(run.model, self._tokens(run, heldout, step))
+        record |= over_tokens(run.model, heldout, sample)
         at("first order")
         if update is not None:
-            record["first_order"] = self._first_order(run, heldout, step, update)
+            record["first_order"] = update_effect(run.model, heldout, sample, update)
         return record
 
     def _restored(self, step: int) -> tuple[TrainingRun, HeldOut]:
@@ -211,64 +200,20 @@ class RunProbe:
             self.losses[step] = heldout.losses(run.model)
         return self.losses[step]
 
-    def _draws(self, purpose: str, step: int) -> torch.Generator:
-        return generator(self.config.train.seed, "probe", purpose, step)
-
-    def _sequences(self, run: TrainingRun, heldout: HeldOut, step: int) -> dict[str, Any]:
-        batch = spread(heldout.batch, self.config.instruments.gradient_sequences or SEQUENCES)
-        signs = self._draws("sequence signs", step)
-        want = ("sum", "abs_sum", "gramian")
-        stats = sequence_stats(run.model, token_losses, batch, want=want, chance=signs)
-        body = body_of(run.model, stats.sum)
-        more = [
-            sequence_stats(run.model, token_losses, batch, want=(), chance=signs).chance_sum
-            for _ in range(CHANCE_DRAWS - 1)
-        ]
-        sequences = sequence_record(run.model, stats, more)
-        sequences["histogram"] = histogram(stats.sum, stats.abs_sum, body)
-        positions = position_interference(run.model, token_losses, batch)
-        return {"grad_sequence": sequences, "grad_position": position_record(run.model, positions)}
-
-    def _tokens(self, run: TrainingRun, heldout: HeldOut, step: int) -> Any:
-        return token_interference(
-            run.model,
-            token_losses,
-            heldout.batch,
-            self.settings.n,
-            generator=self._draws("tokens", step),
-            chance=self._draws("token signs", step),
-            sequences_at_once=heldout.chunk,
+    def _sample(self, step: int) -> GradientSample:
+        """What is measured over: other draws than those of the run's own instruments."""
+        return GradientSample(
+            sequences=self.config.instruments.gradient_sequences or SEQUENCES,
+            tokens=self.settings.n,
+            draws=lambda purpose: generator(self.config.train.seed, "probe", DRAWS.get(purpose, purpose), step),
+            signs=CHANCE_DRAWS,
+            histogram=True,
         )
-
-    def _first_order(
-        self, run: TrainingRun, heldout: HeldOut, step: int, update: Mapping[str, Tensor]
-    ) -> dict[str, Any]:
-        found = first_order(
-            run.model,
-            token_losses,
-            heldout.batch,
-            update,
-            n=self.settings.n,
-            generator=self._draws("tokens", step),
-            sequences_at_once=heldout.chunk,
-        )
-        return first_order_record(found)
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with (self.folder / FILE).open("ab") as file:
-            file.write(dumps(record).encode() + b"\n")
+        with JsonLines(self.folder / FILE) as file:
+            file.append(record)
             file.flush()
-            os.fsync(file.fileno())
-
-    def _cut_torn_line(self) -> None:
-        """Remove what a killed probe was writing."""
-        path = self.folder / FILE
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
 
 
 def own_update(
@@ -296,11 +241,16 @@ def own_update(
     run.model.zero_grad(set_to_none=True)
     if not moved:
         return None, {}
-    norm = sum(float(u.double().square().sum()) for u in update.values()) ** 0.5
     return update, {
         "dt1_heldout": interference(after - losses),
         "dt1_batch": interference(batch_after - batch_before),
-        "update": {"from": step, "to": step + 1, "lr": record["lr"], "clipped": record["clipped"], "norm": norm},
+        "update": {
+            "from": step,
+            "to": step + 1,
+            "lr": record["lr"],
+            "clipped": record["clipped"],
+            "norm": norm(update.values()),
+        },
     }
 
 

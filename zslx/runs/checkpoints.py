@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from zslx.runs.records import _sync_folder, dumps, read_json
+from zslx.runs.json_files import dumps, read_json, sync_folder
 from zslx.runs.shapes import CHECKPOINT, check
 
 TENSOR, GENERATOR, KEYED = "__tensor__", "__generator__", "__items__"
@@ -92,11 +92,11 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         for file in temporary.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        _sync_folder(temporary)
+        sync_folder(temporary)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
-        _sync_folder(folder)
+        sync_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

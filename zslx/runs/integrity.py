@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zslx.instruments.measuring_steps import heldout_steps
-from zslx.runs.records import LINE_FILES, Run, loads
+from zslx.runs.json_files import loads
+from zslx.runs.records import LINE_FILES, Run
 
 
 def checksums(folder: Path) -> dict[str, dict[str, Any]]:

@@ -4,11 +4,9 @@
     steps.jsonl     a line a step                    probes.jsonl   a line a probe step, every instrument
     timing.jsonl    whatever depends on the clock    checkpoints/   (zslx/runs/checkpoints.py)
 
-Lines are strict JSON objects with an increasing integer `step`; a number that is not finite is written as
-null. JSON files are replaced atomically (new file, fsync, rename, fsync of the folder). Lines are appended
-and made durable by `flush(sync=True)`: the trainer calls it before each checkpoint, so that every line up to
-a checkpoint's step is on disk when the checkpoint is. A killed process leaves at most a torn last line, which
-readers leave out and `cut_to` removes; an unreadable line anywhere else is an error, never skipped.
+Each line has a `step`, an integer that increases. The trainer makes the lines durable before each checkpoint, so that
+every line up to a checkpoint's step is on disk when the checkpoint is. How files are written and what a killed writer
+leaves: zslx/runs/json_files.py.
 
 Torch-free: analysis reads runs through this file alone. Exactness (cut and resume equals never stopped, byte
 for byte) is checked by tests/unit/test_records.py.
@@ -16,24 +14,19 @@ for byte) is checked by tests/unit/test_records.py.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
 import numpy as np
 
+from zslx.runs.json_files import JsonLines, read_json, read_lines
 from zslx.runs.shapes import CONFIG, MANIFEST, check
 
 LINE_FILES = ("steps", "probes", "timing")
-TAIL = 16384  # bytes read from the end of a records file: more than its longest line
 STATUSES = ("running", "finished", "diverged", "failed")
 
 
@@ -46,7 +39,7 @@ class RunRecords:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._files: dict[str, BinaryIO] = {}
+        self._files = {name: JsonLines(self.folder / f"{name}.jsonl") for name in LINE_FILES}
 
     def append_step(self, line: Mapping[str, Any]) -> None:
         self._append("steps", line)
@@ -59,60 +52,32 @@ class RunRecords:
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         assert isinstance(line["step"], int), "a record without its step could not be cut on resume"
-        if name not in self._files:
-            self._files[name] = (self.folder / f"{name}.jsonl").open("ab")
-        self._files[name].write(dumps(line).encode() + b"\n")
+        self._files[name].append(line)
 
     def flush(self, sync: bool = True) -> None:
         """Hand every appended line to the system; with `sync` also to the disk."""
         for file in self._files.values():
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        if sync and self._files:
-            _sync_folder(self.folder)
+            file.flush(sync)
 
     def cut_to(self, step: int) -> None:
         """Forget everything after `step`, torn lines included.
 
         Raises ValueError when steps.jsonl ends before `step`: its lines are written before the checkpoint.
         """
-        self.close()
-        for name in LINE_FILES:
-            path = self.folder / f"{name}.jsonl"
-            data = path.read_bytes() if path.exists() else b""
-            keep, last = _length_up_to(data, step)
+        for name, file in self._files.items():
+            last = file.cut(lambda line: line["step"] <= step).get("step", 0)
             if name == "steps" and last != step:
-                raise ValueError(f"{path} ends at step {last}, before the checkpoint at step {step}")
-            if keep < len(data):
-                with path.open("r+b") as file:
-                    file.truncate(keep)
-                    os.fsync(file.fileno())
+                raise ValueError(f"{file.path} ends at step {last}, before the checkpoint at step {step}")
 
     def close(self) -> None:
-        self.flush(sync=False)
         for file in self._files.values():
             file.close()
-        self._files.clear()
 
     def __enter__(self) -> RunRecords:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _length_up_to(data: bytes, step: int) -> tuple[int, int]:
-    """(bytes of the whole lines up to `step`, the last such step or 0), found from the end backwards."""
-    end = len(data)
-    while end:
-        start = data.rfind(b"\n", 0, end - 1) + 1
-        line = data[start:end]
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            if line.endswith(b"\n") and (found := loads(line)["step"]) <= step:
-                return end, found
-        end = start
-    return 0, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,122 +160,3 @@ def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file, without a torn last line. ValueError names the file and the line."""
-    rows = []
-    lines = Path(path).read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(loads(line))
-        except ValueError as error:
-            # What a killed writer was writing has no line end yet.
-            if number < len(lines):
-                raise ValueError(f"{path}:{number}: {error}") from None
-    return rows
-
-
-def last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of a records file; {} where there is none, or one that is damaged.
-
-    Cheap: reads the end of the file alone.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-    except OSError:
-        return {}
-    with contextlib.suppress(ValueError, IndexError):
-        line = loads(lines[-1])
-        return line if type(line.get("step")) is int else {}
-    return {}
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file. ValueError, naming the file, when it is missing or damaged."""
-    try:
-        return loads(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def loads(data: bytes) -> dict[str, Any]:
-    """Strict JSON (no NaN, no Infinity), an object."""
-    try:
-        value = _DECODER.decode(data.decode())
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def dumps(value: Any, **options: Any) -> str:
-    """Strict JSON; a number that is not finite becomes null, a numpy or torch value a number or a list."""
-    try:
-        return json.dumps(value, allow_nan=False, **options)
-    except (ValueError, TypeError):
-        return json.dumps(_plain(value), allow_nan=False, **options)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _whole_number(digits: str) -> int:
-    """An integer, if a float can hold it: columns of records are floats."""
-    value = int(digits)
-    if len(digits) > sys.float_info.max_10_exp:
-        raise ValueError(f"{digits[:20]}... has {len(digits)} digits: no number of a record has so many")
-    return value
-
-
-# Kept: making one costs as much as a line.
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole_number)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Replace a JSON file: readers see the old file or the new one, after a power cut too."""
-    write_atomic(path, (dumps(value, indent=1) + "\n").encode())
-
-
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Replace a file by `data`: written beside it, fsync, rename, fsync of the folder."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or a new file in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,7 +22,7 @@ from zslx.config.run_config import Config, override
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention
 from zslx.runs import checkpoints
-from zslx.runs.records import read_json, write_atomic, write_json
+from zslx.runs.json_files import read_json, write_atomic, write_json
 from zslx.text.token_cache import cache_folder
 from zslx.training.loop import TrainingRun, train
 

@@ -44,9 +44,10 @@ from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
 from zslx.runs.identity import device_kind, digest, ingredients
 from zslx.runs.integrity import checksums, gap
+from zslx.runs.json_files import write_json
 from zslx.runs.load import load_weights, reference_model
 from zslx.runs.provenance import environment
-from zslx.runs.records import RunRecords, read_manifest, write_json
+from zslx.runs.records import RunRecords, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import Batch, Loader, control, heldout

@@ -16,7 +16,8 @@ from typing import Any
 
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
-from zslx.runs.records import dumps, read_config, read_manifest, read_run
+from zslx.runs.json_files import dumps
+from zslx.runs.records import read_config, read_manifest, read_run
 
 ANOTHER = "holds a run of the same settings but another text, plugin source, version or machine: choose another folder"
 
