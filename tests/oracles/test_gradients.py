@@ -258,7 +258,10 @@ def test_published_values_of_a_linear_layer_and_an_embedding():
     ("bad", "message"),
     [
         ({"groups": (torch.tensor([0, 1, 5, 0]), 3)}, r"groups: ids must lie in 0\.\.2"),
-        ({"groups": (torch.tensor([0, 1]), 2)}, r"groups: ids of shape \(2,\), expected whole numbers of shape \(4,\)"),
+        (
+            {"groups": (torch.tensor([0, 1]), 2)},
+            r"groups: ids must be whole numbers of shape \(4,\), got torch.int64 \(2,\)",
+        ),
         ({"want": ("sum", "nonsense")}, "want: nonsense unknown; allowed are sum"),
         ({"parameters": []}, "parameters: none is left"),
     ],
@@ -290,7 +293,7 @@ def test_group_stats_goes_by_the_shape_of_the_ids():
     assert_close(by_token.gramian, by_sequence.gramian, 1e-10, "gramian")
     own = sequence_stats(model, token_losses, batch).gramian
     assert torch.equal(group_stats(model, token_losses, batch).gramian, own)
-    with pytest.raises(ValueError, match=r"ids of shape \(4, 5\), expected whole numbers of shape \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"ids must be whole numbers of shape \(4, 6\), got torch.int64 \(4, 5\)"):
         group_stats(model, token_losses, batch, (torch.zeros(4, 5, dtype=torch.int64), 2))
     with pytest.raises(ValueError, match="only groups of tokens"):
         group_stats(model, token_losses, batch, (ids, 2), proxy=True)

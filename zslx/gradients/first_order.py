@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zslx.gradients.engine.loss_batch import LossFn, choose, split
-from zslx.gradients.engine.token_pass import TokenPass
+from zslx.gradients.engine.token_pass import TokenBatch, TokenPass
 from zslx.gradients.norm import norm
 
 
@@ -82,7 +82,16 @@ def first_order(
     moves = {name: update[name].detach().to(p) for name, p in chosen.items()}
     change, true_change = token_changes(model, loss_fn, batch, moves, method)
     weights = {name: u.abs() for name, u in moves.items()}
-    measured = TokenPass(model, loss_fn, batch, n, generator, list(moves), None, sequences_at_once, l1_weights=weights)
+    over = TokenBatch(
+        model=model,
+        loss_fn=loss_fn,
+        batch=batch,
+        n=n,
+        generator=generator,
+        parameters=list(moves),
+        sequences_at_once=sequences_at_once,
+    )
+    measured = TokenPass(over, l1_weights=weights)
     net = {name: g.double() * moves[name].double() for name, g in measured.sums.items()}
     abs_of_sum = {name: float(q.abs().sum()) for name, q in net.items()}
     per_token = torch.stack(list(measured.l1.values())).sum(0)

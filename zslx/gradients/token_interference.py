@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zslx.gradients.cancellation import Totals, totals_of
 from zslx.gradients.engine.loss_batch import LossFn, Selection
-from zslx.gradients.engine.token_pass import TokenPass
+from zslx.gradients.engine.token_pass import TokenBatch, TokenPass
 from zslx.gradients.engine.token_sample import Sample
 from zslx.gradients.parameter_roles import body_of
 
@@ -116,7 +116,17 @@ def token_interference(
     gradients). chance: a generator for the random signs of the chance level (one more backward).
     sequences_at_once: split the batch so that the graph fits in memory (another sample is drawn then).
     """
-    measured = TokenPass(model, loss_fn, batch, n, generator, parameters, chance, sequences_at_once, abs_sums=mean)
+    over = TokenBatch(
+        model=model,
+        loss_fn=loss_fn,
+        batch=batch,
+        n=n,
+        generator=generator,
+        parameters=parameters,
+        chance=chance,
+        sequences_at_once=sequences_at_once,
+    )
+    measured = TokenPass(over, abs_sums=mean)
     sums, sample = measured.sums, measured.sample
     by_parameter: dict[str, Totals] = {}
     means: dict[str, float | None] = {}

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zslx.gradients.engine.loss_batch import check_groups
 from zslx.intervention.base import NEEDS, Intervention, RunView, StepView
 from zslx.intervention.gradient_method import SUMS, CoordinateSums, GradientMethod
 from zslx.intervention.placebo import KINDS
@@ -72,17 +73,7 @@ def window_ids(given: Any, method: Intervention, run: RunView, walk: Any) -> np.
 
 
 def group_ids(given: Any, method: Intervention, run: RunView, view: StepView) -> tuple[Tensor, int]:
-    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Tensor)):
-        raise ValueError("must return (ids, number of groups)")
-    ids, count = given
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(f"the number of groups must be a whole number above 0, got {count!r}")
-    if ids.shape not in (view.losses.shape, view.losses.shape[:1]) or ids.is_floating_point():
-        wanted = f"whole numbers of shape {tuple(view.losses.shape[:1])} or {tuple(view.losses.shape)}"
-        raise ValueError(f"ids must be {wanted}, got {ids.dtype} {tuple(ids.shape)}")
-    if not 0 <= int(ids.min()) <= int(ids.max()) < count:
-        raise ValueError(f"ids must lie from 0 to {count - 1}")
-    return ids, int(count)
+    return check_groups(given, tuple(view.losses.shape[:1]), tuple(view.losses.shape))
 
 
 def factor(given: Any, method: Intervention, run: RunView) -> float:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,16 +97,19 @@ def cotangent_of(losses: Tensor, mask: Tensor | None) -> tuple[Tensor, float]:
     return mask.to(losses.dtype) / tokens, tokens
 
 
-def check_groups(groups: tuple[Tensor, int], shape: tuple[int, ...]) -> tuple[Tensor, int]:
-    """(ids, K) as they are, or ValueError: the ids must be whole numbers in 0..K−1 of the given shape."""
-    if isinstance(groups, Tensor) or len(groups) != 2:
+def check_groups(groups: Any, *shapes: tuple[int, ...]) -> tuple[Tensor, int]:
+    """(ids, K) as they are, or ValueError: the ids must be whole numbers in 0..K−1, of one of the given shapes."""
+    if not (isinstance(groups, tuple) and len(groups) == 2 and isinstance(groups[0], Tensor)):
         raise ValueError("groups: expected (ids, K), the group of each sequence or token and the number of groups")
     ids, count = groups
-    if ids.shape != shape or ids.is_floating_point():
-        raise ValueError(f"groups: ids of shape {tuple(ids.shape)}, expected whole numbers of shape {shape}")
-    if count < 1 or (ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < count):
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"groups: the number of groups must be a whole number above 0, got {count!r}")
+    if tuple(ids.shape) not in shapes or ids.is_floating_point():
+        wanted = " or ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"groups: ids must be whole numbers of shape {wanted}, got {ids.dtype} {tuple(ids.shape)}")
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < count:
         raise ValueError(f"groups: ids must lie in 0..{count - 1} (K={count})")
-    return ids, count
+    return ids, int(count)
 
 
 def random_signs(count: int, generator: torch.Generator, like: Tensor) -> Tensor:

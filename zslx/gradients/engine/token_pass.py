@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,25 @@ from zslx.gradients.engine.tape import Tape
 from zslx.gradients.engine.token_sample import Sample, sample_tokens
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """What a pass is over.
+
+    loss_fn(model, batch) returns token losses (B, T), or (losses, mask). n: how many tokens are sampled, rounded up to
+    a multiple of B, or "all"; drawn from `generator` (default: seed 0). parameters: which; None is all. chance: a
+    generator of random signs, for one more sum. sequences_at_once: the batch in pieces of so many sequences.
+    """
+
+    model: nn.Module
+    loss_fn: LossFn
+    batch: Any
+    n: int | str
+    generator: torch.Generator | None = None
+    parameters: Selection = None
+    chance: torch.Generator | None = None
+    sequences_at_once: int | None = None
+
+
 class TokenPass:
     """The backwards behind every per-token quantity: one for the sums, one a round of sampled tokens.
 
@@ -33,38 +53,26 @@ class TokenPass:
 
     GROUPS = 8
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFn,
-        batch: Any,
-        n: int | str,
-        generator: torch.Generator | None,
-        parameters: Selection,
-        chance: torch.Generator | None,
-        sequences_at_once: int | None,
-        *,
-        abs_sums: bool = False,
-        l1_weights: Mapping[str, Tensor] | None = None,
-    ):
+    def __init__(self, over: TokenBatch, *, abs_sums: bool = False, l1_weights: Mapping[str, Tensor] | None = None):
+        batch, n = over.batch, over.n
         size = batch_size(batch)
         if n != "all" and not (isinstance(n, int) and n >= 1):
             raise ValueError(f"n={n!r}: must be a number of tokens from 1, or 'all'")
         self.rounds = None if isinstance(n, str) else math.ceil(n / size)
         self.want = frozenset({"l1", "abs_sum"} if abs_sums else {"l1"})
-        self.l1_weights, self.chance = l1_weights, chance
-        self.generator = generator or torch.Generator().manual_seed(0)
-        self.chosen = choose(model, parameters)
+        self.l1_weights, self.chance = l1_weights, over.chance
+        self.generator = over.generator or torch.Generator().manual_seed(0)
+        self.chosen = choose(over.model, over.parameters)
         self.sums: dict[str, Tensor] = {}
         self.chance_sums: dict[str, Tensor] = {}
         self.abs_sums: dict[str, list[Tensor]] = {}
-        step = sequences_at_once or size
+        step = over.sequences_at_once or size
         losses, parts = [], []
         for start in range(0, size, step):
             rows = torch.arange(start, min(start + step, size))
             piece = batch if step >= size else take(batch, rows)
-            with Tape(model, self.chosen, len(rows)) as tape:
-                found, sample, l1 = self._piece(tape, *split(loss_fn(model, piece)))
+            with Tape(over.model, self.chosen, len(rows)) as tape:
+                found, sample, l1 = self._piece(tape, *split(over.loss_fn(over.model, piece)))
             losses.append(found)
             parts.append((sample, start, l1))
         self.losses = torch.cat(losses)
