@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.commands import report
+from analysis.study.arm import rate_factor
 from sweeps import tune_rate, wandb_log
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
 from sweeps.progress import Progress
-from sweeps.study import Study, Trial, build, command, parse_seeds, rate_factor, split_pair
+from sweeps.study import PlannedStudy, PlannedTrial, build, command, parse_seeds, split_pair
 from sweeps.trial import Job
 from zslx.config.presets import preset
 from zslx.config.run_config import once, override
@@ -44,10 +45,10 @@ LONG = 1200.0  # seconds: above this estimate a sweep says first that it can be 
 class Sweep:
     """A planned study, its results folder, and what is left to train."""
 
-    study: Study
+    study: PlannedStudy
     ledger: Ledger
-    done: list[Trial]
-    pending: list[Trial]
+    done: list[PlannedTrial]
+    pending: list[PlannedTrial]
     estimate: Estimate
     slots: int
     wandb: str
@@ -191,7 +192,7 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
     return sweep_of(study, args)
 
 
-def sweep_of(study: Study, args: argparse.Namespace) -> Sweep:
+def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
     """A study with what the ledger has of it and the time that the rest takes."""
     ledger = Ledger(args.results)
     done, pending = ledger.split(study.trials)
@@ -296,7 +297,7 @@ def train(sweep: Sweep) -> Outcome:
         return train_all(jobs, progress, sweep.slots)
 
 
-def labels(sweep: Sweep, trial: Trial) -> wandb_log.Labels:
+def labels(sweep: Sweep, trial: PlannedTrial) -> wandb_log.Labels:
     results = str(sweep.ledger.results.absolute())
     return wandb_log.Labels(results=results, study=sweep.study.name, arm=trial.arm, size=trial.size, seed=trial.seed)
 
@@ -317,7 +318,7 @@ def log_rest(sweep: Sweep) -> set[str]:
 
 def report_failures(sweep: Sweep, failures: dict[str, Failure]) -> None:
     """Say which trials failed and why, each error once."""
-    by_error: dict[str, list[Trial]] = {}
+    by_error: dict[str, list[PlannedTrial]] = {}
     for trial in sweep.pending:
         if trial.key in failures:
             by_error.setdefault(failures[trial.key].error, []).append(trial)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.study import Trial
+from sweeps.study import PlannedTrial
 from zslx.config.run_config import Config
 from zslx.config.spec import BASELINE
 from zslx.runs.records import read_config, read_manifest
@@ -38,11 +38,13 @@ class Estimate:
     rates: dict[tuple[str, str], float]
     source: str
 
-    def seconds(self, trial: Trial) -> float:
+    def seconds(self, trial: PlannedTrial) -> float:
         return trial.steps * self.rates[trial.arm, trial.size]
 
 
-def estimate(trials: Iterable[Trial], results: Path, measure: Callable[[Config], float] | None = None) -> Estimate:
+def estimate(
+    trials: Iterable[PlannedTrial], results: Path, measure: Callable[[Config], float] | None = None
+) -> Estimate:
     """Estimated rates for each arm and size among `trials`."""
     known = earlier(results)
     rates: dict[tuple[str, str], float] = {}

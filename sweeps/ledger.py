@@ -13,15 +13,14 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from analysis.study.declaration import Declaration, Entry
 from sweeps.outcome import Failure
-from sweeps.study import Study, Trial, command
+from sweeps.study import PlannedStudy, PlannedTrial
 from zslx.locking import locked
 from zslx.runs.integrity import fault
-from zslx.runs.json_files import read_json, write_json
 from zslx.runs.records import read_manifest, read_run
 
 DONE = ("finished", "diverged")
@@ -36,55 +35,48 @@ class Ledger:
     def folder(self, key: str) -> Path:
         return self.results / "trials" / key
 
-    def status(self, trial: Trial) -> str:
+    def status(self, trial: PlannedTrial) -> str:
         """One of finished, diverged, partial and missing."""
         folder = self.folder(trial.key)
         if is_done(folder, trial.identity):
             return str(read_manifest(folder)["status"])
         return "partial" if (folder / "config.json").exists() else "missing"
 
-    def split(self, trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:
+    def split(self, trials: Iterable[PlannedTrial]) -> tuple[list[PlannedTrial], list[PlannedTrial]]:
         """Trials that are done and trials to train, each once: arms that coincide share one run."""
         unique = {trial.key: trial for trial in trials}
         done = [t for t in unique.values() if is_done(self.folder(t.key), t.identity)]
         keys = {t.key for t in done}
         return done, [t for t in unique.values() if t.key not in keys]
 
-    def record(self, study: Study, failures: Mapping[str, Failure] | None = None) -> Path:
+    def record(self, study: PlannedStudy, failures: Mapping[str, Failure] | None = None) -> Path:
         """Write study.json: what is compared, and how each trial stands. `zslx compare` finds the study by it.
 
         It keeps the time at which the study was first asked for. The tracebacks of `failures` (by the trials' keys) go
         into files beside it.
         """
-        statuses: list[dict[str, Any]] = []
-        for trial in study.trials:
-            entry = {"arm": trial.arm, "size": trial.size, "seed": trial.seed, "identity": trial.key}
-            if failure := (failures or {}).get(trial.key):
-                entry |= {"status": "failed", "error": failure.error}
-                if failure.details:
-                    path = self.traceback(study, trial.key)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(failure.details)
-            else:
-                status = self.status(trial)
-                entry |= {"status": status if status in DONE else "waiting"}
-            statuses.append(entry)
-        path = self.results / "studies" / study.name / "study.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        if path.exists():
-            with contextlib.suppress(ValueError):
-                created = read_json(path).get("created", created)
-        about = {
-            "command": command(study, str(self.results)),
-            "verdict_command": command(study, str(self.results), preset="verdict"),
-            "created": created,
-            "trials": statuses,
-        }
-        write_json(path, study.to_dict() | about)
-        return path
+        folder = self.results / "studies" / study.name
+        for key, failure in (failures or {}).items():
+            if failure.details:
+                path = self.traceback(study, key)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(failure.details)
+        created = None
+        with contextlib.suppress(ValueError):
+            created = Declaration.read(folder).created
+        created = created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        entries = [self._entry(trial, (failures or {}).get(trial.key)) for trial in study.trials]
+        return study.declaration(entries, str(self.results), created).write(folder)
 
-    def traceback(self, study: Study, key: str) -> Path:
+    def _entry(self, trial: PlannedTrial, failure: Failure | None) -> Entry:
+        """How a trial stands."""
+        entry = Entry(arm=trial.arm, size=trial.size, seed=trial.seed, identity=trial.key)
+        if failure:
+            return replace(entry, status="failed", error=failure.error)
+        status = self.status(trial)
+        return replace(entry, status=status if status in DONE else entry.status)
+
+    def traceback(self, study: PlannedStudy, key: str) -> Path:
         """The file for the traceback of a trial that failed."""
         return self.results / "studies" / study.name / "errors" / f"{key}.txt"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from sweeps.estimate import Estimate
 from sweeps.ledger import Ledger
-from sweeps.study import Trial
+from sweeps.study import PlannedTrial
 from zslx.printable import printable
 from zslx.progress import duration
 from zslx.runs.json_files import last_line
@@ -51,7 +51,7 @@ class Pace:
 class Progress:
     """`total` trials of which `done` are; `update` may be called as often as one likes."""
 
-    def __init__(self, pending: Sequence[Trial], total: int, ledger: Ledger, estimate: Estimate, slots: int):
+    def __init__(self, pending: Sequence[PlannedTrial], total: int, ledger: Ledger, estimate: Estimate, slots: int):
         self.ledger, self.estimate, self.slots = ledger, estimate, slots
         self.pending = {trial.key: trial for trial in pending}
         self.total, self.failed = total, 0
@@ -76,7 +76,7 @@ class Progress:
             self.live.__exit__(None, None, None)
             self.live = None
 
-    def finished(self, trial: Trial, failed: bool = False) -> None:
+    def finished(self, trial: PlannedTrial, failed: bool = False) -> None:
         """A trial is over: its own timing becomes the rate of its arm and size."""
         self.pending.pop(trial.key, None)
         self.paces.pop(trial.key, None)
@@ -87,7 +87,7 @@ class Progress:
                 self.rates[trial.arm, trial.size] = totals["seconds"] / totals["steps"]
                 self.settled.add((trial.arm, trial.size))
 
-    def update(self, running: Iterable[Trial]) -> None:
+    def update(self, running: Iterable[PlannedTrial]) -> None:
         """Redraw if it is time."""
         now = time.monotonic()
         if now - self.drawn < (REDRAW_SECONDS if self.terminal else PLAIN_SECONDS):
@@ -96,7 +96,7 @@ class Progress:
         rows = [(trial, *self._look(trial, now)) for trial in running if trial.key in self.pending]
         (self._draw if self.live else self._print)(rows)
 
-    def _look(self, trial: Trial, now: float) -> tuple[int, float | None]:
+    def _look(self, trial: PlannedTrial, now: float) -> tuple[int, float | None]:
         """(step, loss) of a running trial, as its records have it."""
         line = last_line(self.ledger.folder(trial.key) / "steps.jsonl")
         step, loss = int(line.get("step", 0)), line.get("loss")
@@ -121,12 +121,12 @@ class Progress:
         failed = f" ({self.failed} failed)" if self.failed else ""
         return f"{done} of {self.total} trials done{failed}, about {duration(self.left())} left"
 
-    def _print(self, rows: Sequence[tuple[Trial, int, float | None]]) -> None:
+    def _print(self, rows: Sequence[tuple[PlannedTrial, int, float | None]]) -> None:
         running = "; ".join(f"{t.label} step {step} of {t.steps}{_loss(loss)}" for t, step, loss in rows)
         line = f"  {self.headline()}" + (f"; {running}" if running else "")
         print(printable(line), file=sys.stderr, flush=True)
 
-    def _draw(self, rows: Sequence[tuple[Trial, int, float | None]]) -> None:
+    def _draw(self, rows: Sequence[tuple[PlannedTrial, int, float | None]]) -> None:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table

@@ -9,7 +9,6 @@ would give other numbers (another text, plugin source, version or machine) is an
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.inference.evidence import VERDICT_SEEDS
-from analysis.study.arm import Arm
+from analysis.study.arm import Arm, rate_factor
+from analysis.study.declaration import Declaration, Entry
 from zslx.config import presets
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
@@ -31,7 +31,6 @@ from zslx.slug import slug
 
 MOST_SEEDS = 1000
 BASELINE_ARM = "baseline"  # the arm that runs `none`
-RATE = "rate:"  # of an arm that is the baseline at another learning rate
 # What a sweep decides itself, and by what.
 RESERVED = {
     "intervention": "INTERVENTION=",
@@ -43,7 +42,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class PlannedTrial:
     """One run of a study. `key` names its folder: the identity, lengthened where SET changes what is measured."""
 
     arm: str
@@ -63,7 +62,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class PlannedStudy:
     """What one command line asks for. `asked` are the interventions named there, `pairs` its other settings."""
 
     name: str
@@ -73,7 +72,7 @@ class Study:
     sizes: tuple[str, ...]
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[PlannedTrial, ...]
     tuning: Mapping[str, Any] | None = None  # how the rates of the arms were tuned (tune_rate.py)
 
     @property
@@ -88,19 +87,23 @@ class Study:
         other = {"mixture", "sequence", "windows", "average"}
         return "heldout" if any(other & claims(registry.load_class(m)) for m in methods) else "training"
 
-    def to_dict(self) -> dict[str, Any]:
-        """What study.json says of the study itself."""
-        return {
-            "name": self.name,
-            "preset": self.preset,
-            "arms": [arm.to_dict() for arm in self.arms],
-            "sizes": list(self.sizes),
-            "seeds": list(self.seeds),
-            "overrides": list(self.overrides),
-            "exploratory": self.exploratory,
-            "protocol": {"curve": self.fitted_curve},
-            "tuning": self.tuning,
-        }
+    def declaration(self, trials: Iterable[Entry], results: str, created: str) -> Declaration:
+        """What study.json says of it, with how each of its trials stands."""
+        return Declaration(
+            name=self.name,
+            preset=self.preset,
+            arms=self.arms,
+            sizes=self.sizes,
+            seeds=self.seeds,
+            trials=tuple(trials),
+            overrides=self.overrides,
+            exploratory=self.exploratory,
+            curve=self.fitted_curve,
+            tuning=self.tuning,
+            command=command(self, results),
+            verdict_command=command(self, results, preset="verdict"),
+            created=created,
+        )
 
 
 def build(
@@ -112,7 +115,7 @@ def build(
     overrides: Sequence[str] = (),
     rates: Mapping[str, Mapping[str, float]] | None = None,
     tuning: Mapping[str, Any] | None = None,
-) -> Study:
+) -> PlannedStudy:
     """The study that a command line asks for. Needs the text prepared: identities hash it.
 
     `rates` are factors on the learning rate, by arm and size. A placebo and a combination with cosine take those of
@@ -127,7 +130,7 @@ def build(
     arms = tuple(_with_rates(arm, rates or {}, sizes) for arm in plan(asked, preset, pairs))
     trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
     short = digest([trial.key for trial in trials])[:8]
-    return Study(
+    return PlannedStudy(
         name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
         preset=preset_name,
         asked=tuple(asked),
@@ -148,20 +151,7 @@ def _with_rates(arm: Arm, rates: Mapping[str, Mapping[str, float]], sizes: Seque
     return dataclasses.replace(arm, rates={} if set(found.values()) == {1.0} else found)
 
 
-def rate_factor(spec: str) -> float | None:
-    """The factor of a rate control (`rate:0.5`: the baseline at half its learning rate); None for other specs."""
-    if not spec.startswith(RATE):
-        return None
-    try:
-        factor = float(spec.removeprefix(RATE))
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < math.inf:
-        raise ValueError(f"{spec!r}: {RATE} takes a factor above 0 on the baseline's learning rate, as in {RATE}0.5")
-    return factor
-
-
-def with_arms(study: Study, arms: Sequence[Arm]) -> Study:
+def with_arms(study: PlannedStudy, arms: Sequence[Arm]) -> PlannedStudy:
     """The study of other arms at the same sizes, seeds and settings: a tuning of rates."""
     preset, pairs = presets.preset(study.preset), once(split_pair(item) for item in study.overrides)
     trials = tuple(t for arm in arms for size in study.sizes for t in _trials(preset, arm, size, study.seeds, pairs))
@@ -252,7 +242,7 @@ def _reference(arm: Arm, pairs: Pairs) -> str:
     return str(Path(given).resolve()) if method else ""
 
 
-def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[Trial]:
+def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[PlannedTrial]:
     """The trials of one arm at one size. Seeds differ in train.seed alone, so the rest is hashed once."""
     config = dataclasses.replace(
         preset.for_size(size),
@@ -271,7 +261,7 @@ def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pa
         parts["config"]["train"]["seed"] = seed
         name = digest(parts)
         train = dataclasses.replace(config.train, seed=seed)
-        yield Trial(
+        yield PlannedTrial(
             arm=arm.name,
             size=size,
             seed=seed,
@@ -291,7 +281,7 @@ def split_pair(item: str) -> tuple[str, str]:
     return key, value
 
 
-def command(study: Study, results: str, *, preset: str | None = None) -> str:
+def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> str:
     """The command that gives this study; with `preset`, the same question at that preset's sizes and seeds."""
     usual = presets.preset(study.preset)
     words = {"INTERVENTION": ",".join(study.asked), "PRESET": preset or study.preset}

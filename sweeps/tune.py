@@ -24,7 +24,7 @@ from sweeps import trial as trials
 from sweeps.outcome import Failure, Outcome
 from sweeps.progress import Progress
 from sweeps.ray_session import ray, started  # before anything else of Ray
-from sweeps.study import Trial
+from sweeps.study import PlannedTrial
 from zslx.printable import one_line, printable
 
 from ray import tune  # isort: skip
@@ -92,7 +92,7 @@ def no_space(error: BaseException) -> bool:
 class Watch(tune.Callback):
     """Tells the progress display what Tune does, and collects in `outcome` how each trial ended."""
 
-    def __init__(self, byjob: Mapping[str, Trial], progress: Progress, outcome: Outcome):
+    def __init__(self, byjob: Mapping[str, PlannedTrial], progress: Progress, outcome: Outcome):
         self.byjob, self.progress, self.outcome = byjob, progress, outcome
         self.full = False
 
@@ -100,7 +100,7 @@ class Watch(tune.Callback):
         """Tune pickles its callbacks to be able to restore them; this one belongs to the running sweep alone."""
         return {}
 
-    def _trial(self, trial: Any) -> Trial:
+    def _trial(self, trial: Any) -> PlannedTrial:
         return self.byjob[trial.config["job"]]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -132,7 +132,7 @@ class Watch(tune.Callback):
         self.progress.finished(ours, failed=True)
 
 
-def train_all(jobs: Sequence[tuple[Trial, trials.Job]], progress: Progress, slots: int) -> Outcome:
+def train_all(jobs: Sequence[tuple[PlannedTrial, trials.Job]], progress: Progress, slots: int) -> Outcome:
     """Train every job, `slots` at a time. KeyboardInterrupt leaves no process behind; NoSpace ends the whole sweep."""
     outcome = Outcome()
     texts = {json.dumps(asdict(job), sort_keys=True): trial for trial, job in jobs}
@@ -161,7 +161,7 @@ def train_all(jobs: Sequence[tuple[Trial, trials.Job]], progress: Progress, slot
     return outcome
 
 
-def size(trial: Trial) -> float:
+def size(trial: PlannedTrial) -> float:
     """What orders trials: parameters × tokens, roughly."""
     model, data = trial.config.model, trial.config.data
     blocks = model.n_layers * model.d_model**2 * (4 + 1.5 * model.mlp_ratio)
@@ -169,14 +169,14 @@ def size(trial: Trial) -> float:
     return parameters * data.batch_size * data.seq_len * trial.steps
 
 
-def resources(trial: Trial) -> tune.PlacementGroupFactory:
+def resources(trial: PlannedTrial) -> tune.PlacementGroupFactory:
     """One core for each thread, and the share of a GPU that the trial's memory asks for."""
     share = gpu_share(trial)
     need: dict[str, float] = {"CPU": trial.config.train.threads} | ({"GPU": share} if share else {})
     return tune.PlacementGroupFactory([need])
 
 
-def gpu_share(trial: Trial) -> float:
+def gpu_share(trial: PlannedTrial) -> float:
     """Fraction of a GPU: weights, gradients and Adam's moments (16 bytes each), activations twice, and 2 GiB."""
     if trial.config.train.device == "cpu" or not torch.cuda.is_available():
         return 0.0

@@ -22,7 +22,7 @@ import numpy as np
 from analysis.study.arm import Arm
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
-from sweeps.study import BASELINE_ARM, Study, Trial, build, with_arms
+from sweeps.study import BASELINE_ARM, PlannedStudy, PlannedTrial, build, with_arms
 from zslx.intervention import registry
 
 FACTORS = tuple(2 ** (k / 2) for k in (-2, -1, 0, 1, 2))
@@ -39,7 +39,7 @@ def tuning_study(
     sizes: Sequence[str],
     overrides: Sequence[str],
     factors: Sequence[float] = FACTORS,
-) -> Study:
+) -> PlannedStudy:
     """The arms that have a rate of their own, at each factor on it."""
     plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides)
     tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
@@ -64,7 +64,7 @@ def has_own_rate(arm: Arm) -> bool:
     return not all(getattr(method, "scale", None) == "matched" for method in methods)
 
 
-def best_rates(study: Study, measures: Measures, factors: Sequence[float]) -> tuple[Rates, dict[str, Any]]:
+def best_rates(study: PlannedStudy, measures: Measures, factors: Sequence[float]) -> tuple[Rates, dict[str, Any]]:
     """(factor by arm and size, mean log loss by arm, size and factor); a trial that diverged counts as infinite."""
     rates: Rates = {}
     losses: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def best_rates(study: Study, measures: Measures, factors: Sequence[float]) -> tu
     return rates, losses
 
 
-def arms_of(study: Study, factors: Sequence[float]) -> list[str]:
+def arms_of(study: PlannedStudy, factors: Sequence[float]) -> list[str]:
     """The names of the arms that are tuned, without their factors."""
     others = {name(arm.name, f) for arm in study.arms for f in factors if f != 1}
     return [arm.name for arm in study.arms if arm.name not in others]
@@ -103,7 +103,7 @@ def wider(factors: Sequence[float], rates: Rates) -> list[float]:
     return found
 
 
-def summary(study: Study, measures: Measures, losses: Mapping[str, Any]) -> dict[str, Any]:
+def summary(study: PlannedStudy, measures: Measures, losses: Mapping[str, Any]) -> dict[str, Any]:
     """What study.json of the comparison says of its tuning."""
     seconds = sum(float((t.manifest.get("totals") or {}).get("train_seconds") or 0) for t in measures.study.trials)
     return {
@@ -115,11 +115,11 @@ def summary(study: Study, measures: Measures, losses: Mapping[str, Any]) -> dict
     }
 
 
-def load(results: Any, study: Study) -> Measures:
+def load(results: Any, study: PlannedStudy) -> Measures:
     return Measures(load_study(results, study.name))
 
 
-def describe(rates: Rates, trials: Sequence[Trial]) -> list[str]:
+def describe(rates: Rates, trials: Sequence[PlannedTrial]) -> list[str]:
     """One line an arm: its learning rate at each size."""
     plain = {t.size: t.config.optim.lr for t in trials if t.arm == BASELINE_ARM}
     return [

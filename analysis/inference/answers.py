@@ -43,7 +43,7 @@ def answer(study: Study, row: dict[str, Any], curve: str) -> dict[str, Any]:
         "sentence": " ".join(parts),
         "smallest_effect": row["smallest_effect"],
         "reasons": row["reasons"],
-        "verdict_command": study.declaration.get("verdict_command") if row["exploratory"] else None,
+        "verdict_command": study.verdict_command if row["exploratory"] else None,
     }
 
 

@@ -23,7 +23,7 @@ from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
-from analysis.study.arm import Arm
+from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study, Trial, environment
 from analysis.study.measures import TAIL_FACTORS, Measures, parameters
 
@@ -42,17 +42,16 @@ def compare_study(breaks: PooledBreaks) -> dict[str, Any]:
     """The comparison of a loaded study, whose fits `breaks` makes."""
     measures, study = breaks.measures, breaks.study
     contrasts = [compare_arm(breaks, arm) for arm in study.arms if arm.role != "baseline"]
-    declaration = study.declaration
     asked = {arm.name for arm in study.arms if asked_about(study, arm)}
     answers = [answer(study, row, breaks.kind) for row in contrasts if row["arm"] in asked]
     seeds = [c["primary"]["seeds"] for c in contrasts if c["primary"]]
     return {
         "study": study.name,
-        "preset": declaration.get("preset"),
-        "created": declaration.get("created"),
-        "command": declaration.get("command"),
-        "verdict_command": declaration.get("verdict_command"),
-        "exploratory": bool(declaration.get("exploratory")) or not seeds or min(seeds) < evidence.VERDICT_SEEDS,
+        "preset": study.preset,
+        "created": study.created,
+        "command": study.command,
+        "verdict_command": study.verdict_command,
+        "exploratory": study.exploratory or not seeds or min(seeds) < evidence.VERDICT_SEEDS,
         "answers": answers,
         "sizes": [describe_size(measures, size) for size in study.sizes],
         "seeds": list(study.seeds),
@@ -67,7 +66,7 @@ def compare_study(breaks: PooledBreaks) -> dict[str, Any]:
             for a in study.arms
         ],
         "protocol": breaks.protocol(),
-        "tuning": declaration.get("tuning"),
+        "tuning": study.tuning,
         "cells": [describe_cell(breaks, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
         "contrasts": contrasts,
         "scale_parts": breaks.scale_parts(),
@@ -110,6 +109,7 @@ def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> dict[str, Any]:
     measures, study, size = breaks.measures, breaks.study, breaks.study.sizes[at]
     trials = list(study.of(arm.name, size)) if size in measures.horizon else []
     loss = [math.exp(measures.log_loss(t)) for t in trials]
+    fits = {kind: breaks.cell(arm.name, size, kind) for kind in CURVES}
     cell: dict[str, Any] = {
         "arm": arm.name,
         "size": size,
@@ -117,8 +117,8 @@ def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> dict[str, Any]:
         "heldout_loss": mean_interval(loss),
         "tail_slope": mean_interval([measures.tail(t) for t in trials]),
         "break_status": dict(Counter(measures.fit(t).status for t in trials)),
-        **breaks.cell(arm.name, size),
-        "fits": {kind: breaks.cell(arm.name, size, kind) for kind in CURVES},
+        **fits[breaks.kind],
+        "fits": fits,
     }
     cell["difference"] = None
     if arm.role != "baseline":
@@ -202,7 +202,7 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> dict[str, Any]:
         rates=rates,
         has_placebo=arm.has_placebo,
         beyond_cosine=beyond,
-        declared=asked_about(study, arm) and not study.declaration.get("exploratory"),
+        declared=asked_about(study, arm) and not study.exploratory,
         complete=not any(left_out.values()),
     )
     adjusted = evidence.holm_family(secondary)
@@ -254,8 +254,8 @@ def find_placebo(study: Study, arm: Arm) -> Arm | None:
 
 def rate_controls(study: Study) -> list[tuple[float, Arm]]:
     """(factor, arm) of the baseline at other learning rates."""
-    arms = [a for a in study.arms if a.name.startswith("rate:")]
-    return [(float(a.name.removeprefix("rate:")), a) for a in arms]
+    factors = [(rate_factor(a.name), a) for a in study.arms]
+    return [(factor, arm) for factor, arm in factors if factor is not None]
 
 
 def find_cosine(study: Study, arm: Arm) -> tuple[str | None, str | None]:

@@ -64,6 +64,15 @@ class Contrast:
     high: float | None = None
     p: float | None = None  # two-sided t test
 
+    @staticmethod
+    def of(estimate: float, se: float, seeds: int, pairs: int) -> Contrast:
+        """With the t interval and the t test of `seeds` − 1 degrees of freedom."""
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)) * se
+        # All differences equal: no spread to judge by. Zero is no effect, anything else is beyond chance.
+        p = 2 * float(stats.t.sf(abs(estimate) / se, seeds - 1)) if se > 0 else float(estimate == 0)
+        low, high = estimate - half, estimate + half
+        return Contrast(estimate=estimate, seeds=seeds, pairs=pairs, se=se, low=low, high=high, p=p)
+
     @property
     def df(self) -> int:
         return self.seeds - 1
@@ -104,10 +113,7 @@ def contrast(differences: ArrayLike, weights: ArrayLike | None = None) -> Contra
     if n < 2:
         return Contrast(estimate=estimate, seeds=n, pairs=pairs)
     se = math.sqrt(n / (n - 1) * float(np.sum(influence(d, w) ** 2)))
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * se
-    # All differences equal: no spread to judge by. Zero is no effect, anything else is beyond chance.
-    p = 2 * float(stats.t.sf(abs(estimate) / se, n - 1)) if se > 0 else float(estimate == 0)
-    return Contrast(estimate=estimate, seeds=n, pairs=pairs, se=se, low=estimate - half, high=estimate + half, p=p)
+    return Contrast.of(estimate, se, n, pairs)
 
 
 def size_means(d: np.ndarray) -> np.ndarray:

@@ -29,11 +29,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from analysis.inference.evidence import CONFIDENCE, Contrast
+from analysis.inference.evidence import Contrast
 from analysis.inference.size_trends import LEAST_SIZES, slope_weights
-from analysis.study.load import Trial, load_study
+from analysis.study.load import load_study
 from analysis.study.measures import Measures
 from zslx.deceleration.fit import fit
 from zslx.deceleration.fit_options import FitOptions
@@ -52,7 +51,7 @@ class PooledBreaks:
 
     def __init__(self, measures: Measures):
         self.measures, self.study = measures, measures.study
-        self.kind = str((self.study.declaration.get("protocol") or {}).get("curve") or "heldout")
+        self.kind = self.study.curve
         if self.kind not in CURVES:
             raise ValueError(f"{self.study.folder}: protocol.curve is {self.kind!r}; allowed: {', '.join(CURVES)}")
         self._read: dict[tuple[str, str, str], dict[int, Curve]] = {}
@@ -100,7 +99,7 @@ class PooledBreaks:
             t, losses = read(trial)
             good = np.isfinite(losses) & (losses > 0)
             if good.any():
-                found[trial.seed] = curve(t[good], losses[good], warmup=warmup(trial))
+                found[trial.seed] = curve(t[good], losses[good], warmup=trial.warmup)
         self._read[kind, arm, size] = found
         return found
 
@@ -247,11 +246,6 @@ def load(results: Path | str, study: str | None = None) -> PooledBreaks:
     return PooledBreaks(Measures(load_study(results, study)))
 
 
-def warmup(trial: Trial) -> int | None:
-    """The warm-up of a trial in steps, None where its configuration has none."""
-    return int((trial.config.get("optim") or {}).get("warmup") or 0) or None
-
-
 def shares(arm: Array, base: Array, last: float) -> Array:
     """What L_d, t_d and r_d add to Δ log L̂_T: measures (..., 4) of both arms, log T -> (..., 3)."""
     slope, place = (arm[..., 2] + base[..., 2]) / 2, (arm[..., 1] + base[..., 1]) / 2
@@ -265,9 +259,4 @@ def as_contrast(value: float, draws: Array, seeds: int) -> Contrast:
     spread = spread_over_seeds(draws[:, None], seeds)
     if spread is None:
         return Contrast(estimate=float(value), seeds=seeds, pairs=seeds)
-    se = float(spread[0])
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)) * se
-    p = 2 * float(stats.t.sf(abs(value) / se, seeds - 1)) if se > 0 else float(value == 0)
-    return Contrast(
-        estimate=float(value), seeds=seeds, pairs=seeds, se=se, low=float(value) - half, high=float(value) + half, p=p
-    )
+    return Contrast.of(float(value), float(spread[0]), seeds, pairs=seeds)

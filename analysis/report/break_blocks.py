@@ -10,9 +10,9 @@ import numpy as np
 
 from analysis.inference.pooled_breaks import BREAK_MEASURES, CURVES, PooledBreaks
 from analysis.numbers import MISSING, difference, minus, number, printable
-from analysis.report.blocks import Figure, Panel, Table
+from analysis.report.blocks import Figure, Table
 from analysis.report.curves import Line
-from analysis.report.drawing import Marks, Stroke, panel
+from analysis.report.drawing import Marks, Stroke
 from analysis.report.figures import Figures
 from analysis.report.headline import CURVE_NAMES, PARENTHESES, measure
 from zslx.deceleration.pooled_fit import CUT_SHARES
@@ -140,15 +140,14 @@ def plane(figures: Figures, comparison: Mapping[str, Any]) -> Figure | None:
                 end = points[arm, size]
                 strokes.append(Stroke(line=_path([start, end]), index=figures.index[arm], width=1.6))
                 marks.append(Marks(x=[end[0]], y=[end[1]], index=figures.index[arm], filled=False))
-    figures._drawn += 1
-    svg = panel(
-        f"f{figures._drawn}", strokes, marks=marks, log_x=False, x_label="L_d (nats per token; to the left is better)",
-        y_label="r_d (higher is better)", size=(5.6, 3.8),
-    )  # fmt: skip
     words = "; ".join(f"{printable(s, 12)}: L_d {p[0]:.3f}, r_d {p[1]:.4f}" for s, p in base)
+    drawn = figures.panel(
+        "", strokes, f"Baseline in the plane of L_d and r_d: {words}", marks=marks, log_x=False,
+        x_label="L_d (nats per token; to the left is better)", y_label="r_d (higher is better)", size=(5.6, 3.8),
+    )  # fmt: skip
     return Figure(
         title="Where the arms move L_d and r_d",
-        panels=(Panel(svg=svg, title="", alternative=f"Baseline in the plane of L_d and r_d: {words}"),),
+        panels=(drawn,),
         legend=figures.legend(list(figures.index)),
         caption="Filled points: the baseline, one a size, joined in the order of the sizes: the way that scale takes. "
         "Open points: an arm, joined to the baseline of the same size. An arm that helps as scale does moves along the "

@@ -19,6 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from analysis.inference.evidence import VERDICT_SEEDS
+from analysis.study.arm import Arm
+from analysis.study.declaration import Declaration, Entry
 from zslx.config.presets import preset
 from zslx.config.sizes import model_preset
 from zslx.instruments.measuring_steps import token_steps
@@ -118,45 +121,27 @@ def write_study(
                 identity = generator.bytes(8).hex()
                 status = fault if fault in ("diverged", "failed") else "finished"
                 error = "RuntimeError: out of memory" if fault == "failed" else ""
-                trials.append(
-                    {
-                        "arm": arm.name,
-                        "size": size,
-                        "seed": seed,
-                        "identity": identity,
-                        "status": status,
-                        "error": error,
-                    }
-                )
+                entry = Entry(arm=arm.name, size=size, seed=seed, identity=identity, status=status, error=error)
+                trials.append(entry)
                 if fault != "failed":
                     trial = _Trial(arm=arm, size=size, seed=seed, identity=identity, steps=int(steps * arm.steps))
                     folder = results / "trials" / identity
                     trial.write(folder, generator, shared, noise, fault, instruments, step_lines)
-    declaration: dict[str, Any] = {
-        "name": name,
-        "preset": "simulated",
-        "created": created,
-        "arms": [
-            {
-                "name": a.name,
-                "intervention": a.intervention,
-                "settings": {},
-                "role": a.role,
-                "of": a.of,
-                "has_placebo": a.has_placebo,
-            }
-            for a in arms
-        ],
-        "sizes": list(sizes),
-        "seeds": list(range(seeds)),
-        "trials": trials,
-        "command": "make sweep INTERVENTION=pcgrad",
-        "verdict_command": "make sweep INTERVENTION=pcgrad PRESET=verdict",
-        "exploratory": seeds < 6,
-    }
-    folder = results / "studies" / f"study-{len(list(results.glob('studies/*')))}"
-    folder.mkdir(parents=True)
-    write_json(folder / "study.json", declaration)
+    declared = Declaration(
+        name=name,
+        preset="simulated",
+        created=created,
+        arms=tuple(
+            Arm(name=a.name, intervention=a.intervention, role=a.role, of=a.of, has_placebo=a.has_placebo) for a in arms
+        ),
+        sizes=tuple(sizes),
+        seeds=tuple(range(seeds)),
+        trials=tuple(trials),
+        command="make sweep INTERVENTION=pcgrad",
+        verdict_command="make sweep INTERVENTION=pcgrad PRESET=verdict",
+        exploratory=seeds < VERDICT_SEEDS,
+    )
+    declared.write(results / "studies" / f"study-{len(list(results.glob('studies/*')))}")
     return results
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from zslx.config.spec import BASELINE, Spec
+
+RATE = "rate:"  # of an arm that is the baseline at another learning rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +51,16 @@ class Arm:
             has_placebo=bool(entry.get("has_placebo", True)),
             rates=entry.get("rates") or {},
         )
+
+
+def rate_factor(spec: str) -> float | None:
+    """The factor of a rate control (`rate:0.5`: the baseline at half its learning rate); None for other specs."""
+    if not spec.startswith(RATE):
+        return None
+    try:
+        factor = float(spec.removeprefix(RATE))
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < math.inf:
+        raise ValueError(f"{spec!r}: {RATE} takes a factor above 0 on the baseline's learning rate, as in {RATE}0.5")
+    return factor

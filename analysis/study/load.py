@@ -1,6 +1,6 @@
 """A study as the sweep left it: which trials it asked for, and what the ledger has of each.
 
-    RESULTS/studies/<folder>/study.json    arms, sizes, seeds, and the identity of each trial
+    RESULTS/studies/<folder>/study.json    arms, sizes, seeds, and the identity of each trial (declaration.py)
     RESULTS/trials/<identity>/             the trial's run folder (zslx/runs/records.py), shared between studies
 
 Reading never fails for one bad trial: a folder that is missing or damaged makes that trial `failed` with the
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from analysis.study.arm import Arm
+from analysis.study.declaration import FILE, Declaration, Entry
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
 from zslx.runs.json_files import last_line, read_json
 from zslx.runs.records import Run, numbers, read_run
-from zslx.runs.shapes import Shape, check
 
 LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12
 MOST_TOKENS = 1e18
@@ -41,44 +41,12 @@ ENVIRONMENT = (
     ("ingredients", "corpus"),
     ("hardware", "processor"),
 )
-STUDY: Shape = {
-    "name": str,
-    "arms": [
-        {
-            "name": str,
-            "intervention": str,
-            "role": str,
-            "of?": str | None,
-            "settings?": dict | None,
-            "has_placebo?": bool,
-        }
-    ],
-    "sizes": [str],
-    "seeds": [int],
-    "trials": [
-        {
-            "arm": str,
-            "size": str,
-            "seed": int,
-            "identity?": str | None,
-            "status?": str | None,
-            "error?": str | None,
-        }
-    ],
-    "protocol?": dict | None,
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Trial:
-    """arm × size × seed. `values[key]` = (rows, numbers): which probe lines have the key, and its numbers."""
+class Trial(Entry):
+    """A trial with its records. `values[key]` = (rows, numbers): which probe lines have the key, and its numbers."""
 
-    arm: str
-    size: str
-    seed: int
-    identity: str
-    status: str
-    error: str = ""
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -87,8 +55,9 @@ class Trial:
     values: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
-    def finished(self) -> bool:
-        return self.status == "finished"
+    def warmup(self) -> int | None:
+        """Steps of warm-up of the learning rate; None where the configuration has none."""
+        return int((self.config.get("optim") or {}).get("warmup") or 0) or None
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(steps, tokens, numbers) of one instrument, empty when the run has not recorded it."""
@@ -97,16 +66,11 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
-    """Arms × sizes × seeds with the trials that were asked for."""
+class Study(Declaration):
+    """A study with the records of its trials. `folder` holds its study.json."""
 
-    name: str
     folder: Path
-    arms: tuple[Arm, ...]
-    sizes: tuple[str, ...]
-    seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
-    declaration: Mapping[str, Any]  # study.json as it is
 
     @property
     def baseline(self) -> Arm:
@@ -167,19 +131,10 @@ def find_study(results: str | Path, name: str | None = None) -> Path:
 def load_study(results: str | Path, name: str | None = None) -> Study:
     """A study with the records of its trials."""
     folder = find_study(results, name)
-    path = folder / "study.json"
-    declaration = read_json(path)
-    check(path, declaration, STUDY)
-    study = Study(
-        name=declaration["name"],
-        folder=folder,
-        arms=tuple(Arm.from_dict(a) for a in declaration["arms"]),
-        sizes=tuple(declaration["sizes"]),
-        seeds=tuple(declaration["seeds"]),
-        trials=tuple(_trial(Path(results), t) for t in declaration["trials"]),
-        declaration=declaration,
-    )
-    _check(study, path)
+    declared = Declaration.read(folder)
+    parts = {f.name: getattr(declared, f.name) for f in fields(Declaration)}
+    study = Study(**parts | {"folder": folder, "trials": tuple(_trial(Path(results), t) for t in declared.trials)})
+    _check(study, folder / FILE)
     return _one_environment(_in_order(study))
 
 
@@ -203,16 +158,9 @@ def _in_order(study: Study) -> Study:
     return replace(study, trials=tuple(sorted(study.trials, key=place)))
 
 
-def _trial(results: Path, entry: Mapping[str, Any]) -> Trial:
+def _trial(results: Path, entry: Entry) -> Trial:
     """One trial from the ledger; whatever is wrong with its folder becomes its error."""
-    trial = Trial(
-        arm=entry["arm"],
-        size=entry["size"],
-        seed=entry["seed"],
-        identity=entry.get("identity") or "",
-        status=entry.get("status") or "waiting",
-        error=entry.get("error") or "",
-    )
+    trial = Trial(**{f.name: getattr(entry, f.name) for f in fields(Entry)})
     folder = results / "trials" / trial.identity
     if not IDENTITY.fullmatch(trial.identity) or not folder.is_dir():
         gone = trial.finished

@@ -102,8 +102,7 @@ class Measures:
         """The fit of the trial's own held-out curve. Fits over seeds are in analysis/inference/pooled_breaks.py."""
         key = (trial.arm, trial.size, trial.seed)
         if key not in self._fits:
-            warmup = int((trial.config.get("optim") or {}).get("warmup") or 0) or None
-            heldout = curve(*self.curve(trial), warmup=warmup)
+            heldout = curve(*self.curve(trial), warmup=trial.warmup)
             self._fits[key] = fit(heldout, FitOptions(smoothing="none", bootstrap=0))
         return self._fits[key]
 

@@ -36,7 +36,7 @@ def measures(*trials: Trial) -> Measures:
         for name in dict.fromkeys(t.arm for t in trials)
     )
     seeds = tuple(sorted({t.seed for t in trials}))
-    study = Study(name="x", folder=Path(), arms=arms, sizes=("s",), seeds=seeds, trials=trials, declaration={})
+    study = Study(name="x", folder=Path(), arms=arms, sizes=("s",), seeds=seeds, trials=trials)
     return Measures(study)
 
 

@@ -75,7 +75,7 @@ def test_a_contrast_of_weighted_means_is_the_t_interval():
 
 
 def test_an_unknown_curve_in_the_protocol_is_named(breaks):
-    study = dataclasses.replace(breaks.study, declaration={"protocol": {"curve": "validation"}})
+    study = dataclasses.replace(breaks.study, curve="validation")
     with pytest.raises(ValueError, match=r"protocol\.curve is 'validation'; allowed: heldout, training"):
         PooledBreaks(Measures(study))
     assert breaks.kind == "heldout", "a study from before the protocol was declared"

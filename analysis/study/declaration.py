@@ -1,0 +1,141 @@
+"""study.json: what a study compares, and how each of its trials stands. A sweep writes it, a comparison reads it.
+
+    RESULTS/studies/<name>/study.json
+
+Torch-free. Files of earlier versions lack some keys; these have the defaults given here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.study.arm import Arm
+from zslx.runs.json_files import read_json, write_json
+from zslx.runs.shapes import Shape, check
+
+FILE = "study.json"
+SHAPE: Shape = {
+    "name": str,
+    "preset?": str | None,
+    "arms": [
+        {
+            "name": str,
+            "intervention": str,
+            "role": str,
+            "of?": str | None,
+            "settings?": dict | None,
+            "has_placebo?": bool,
+        }
+    ],
+    "sizes": [str],
+    "seeds": [int],
+    "trials": [
+        {
+            "arm": str,
+            "size": str,
+            "seed": int,
+            "identity?": str | None,
+            "status?": str | None,
+            "error?": str | None,
+        }
+    ],
+    "protocol?": dict | None,
+    "tuning?": dict | None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A trial, arm × size × seed. `identity` names its run folder; `error` says why it was given up."""
+
+    arm: str
+    size: str
+    seed: int
+    identity: str = ""
+    status: str = "waiting"
+    error: str = ""
+
+    @staticmethod
+    def from_dict(found: Mapping[str, Any]) -> Entry:
+        names = {f.name for f in dataclasses.fields(Entry)}
+        return Entry(**{key: value for key, value in found.items() if key in names and value is not None})
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm}/{self.size}/{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Declaration:
+    """Arms × sizes × seeds, and the trials that were asked for.
+
+    curve             the loss curve on which L_d, t_d and r_d are compared: "training" or "heldout"
+    exploratory       too few seeds were planned for a verdict
+    tuning            how the learning rates of the arms were tuned, None where they were not
+    command           gives this study; `verdict_command` the same question at the sizes and seeds of a verdict
+    created           when the study was first asked for, UTC
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    sizes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trials: tuple[Entry, ...]
+    preset: str | None = None
+    overrides: tuple[str, ...] = ()
+    exploratory: bool = False
+    curve: str = "heldout"
+    tuning: Mapping[str, Any] | None = None
+    command: str | None = None
+    verdict_command: str | None = None
+    created: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(Declaration)}
+        del found["curve"]
+        return found | {
+            "arms": [arm.to_dict() for arm in self.arms],
+            "trials": [{f.name: getattr(t, f.name) for f in dataclasses.fields(Entry)} for t in self.trials],
+            "protocol": {"curve": self.curve},
+        }
+
+    @staticmethod
+    def from_dict(found: Mapping[str, Any]) -> Declaration:
+        """The inverse of `to_dict`."""
+        return Declaration(
+            name=found["name"],
+            arms=tuple(Arm.from_dict(arm) for arm in found["arms"]),
+            sizes=tuple(found["sizes"]),
+            seeds=tuple(found["seeds"]),
+            trials=tuple(map(Entry.from_dict, found["trials"])),
+            preset=found.get("preset"),
+            overrides=tuple(found.get("overrides") or ()),
+            exploratory=bool(found.get("exploratory")),
+            curve=str((found.get("protocol") or {}).get("curve") or "heldout"),
+            tuning=found.get("tuning"),
+            command=found.get("command"),
+            verdict_command=found.get("verdict_command"),
+            created=found.get("created"),
+        )
+
+    @staticmethod
+    def read(folder: Path) -> Declaration:
+        """The declaration in a study's folder. ValueError, naming the file, where it is missing or damaged."""
+        path = folder / FILE
+        found = read_json(path)
+        check(path, found, SHAPE)
+        return Declaration.from_dict(found)
+
+    def write(self, folder: Path) -> Path:
+        """Replace the declaration in a study's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FILE, self.to_dict())
+        return folder / FILE
