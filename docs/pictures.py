@@ -30,9 +30,9 @@ def draw(breaks: PooledBreaks, out: Path) -> None:
         loss, fitted = curves.training(breaks, base, size), curves.fitted(breaks, base, size, breaks.kind)
         if loss is None or fitted is None:
             continue
-        line, (t_d, L_d) = fitted
-        numbers = breaks.cell(base, size)
-        label = f"{size}: $L_d$ {L_d:.2f}, $t_d$ {t_d:,.0f}, $r_d$ {numbers['r_d']['mean']:.3f}"
+        line, fit = fitted
+        L_d, t_d, r_d = (fit.ranges()[name].mean for name in ("L_d", "t_d", "r_d"))
+        label = f"{size}: $L_d$ {L_d:.2f}, $t_d$ {t_d:,.0f}, $r_d$ {r_d:.3f}"
         left.plot(loss.x, loss.y, color=colour, linewidth=1, alpha=0.55)
         left.plot(line.x, line.y, color=colour, linewidth=1.6, label=label)
         left.plot(
@@ -41,7 +41,7 @@ def draw(breaks: PooledBreaks, out: Path) -> None:
             "D",
             color=colour,
             markersize=6,
-            markerfacecolor=colour if numbers["t_d"]["identified"] else "none",
+            markerfacecolor=colour if fit.identified else "none",
         )
         own = curves.instrument(breaks.measures, base, size, "dt1_heldout.D")
         if own is not None:
@@ -69,7 +69,7 @@ def draw(breaks: PooledBreaks, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(f"usage: python {sys.argv[0]} RESULTS")
     draw(load(sys.argv[1]), OUT)
     print(OUT)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from scipy.stats import chi2
 
 from analysis.inference.evidence import VERDICT_SEEDS
+from analysis.inference.rows import Answer, ArmComparison
 from analysis.numbers import change, count, difference, number, percent, signed
 from analysis.study.load import Study
 
 GAINS = ("improves", "mitigates deceleration")
 
 
-def answer(study: Study, row: dict[str, Any], curve: str) -> dict[str, Any]:
+def answer(study: Study, row: ArmComparison, curve: str) -> Answer:
     """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/inference/compare.py); `curve` is the loss
     curve on which the study declares L_d, t_d and r_d."""
     word = headline(row)
@@ -47,7 +49,7 @@ def answer(study: Study, row: dict[str, Any], curve: str) -> dict[str, Any]:
     }
 
 
-def headline(row: dict[str, Any]) -> str:
+def headline(row: ArmComparison) -> str:
     """The word and what qualifies it."""
     word = row["word"]
     if row["primary"] is None:
@@ -62,19 +64,19 @@ def qualified(word: str, beyond_lr_decay: bool | None) -> str:
     return f"{word}, beyond LR decay" if beyond_lr_decay and word in GAINS else word
 
 
-def smallest(row: dict[str, Any]) -> str:
+def smallest(row: ArmComparison) -> str:
     """The smallest effect; from few seeds with the 95 % range that the spread of as many seeds leaves it."""
-    seen = row["smallest_effect"]
-    if seen is None:
+    seen, primary = row["smallest_effect"], row["primary"]
+    if seen is None or primary is None:
         return "cannot be said from one seed"
-    seeds = row["primary"]["seeds"]
+    seeds = primary["seeds"]
     if seeds >= VERDICT_SEEDS:
         return f"{percent(seen)} of the loss"
     low, high = (math.sqrt((seeds - 1) / float(chi2.ppf(q, seeds - 1))) * seen for q in (0.975, 0.025))
     return f"{percent(seen)} of the loss, itself uncertain with {seeds} seeds: {percent(low)} to {percent(high)}"
 
 
-def deceleration(row: dict[str, Any], curve: str) -> str:
+def deceleration(row: ArmComparison, curve: str) -> str:
     """What became of L_d, t_d and r_d, or of the tail slope where no break is identified at enough sizes."""
     averaged = row["deceleration"][curve]["averaged"]
     if averaged["r_d"] is None:
@@ -85,7 +87,7 @@ def deceleration(row: dict[str, Any], curve: str) -> str:
     return f"Deceleration: L_d {difference(L_d)}, t_d {difference(t_d)}, r_d {number(r_d)}."
 
 
-def effect(row: dict[str, Any]) -> str:
+def effect(row: ArmComparison) -> str:
     """What was measured, as a clause."""
     primary = row["primary"]
     if primary is None:
@@ -97,7 +99,7 @@ def effect(row: dict[str, Any]) -> str:
     )
 
 
-def interval(found: dict[str, Any]) -> str:
+def interval(found: Mapping[str, Any]) -> str:
     """`2.9 % lower (95 % interval 2.5 to 3.3 % lower)` of a difference of log loss."""
     if found["low"] is None:
         return f"{change(found['estimate'])} (no interval from one seed)"

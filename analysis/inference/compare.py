@@ -23,6 +23,7 @@ from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
+from analysis.inference.rows import ArmComparison, Cell, Comparison, Difference, Interval, Size
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study, Trial, environment
 from analysis.study.measures import TAIL_FACTORS, Measures, parameters
@@ -33,12 +34,12 @@ DECLARED_EFFECTS = (0.0025, 0.005, 0.01, 0.02)  # of the loss: for each, the see
 Measure = Callable[[Trial], float]
 
 
-def compare(results: Path | str, study: str | None = None) -> dict[str, Any]:
+def compare(results: Path | str, study: str | None = None) -> Comparison:
     """Everything that the records of one study (the newest by default) say. ValueError when there is none."""
     return compare_study(load(results, study))
 
 
-def compare_study(breaks: PooledBreaks) -> dict[str, Any]:
+def compare_study(breaks: PooledBreaks) -> Comparison:
     """The comparison of a loaded study, whose fits `breaks` makes."""
     measures, study = breaks.measures, breaks.study
     contrasts = [compare_arm(breaks, arm) for arm in study.arms if arm.role != "baseline"]
@@ -89,7 +90,7 @@ def asked_about(study: Study, arm: Arm) -> bool:
     )
 
 
-def describe_size(measures: Measures, size: str) -> dict[str, Any]:
+def describe_size(measures: Measures, size: str) -> Size:
     """T, tokens a step and parameter counts of one size."""
     trial = measures.example(size)
     horizon, unit = measures.horizon.get(size), measures.unit.get(size)
@@ -101,16 +102,26 @@ def describe_size(measures: Measures, size: str) -> dict[str, Any]:
     }
 
 
+def parameter_counts(measures: Measures) -> list[dict[str, int]] | None:
+    """The parameters of each size; None where one has no finished trial."""
+    counts = [describe_size(measures, size)["parameters"] for size in measures.study.sizes]
+    known = [c for c in counts if c is not None]
+    return known if len(known) == len(counts) else None
+
+
 # What an arm measures.
 
 
-def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> dict[str, Any]:
+def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> Cell:
     """One arm at one size: means with 95 % t intervals over seeds, and the paired difference to baseline."""
     measures, study, size = breaks.measures, breaks.study, breaks.study.sizes[at]
     trials = list(study.of(arm.name, size)) if size in measures.horizon else []
     loss = [math.exp(measures.log_loss(t)) for t in trials]
     fits = {kind: breaks.cell(arm.name, size, kind) for kind in CURVES}
-    cell: dict[str, Any] = {
+    difference = None
+    if arm.role != "baseline":
+        difference = as_dict(contrast(paired(measures, arm.name, study.baseline.name, measures.log_loss)[[at]]))
+    return {
         "arm": arm.name,
         "size": size,
         "finished": len(trials),
@@ -119,23 +130,18 @@ def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> dict[str, Any]:
         "break_status": dict(Counter(measures.fit(t).status for t in trials)),
         **fits[breaks.kind],
         "fits": fits,
+        "difference": difference,
+        "cost": step_cost(measures, arm.name, at),
+        "step_seconds": mean_interval([measures.step_seconds(t) for t in trials], log=True),
+        "instruments": {
+            key: mean_interval([measures.instrument(t, key) for t in trials])
+            for key in INSTRUMENTS
+            if any(key in t.values for t in trials)
+        },
     }
-    cell["difference"] = None
-    if arm.role != "baseline":
-        both = paired(measures, arm.name, study.baseline.name, measures.log_loss)
-        found = contrast(both[[at]])
-        cell["difference"] = found.as_dict() if found else None
-    cell["cost"] = step_cost(measures, arm.name, at)
-    cell["step_seconds"] = mean_interval([measures.step_seconds(t) for t in trials], log=True)
-    cell["instruments"] = {
-        key: mean_interval([measures.instrument(t, key) for t in trials])
-        for key in INSTRUMENTS
-        if any(key in t.values for t in trials)
-    }
-    return cell
 
 
-def step_cost(measures: Measures, arm: str, at: int) -> dict[str, Any] | None:
+def step_cost(measures: Measures, arm: str, at: int) -> Interval | None:
     """Seconds of a step over the baseline's, paired by seed: geometric mean and interval."""
     log_seconds = paired(measures, arm, measures.study.baseline.name, lambda t: math.log(measures.step_seconds(t)))
     return mean_interval(np.exp(log_seconds[at]), log=True)
@@ -144,8 +150,8 @@ def step_cost(measures: Measures, arm: str, at: int) -> dict[str, Any] | None:
 def trends(breaks: PooledBreaks) -> dict[str, Any]:
     """Slopes of each arm's measures in log N (non-embedding and total), and laws of the baseline's loss."""
     measures, study = breaks.measures, breaks.study
-    counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
-    if any(c is None for c in counts):
+    counts = parameter_counts(measures)
+    if counts is None:
         return {"refused": "a size without a finished trial has no parameter count"}
     found: dict[str, Any] = {}
     for kind in ("non_embedding", "total"):
@@ -173,7 +179,7 @@ def paired(measures: Measures, arm: str, against: str, measure: Measure) -> np.n
     return study.grid(arm, measure) - study.grid(against, measure)
 
 
-def compare_arm(breaks: PooledBreaks, arm: Arm) -> dict[str, Any]:
+def compare_arm(breaks: PooledBreaks, arm: Arm) -> ArmComparison:
     """One arm against the baseline, and against its placebo and cosine where the study has them."""
     measures, study, base = breaks.measures, breaks.study, breaks.study.baseline.name
     difference = paired(measures, arm.name, base, measures.log_loss)
@@ -244,7 +250,7 @@ def left_out_of(study: Study, difference: np.ndarray) -> list[str]:
     return [size for size, ok in zip(study.sizes, evidence.pooled_sizes(difference), strict=True) if not ok]
 
 
-def as_dict(found: Contrast | None) -> dict[str, Any] | None:
+def as_dict(found: Contrast | None) -> Difference | None:
     return None if found is None else found.as_dict()
 
 
@@ -313,7 +319,8 @@ def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] 
     """
     study = measures.study
     log_seconds = paired(measures, arm, against, lambda trial: math.log(measures.compute_seconds(trial)))
-    cost = np.array([(mean_interval(np.exp(row), log=True) or {}).get("mean") or np.nan for row in log_seconds])
+    means = [mean_interval(np.exp(row), log=True) for row in log_seconds]
+    cost = np.array([np.nan if m is None else m["mean"] for m in means])
     if not np.isfinite(cost).any():
         return None
     place = {size: s for s, size in enumerate(study.sizes)}
@@ -328,7 +335,9 @@ def equal_compute(measures: Measures, arm: str, against: str) -> dict[str, Any] 
     arm_loss = study.grid(arm, read(lambda c: min(1.0, 1 / c)))
     base_loss = study.grid(against, read(lambda c: min(1.0, c)))
     found = pooled(arm_loss - base_loss)
-    return None if found is None else found.as_dict() | {"read_off": True, "cost": [value_or_none(c) for c in cost]}
+    return (
+        None if found is None else dict(found.as_dict()) | {"read_off": True, "cost": [value_or_none(c) for c in cost]}
+    )
 
 
 def value_or_none(value: float) -> float | None:
@@ -338,8 +347,8 @@ def value_or_none(value: float) -> float | None:
 def gains(measures: Measures, difference: np.ndarray) -> dict[str, Any]:
     """Scale-equivalent gain at each size."""
     study = measures.study
-    counts = [describe_size(measures, size)["parameters"] for size in study.sizes]
-    if any(c is None for c in counts):
+    counts = parameter_counts(measures)
+    if counts is None:
         return {size: {"refused": "a size has no finished trial"} for size in study.sizes}
     n = np.array([c["non_embedding"] for c in counts], dtype=np.float64)
     base = study.grid(study.baseline.name, measures.log_loss)

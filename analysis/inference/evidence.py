@@ -46,6 +46,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from analysis.inference.rows import Difference, Interval
+
 CONFIDENCE = 0.95
 POWER = 0.80
 BOOTSTRAP_DRAWS = 2000
@@ -92,9 +94,17 @@ class Contrast:
             return None
         return self.se * float(stats.t.ppf(0.5 + CONFIDENCE / 2, self.df) + stats.t.ppf(POWER, self.df))
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        row = {k: getattr(self, k) for k in ("estimate", "low", "high", "se", "p", "seeds", "pairs")}
-        return row | {"smallest_effect": self.smallest_effect}
+    def as_dict(self) -> Difference:
+        return Difference(
+            estimate=self.estimate,
+            low=self.low,
+            high=self.high,
+            se=self.se,
+            p=self.p,
+            seeds=self.seeds,
+            pairs=self.pairs,
+            smallest_effect=self.smallest_effect,
+        )
 
 
 def contrast(differences: ArrayLike, weights: ArrayLike | None = None) -> Contrast | None:
@@ -147,16 +157,20 @@ def pooled(differences: ArrayLike) -> Contrast | None:
     return contrast(d[sizes]) if sizes.any() else None
 
 
-def mean_interval(values: ArrayLike, log: bool = False) -> dict[str, float | int | None] | None:
+def mean_interval(values: ArrayLike, log: bool = False) -> Interval | None:
     """Mean of what is finite in (n,) with its t interval; with `log` the geometric mean."""
     v = np.asarray(values, dtype=np.float64)
     v = v[np.isfinite(v)]
     found = contrast(np.log(v) if log else v) if len(v) else None
     if found is None:
         return None
+
     # Two values far apart give an interval beyond what a float holds.
-    back = [x if x is None or not log else math.exp(min(x, 700.0)) for x in (found.estimate, found.low, found.high)]
-    return {"mean": back[0], "low": back[1], "high": back[2], "n": found.seeds}
+    def back(x: float) -> float:
+        return math.exp(min(x, 700.0)) if log else x
+
+    low, high = (None if x is None else back(x) for x in (found.low, found.high))
+    return {"mean": back(found.estimate), "low": low, "high": high, "n": found.seeds}
 
 
 def sign_flip(differences: ArrayLike, generator: np.random.Generator | None = None) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.inference.evidence import Contrast
+from analysis.inference.rows import Interval, PooledBreak
 from analysis.inference.size_trends import LEAST_SIZES, slope_weights
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
@@ -120,18 +121,24 @@ class PooledBreaks:
             cuts[kind][size] = {"cut": cut, "early_phase": end}
         return {"curve": self.kind, "form": "one break", "pooled": "mean log loss of the seeds", "early_cuts": cuts}
 
-    def cell(self, arm: str, size: str, kind: str | None = None) -> dict[str, Any]:
+    def cell(self, arm: str, size: str, kind: str | None = None) -> PooledBreak:
         """L_d, t_d, r_d, L_T_hat of an arm at a size, each with mean, low, high, n, identified; and the status."""
         found = self.fit(arm, size, kind)
         if found is None:
-            return {**dict.fromkeys(MEASURES), "break": None}
-        numbers = {
+            return {"L_d": None, "t_d": None, "r_d": None, "L_T_hat": None, "break": None}
+        numbers: dict[str, Interval] = {
             name: {"mean": r.mean, "low": r.low, "high": r.high, "n": found.seeds, "identified": found.identified}
             for name, r in found.ranges().items()
         }
         at = found.fit
         fitted = {"status": at.status, "reason": at.reason, "cut": found.cut, "rsle": at.rsle}
-        return {**numbers, "break": fitted | {"profile_t_d": at.profile_t_d}}
+        return {
+            "L_d": numbers["L_d"],
+            "t_d": numbers["t_d"],
+            "r_d": numbers["r_d"],
+            "L_T_hat": numbers["L_T_hat"],
+            "break": fitted | {"profile_t_d": at.profile_t_d},
+        }
 
     def difference(self, arm: str, size: str, kind: str | None = None) -> dict[str, Any] | None:
         """Paired differences of log L_d, log t_d, r_d and log L̂_T, their signs at other cuts, and the parts."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.pooled_breaks import BREAK_MEASURES, CURVES, PooledBreaks
+from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, difference, minus, number, printable
 from analysis.report.blocks import Figure, Table
 from analysis.report.curves import Line
@@ -18,7 +19,7 @@ from analysis.report.headline import CURVE_NAMES, PARENTHESES, measure
 from zslx.deceleration.pooled_fit import CUT_SHARES
 
 
-def pooled_table(comparison: Mapping[str, Any]) -> Table:
+def pooled_table(comparison: Comparison) -> Table:
     """L_d, t_d, r_d and L̂_T of each arm and size, on the declared curve and on the other one."""
     declared = comparison["protocol"]["curve"]
     rows = []
@@ -42,7 +43,7 @@ def _fitted(at: Mapping[str, Any] | None) -> tuple[str, str]:
     return (MISSING, MISSING) if at is None else (f"{at['cut']:.0f}", at["status"])
 
 
-def difference_table(comparison: Mapping[str, Any]) -> Table | None:
+def difference_table(comparison: Comparison) -> Table | None:
     """Paired differences to the baseline of L_d, t_d, r_d and L̂_T."""
     rows = []
     for row in comparison["contrasts"]:
@@ -75,7 +76,7 @@ def _parts(found: Mapping[str, Any]) -> tuple[str, ...]:
     return (*_marked(found, [difference(found["parts"][n]) for n in BREAK_MEASURES]), difference(found["L_T_hat"]))
 
 
-def parts_table(comparison: Mapping[str, Any]) -> Table | None:
+def parts_table(comparison: Comparison) -> Table | None:
     """What ΔL_d, Δt_d and Δr_d add to the gain in L̂_T, beside what a larger baseline gets from each."""
     rows = []
     for row in comparison["contrasts"]:
@@ -97,7 +98,7 @@ def parts_table(comparison: Mapping[str, Any]) -> Table | None:
     )
 
 
-def cut_table(breaks: PooledBreaks, comparison: Mapping[str, Any]) -> Table | None:
+def cut_table(breaks: PooledBreaks, comparison: Comparison) -> Table | None:
     """t_d, L_d and r_d of the pooled fits at half, once and twice the early cut."""
     rows: list[tuple[str, ...]] = []
     order = ("L_d", "t_d", "r_d")
@@ -125,7 +126,7 @@ def cut_table(breaks: PooledBreaks, comparison: Mapping[str, Any]) -> Table | No
     )
 
 
-def plane(figures: Figures, comparison: Mapping[str, Any]) -> Figure | None:
+def plane(figures: Figures, comparison: Comparison) -> Figure | None:
     """Arms in the plane of L_d and r_d, joined to the baseline of their size; the baseline's path over sizes."""
     cells = {(c["arm"], c["size"]): c for c in comparison["cells"]}
     points = {key: (c["L_d"]["mean"], c["r_d"]["mean"]) for key, c in cells.items() if c["L_d"] and c["r_d"]}

@@ -20,7 +20,7 @@ from analysis.study.measures import Measures
 from analysis.study.step_records import edges
 from zslx.deceleration.binning import bins
 from zslx.deceleration.loss_curve import curve
-from zslx.deceleration.pooled_fit import pool
+from zslx.deceleration.pooled_fit import PooledFit, pool
 from zslx.deceleration.slopes import local_slope
 
 PLACES = 96
@@ -107,14 +107,13 @@ def training(breaks: PooledBreaks, arm: str, size: str) -> Line | None:
     return Line(x=np.exp(binned.x), y=np.exp(binned.y))
 
 
-def fitted(breaks: PooledBreaks, arm: str, size: str, kind: str) -> tuple[Line, tuple[float, float]] | None:
-    """The curve of the pooled fit after its early cut, and its (t_d, L_d); or None."""
+def fitted(breaks: PooledBreaks, arm: str, size: str, kind: str) -> tuple[Line, PooledFit] | None:
+    """The curve of the pooled fit after its early cut, and the fit; None where there is none."""
     found = breaks.fit(arm, size, kind)
     if found is None or found.fit.form is None:
         return None
     x = places(breaks.measures, size, start=found.cut + 1)
-    numbers = found.ranges()
-    return Line(x=x, y=found.fit.curve(x)), (numbers["t_d"].mean, numbers["L_d"].mean)
+    return Line(x=x, y=found.fit.curve(x)), found
 
 
 def slope(measures: Measures, arm: str, size: str) -> Line | None:

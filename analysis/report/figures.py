@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.pooled_breaks import PooledBreaks
+from analysis.inference.rows import ArmComparison
 from analysis.numbers import printable
 from analysis.report import curves
 from analysis.report.blocks import Figure, LegendEntry, Panel
@@ -83,12 +84,13 @@ class Figures:
                 found[arm] = line
                 strokes.append(self.stroke(arm, line))
                 if fit := curves.fitted(self.breaks, arm, size, "heldout"):
-                    line, (x, y) = fit
+                    line, pooled = fit
+                    x, y = (pooled.ranges()[name].mean for name in ("t_d", "L_d"))
                     if arm == self.base:
                         strokes.append(self.stroke(arm, line, dash="1 2", band=False, opacity=0.9))
                     if line.x[0] <= x <= line.x[-1]:
-                        identified = self.breaks.cell(arm, size, "heldout")["t_d"]["identified"]
-                        marks.append(Marks(x=[x], y=[y], index=self.index[arm], shape="D", filled=identified))
+                        filled = pooled.identified
+                        marks.append(Marks(x=[x], y=[y], index=self.index[arm], shape="D", filled=filled))
             if found:
                 alternative = f"Held-out loss over steps, log-log, size {size}: {in_words(found)}"
                 panels.append(
@@ -123,11 +125,11 @@ class Figures:
             strokes.append(Stroke(line=loss, index=i, width=1.2, dash="", opacity=0.6))
             legend.append(LegendEntry(name=size, index=i))
             if fit := curves.fitted(self.breaks, self.base, size, "training"):
-                line, (x, y) = fit
+                line, found = fit
+                x, y, slope = (found.ranges()[name].mean for name in ("t_d", "L_d", "r_d"))
                 strokes.append(Stroke(line=line, index=i, width=1.6, dash="1 2", band=False))
-                found = self.breaks.cell(self.base, size, "training")
-                marks.append(Marks(x=[x], y=[y], index=i, shape="D", filled=found["t_d"]["identified"]))
-                words.append(f"{size}: L_d {y:.3f}, t_d {x:.0f}, r_d {found['r_d']['mean']:.4f}")
+                marks.append(Marks(x=[x], y=[y], index=i, shape="D", filled=found.identified))
+                words.append(f"{size}: L_d {y:.3f}, t_d {x:.0f}, r_d {slope:.4f}")
         if not strokes:
             return None
         text = "Training loss of the baseline over steps, log-log. " + "; ".join(words)
@@ -170,7 +172,7 @@ class Figures:
     def instrument(self, key: str, what: str, caption: str, **axes: Any) -> Figure | None:
         return self.per_size(lambda arm, size: curves.instrument(self.measures, arm, size, key), what, caption, **axes)
 
-    def forest(self, contrasts: Sequence[Mapping[str, Any]]) -> Figure | None:
+    def forest(self, contrasts: Sequence[ArmComparison]) -> Figure | None:
         """Paired differences to baseline by arm and size, and over all sizes."""
         rows, groups = [], []
         for row in contrasts:
@@ -180,7 +182,8 @@ class Figures:
                 if found is None:
                     continue
                 rows.append(label)
-                ends = [None if found[k] is None else [100 * math.expm1(found[k])] for k in ("low", "high")]
+                bounds = (found["low"], found["high"])
+                ends = [None if at is None else [100 * math.expm1(at)] for at in bounds]
                 groups.append(
                     Marks(
                         x=[100 * math.expm1(found["estimate"])],

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from analysis.inference.pooled_breaks import BREAK_MEASURES
+from analysis.inference.rows import Cell, Comparison, Failure
 from analysis.numbers import MISSING, difference, milliseconds, plus_minus, printable, ranged
 from analysis.report.blocks import Table
 
@@ -32,7 +33,7 @@ CURVE_NAMES = {"training": "training loss", "heldout": "held-out loss"}
 PARENTHESES = "In parentheses: the data do not place the break, and the number describes the fit but claims nothing."
 
 
-def headline(comparison: Mapping[str, Any]) -> Table:
+def headline(comparison: Comparison) -> Table:
     """The table as texts."""
     curve = CURVE_NAMES[comparison["protocol"]["curve"]]
     return Table(
@@ -46,7 +47,7 @@ def headline(comparison: Mapping[str, Any]) -> Table:
     )
 
 
-def headline_row(cell: Mapping[str, Any]) -> tuple[str, ...]:
+def headline_row(cell: Cell) -> tuple[str, ...]:
     return (
         cell["size"],
         cell["arm"],
@@ -67,7 +68,7 @@ def measure(cell: Mapping[str, Any], name: str) -> str:
     return text if found["identified"] else f"({text})"
 
 
-def print_comparison(comparison: Mapping[str, Any], file: TextIO) -> None:
+def print_comparison(comparison: Comparison, file: TextIO) -> None:
     """Table, answers and what to do next, for a terminal or a pipe."""
     from rich.console import Console
 
@@ -84,7 +85,7 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO) -> None:
         console.print(line, markup=False, style="bold" if line.startswith("→") else None)
 
 
-def closing_lines(comparison: Mapping[str, Any]) -> list[str]:
+def closing_lines(comparison: Comparison) -> list[str]:
     """Answers, failures and the command for a verdict."""
     lines = []
     for answer in comparison["answers"]:
@@ -101,7 +102,7 @@ def closing_lines(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def failure_line(failure: Mapping[str, Any]) -> str:
+def failure_line(failure: Failure) -> str:
     """What failed and the last line of why."""
     why = failure["error"].strip().splitlines()[-1:] or [""]
     what = f"{printable(failure['arm'])} {printable(failure['size'])} seed {failure['seed']}"

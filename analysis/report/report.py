@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from analysis.inference.answers import qualified
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
+from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, difference, number
 from analysis.report import break_blocks as pooled
 from analysis.report import instrument_blocks as instruments
@@ -31,7 +30,7 @@ from zslx.runs.json_files import write_atomic
 MOST_CARDS = 2  # answers shown as cards; more become one ranked table
 
 
-def write_report(breaks: PooledBreaks, out: Path, comparison: Mapping[str, Any] | None = None) -> Path:
+def write_report(breaks: PooledBreaks, out: Path, comparison: Comparison | None = None) -> Path:
     """Write the HTML report of a loaded study to `out`."""
     comparison = comparison or compare_study(breaks)
     page = render(blocks(breaks, comparison), title=f"zslx: {comparison['study']}")
@@ -40,7 +39,7 @@ def write_report(breaks: PooledBreaks, out: Path, comparison: Mapping[str, Any] 
     return out
 
 
-def blocks(breaks: PooledBreaks, comparison: Mapping[str, Any]) -> list[Block]:
+def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
     """The whole report."""
     measures, figures, c = breaks.measures, Figures(breaks), comparison
     sections: list[tuple[str, str, list[Block | None]]] = [
@@ -81,7 +80,7 @@ def blocks(breaks: PooledBreaks, comparison: Mapping[str, Any]) -> list[Block]:
     return found
 
 
-def answers(comparison: Mapping[str, Any]) -> list[Block]:
+def answers(comparison: Comparison) -> list[Block]:
     """One card an arm that was asked about."""
     trials = sum(comparison["trials"].values())
     sizes = ", ".join(s["size"] for s in comparison["sizes"])
@@ -111,7 +110,7 @@ def answers(comparison: Mapping[str, Any]) -> list[Block]:
     return found
 
 
-def ranked(comparison: Mapping[str, Any]) -> Table:
+def ranked(comparison: Comparison) -> Table:
     """The arms in the order of their effect, the best first, in place of a card each."""
     contrasts = {row["arm"]: row for row in comparison["contrasts"]}
     curve = comparison["protocol"]["curve"]
@@ -135,7 +134,7 @@ def ranked(comparison: Mapping[str, Any]) -> Table:
     )
 
 
-def reproduce(comparison: Mapping[str, Any]) -> list[Block | None]:
+def reproduce(comparison: Comparison) -> list[Block | None]:
     """Command, versions, hardware, identities, the rule."""
     found = comparison["provenance"]
     facts = [(k, str(v)) for part in ("versions", "hardware") for k, v in found[part].items() if v is not None]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, difference, minus, number, p_value, percent, plus_minus, share
 from analysis.report.blocks import Block, Table, Text
 from analysis.study.measures import TAIL_FACTORS, Measures
@@ -27,7 +25,7 @@ MEASURE_NAMES = {
 }
 
 
-def break_status(comparison: Mapping[str, Any]) -> Table:
+def break_status(comparison: Comparison) -> Table:
     """How many trials' breaks are identified, and why the others' are not."""
     rows = [
         (
@@ -48,7 +46,7 @@ def break_status(comparison: Mapping[str, Any]) -> Table:
     )
 
 
-def tail_slopes(comparison: Mapping[str, Any]) -> Table:
+def tail_slopes(comparison: Comparison) -> Table:
     """Paired change of the tail slope over the last factors of 2, 4 and 8."""
     rows = []
     for row in comparison["contrasts"]:
@@ -62,21 +60,21 @@ def tail_slopes(comparison: Mapping[str, Any]) -> Table:
     )
 
 
-def contrast_tables(comparison: Mapping[str, Any]) -> list[Table]:
+def contrast_tables(comparison: Comparison) -> list[Table]:
     """The primary contrast and its companions; then the secondary measures with Holm's correction."""
     primary: list[tuple[str, ...]] = []
     secondary: list[tuple[str, ...]] = []
     for row in comparison["contrasts"]:
         flip, across = row["sign_flip"], row["across_sizes"] or {}
-        for against, found in (
-            (row["against"], row["primary"]),
-            ((row["placebo"] or {}).get("arm"), row["placebo"]),
-            ((row["beyond_cosine"] or {}).get("against"), row["beyond_cosine"]),
+        placebo, cosine = row["placebo"] or {}, row["beyond_cosine"] or {}
+        for name, against, found in (
+            (row["arm"], row["against"], row["primary"]),
+            (row["arm"], placebo.get("arm"), placebo),
+            (cosine.get("arm"), cosine.get("against"), cosine),
         ):
             if not found or found.get("estimate") is None:
                 continue
             first = found is row["primary"]
-            name = found["arm"] if found is row["beyond_cosine"] else row["arm"]
             primary.append(
                 (
                     str(name),
@@ -122,7 +120,7 @@ def contrast_tables(comparison: Mapping[str, Any]) -> list[Table]:
     ]  # fmt: skip
 
 
-def mechanism(comparison: Mapping[str, Any]) -> Table | None:
+def mechanism(comparison: Comparison) -> Table | None:
     """Paired change of each instrument at matched loss and at matched step."""
     rows: list[tuple[str, ...]] = []
     for row in comparison["contrasts"]:
@@ -142,7 +140,7 @@ def mechanism(comparison: Mapping[str, Any]) -> Table | None:
     )
 
 
-def gains(comparison: Mapping[str, Any]) -> Table | None:
+def gains(comparison: Comparison) -> Table | None:
     """Scale-equivalent gain by arm and size."""
     rows = []
     for row in comparison["contrasts"]:
@@ -170,7 +168,7 @@ def gains(comparison: Mapping[str, Any]) -> Table | None:
     )
 
 
-def trends(comparison: Mapping[str, Any]) -> Table | None:
+def trends(comparison: Comparison) -> Table | None:
     """Slopes in log non-embedding N."""
     found = comparison["trends"]
     if "refused" in found:
@@ -199,7 +197,7 @@ LAWS = {
 CONSTANTS = {"alpha": "α", "beta": "β", "log_N_c": "log N_c", "log_A": "log A", "log_B": "log B"}
 
 
-def laws(comparison: Mapping[str, Any]) -> Table | None:
+def laws(comparison: Comparison) -> Table | None:
     """Scaling laws of the baseline's final loss, or why a study's sizes do not support one."""
     rows = []
     for name, law in comparison["trends"].get("laws", {}).items():
@@ -219,7 +217,7 @@ def laws(comparison: Mapping[str, Any]) -> Table | None:
     )
 
 
-def seeds_needed(comparison: Mapping[str, Any]) -> Table | None:
+def seeds_needed(comparison: Comparison) -> Table | None:
     """How many paired seeds a verdict on an effect of a given size would need."""
     found = {row["arm"]: row["seeds_needed"] for row in comparison["contrasts"] if row["seeds_needed"]}
     if not found:
@@ -234,7 +232,7 @@ def seeds_needed(comparison: Mapping[str, Any]) -> Table | None:
     )
 
 
-def cost(comparison: Mapping[str, Any]) -> list[Block | None]:
+def cost(comparison: Comparison) -> list[Block | None]:
     """Step cost by arm and size, and the primary contrast at equal compute."""
     sizes = [s["size"] for s in comparison["sizes"]]
     cells = {(c["arm"], c["size"]): c for c in comparison["cells"]}
@@ -254,7 +252,7 @@ def cost(comparison: Mapping[str, Any]) -> list[Block | None]:
     return [table if rows else None, tuning(comparison)]
 
 
-def tuning(comparison: Mapping[str, Any]) -> Text | None:
+def tuning(comparison: Comparison) -> Text | None:
     """What it cost to tune the learning rates, where they were tuned."""
     found = comparison["tuning"]
     if not found:
@@ -296,7 +294,7 @@ def training(measures: Measures) -> Table | None:
     )
 
 
-def failures(comparison: Mapping[str, Any]) -> Table | None:
+def failures(comparison: Comparison) -> Table | None:
     """Trials that did not finish, and why."""
     if not comparison["failures"]:
         return None

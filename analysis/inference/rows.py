@@ -1,0 +1,149 @@
+"""The shape of a comparison: the rows that compare.py makes, and table, report and `--json` read.
+
+All are plain JSON objects. Losses are in nats per token, differences of log loss as they are (−0.01 is 1 % lower),
+times in seconds. What could not be computed is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+
+class Interval(TypedDict):
+    """A mean with its 95 % interval over n seeds. `identified`, of a break: whether the data place it."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    identified: NotRequired[bool]
+
+
+class Difference(TypedDict):
+    """A paired difference with its 95 % interval and two-sided p; what a study like this one could have seen."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+    se: float | None
+    p: float | None
+    seeds: int
+    pairs: int
+    smallest_effect: float | None
+
+
+# L_d, t_d, r_d and L̂_T of the pooled fit of an arm at a size; None without a fit. `break`: status, reason, cut, ...
+PooledBreak = TypedDict(
+    "PooledBreak",
+    {
+        "L_d": Interval | None,
+        "t_d": Interval | None,
+        "r_d": Interval | None,
+        "L_T_hat": Interval | None,
+        "break": dict[str, Any] | None,
+    },
+)
+
+
+class Cell(PooledBreak):
+    """What an arm measures at a size. L_d to L_T_hat are those of the declared curve; `fits` has both curves'."""
+
+    arm: str
+    size: str
+    finished: int
+    heldout_loss: Interval | None
+    tail_slope: Interval | None
+    break_status: dict[str, int]
+    fits: dict[str, PooledBreak]
+    difference: Difference | None
+    cost: Interval | None
+    step_seconds: Interval | None
+    instruments: dict[str, Interval | None]
+
+
+class Size(TypedDict):
+    """T, tokens of a baseline step, and parameters (non_embedding, embedding, total) of a size."""
+
+    size: str
+    T: float | None
+    tokens_per_step: float | None
+    parameters: dict[str, int] | None
+
+
+class ArmComparison(TypedDict):
+    """An arm against the baseline: the word that the rule allows, and everything that it rests on."""
+
+    arm: str
+    role: str
+    against: str
+    word: str
+    reasons: list[str]
+    exploratory: bool
+    smallest_effect: float | None
+    beyond_lr_decay: bool | None
+    primary: Difference | None
+    by_size: dict[str, Difference | None]
+    sizes_left_out: dict[str, list[str]]
+    sign_flip: dict[str, Any] | None
+    across_sizes: dict[str, Any] | None
+    rates: dict[str, Difference | None]
+    placebo: dict[str, Any] | None
+    has_placebo: bool
+    beyond_cosine: dict[str, Any] | None
+    secondary: dict[str, dict[str, Any]]
+    deceleration: dict[str, dict[str, Any]]
+    cut_signs: dict[str, list[float | None]]
+    seeds_needed: dict[str, int | None] | None
+    equal_compute: dict[str, Any] | None
+    scale_equivalent_gain: dict[str, Any]
+    mechanism: list[dict[str, Any]]
+    diverged: dict[str, int]
+
+
+class Answer(TypedDict):
+    """The answer about one arm, as a sentence and as the word behind it."""
+
+    arm: str
+    word: str
+    exploratory: bool
+    beyond_lr_decay: bool | None
+    sentence: str
+    smallest_effect: float | None
+    reasons: list[str]
+    verdict_command: str | None
+
+
+class Failure(TypedDict):
+    """A trial that is in none of the numbers."""
+
+    arm: str
+    size: str
+    seed: int
+    status: str
+    error: str
+
+
+class Comparison(TypedDict):
+    """Everything that the records of one study say."""
+
+    study: str
+    preset: str | None
+    created: str | None
+    command: str | None
+    verdict_command: str | None
+    exploratory: bool
+    answers: list[Answer]
+    sizes: list[Size]
+    seeds: list[int]
+    arms: list[dict[str, Any]]
+    protocol: dict[str, Any]
+    tuning: Mapping[str, Any] | None
+    cells: Sequence[Cell]
+    contrasts: list[ArmComparison]
+    scale_parts: list[dict[str, Any]]
+    trends: dict[str, Any]
+    failures: list[Failure]
+    trials: dict[str, int]
+    provenance: dict[str, Any]
+    rule: str
