@@ -82,9 +82,10 @@ class PlannedStudy:
     @property
     def fitted_curve(self) -> str:
         """The loss curve on which L_d, t_d and r_d are compared: the training loss, as in the zero-sum learning paper;
-        the held-out loss where an arm trains on other text or lengths than the baseline, or averages its weights."""
+        the held-out loss where an arm trains on other text, lengths or contexts than the baseline, or averages its
+        weights."""
         methods = {method for arm in self.arms for method in Spec.parse(arm.intervention).names}
-        other = {"mixture", "sequence", "windows", "average"}
+        other = {"mixture", "sequence", "windows", "context", "average"}
         return "heldout" if any(other & claims(registry.load_class(m)) for m in methods) else "training"
 
     def declaration(self, trials: Iterable[Entry], results: str, created: str) -> Declaration:

@@ -3,8 +3,10 @@
 An intervention acts at the hooks of a training step. In the order of the loop:
 
     mixture(run, state)                 shares (D,) of the domains in the batch         data mixing
+    batch_size(run, state)              how many windows of the text it holds           curriculum
     sequence(run, state)                positions T of its sequences                    curriculum
     windows(run, walk, state)           which windows of the text it holds              curriculum
+    context(run, tokens, state)         how far back each position sees                 curriculum
     token_weights(run, view, state)     weights (B, T) of the tokens' losses            per-token reweighting
     extra_loss(run, view, state)        a scalar added to the mean loss
     (gradient hooks)                    see GradientMethod, gradient_method.py          gradient surgery
@@ -185,6 +187,11 @@ class Intervention:
         raise NotImplementedError
 
     @hook
+    def batch_size(self, run: RunView, state: State) -> int | None:
+        """Windows of the text in this step, of `run.seq_len` tokens each, or None for `run.batch_size`."""
+        raise NotImplementedError
+
+    @hook
     def sequence(self, run: RunView, state: State) -> int | None:
         """Positions of this step's sequences, or None for all; the tokens of a step stay the same.
 
@@ -195,6 +202,14 @@ class Intervention:
     @hook
     def windows(self, run: RunView, walk: Walk, state: State) -> Iterable[int] | None:
         """Windows (B,) of this step, each from the domain that `walk.domains` names, or None for the seeded order."""
+        raise NotImplementedError
+
+    @hook
+    def context(self, run: RunView, tokens: Tensor, state: State) -> Tensor | None:
+        """For each position of `tokens` (B, T) the first position that it attends to, (B, T) or (T,), or None for all.
+
+        Masks attention in training alone; the held-out loss is measured with the whole context.
+        """
         raise NotImplementedError
 
     @hook

@@ -91,6 +91,10 @@ class Methods:
         """Shares (D,) of the domains, or None for the data's own."""
         return self.ask("mixture")
 
+    def batch_size(self) -> int | None:
+        """Windows of this step, or None for the configured number."""
+        return self.ask("batch_size")
+
     def seq_len(self) -> int | None:
         """Positions of this step's sequences, or None for the full length."""
         return self.ask("sequence")
@@ -98,6 +102,10 @@ class Methods:
     def windows(self, walk: Any) -> np.ndarray | None:
         """Windows (B,) of this step, or None for the seeded order."""
         return self.ask("windows", walk)
+
+    def context(self, tokens: Tensor) -> Tensor | None:
+        """First position (B, T) that each position attends to, or None for the whole context."""
+        return self.ask("context", tokens)
 
     def group_ids(self, view: StepView) -> tuple[Tensor, int]:
         """Ids (B,) or (B, T) of the groups, and their number K."""

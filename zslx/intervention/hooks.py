@@ -61,6 +61,30 @@ def length(given: Any, method: Intervention, run: RunView) -> int | None:
     return next(n for n in range(int(given), 0, -1) if run.seq_len % n == 0)
 
 
+def windows_of_step(given: Any, method: Intervention, run: RunView) -> int | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
+        raise ValueError(f"must return None or a whole number above 0, got {given!r}")
+    return int(given)
+
+
+def first_positions(given: Any, method: Intervention, run: RunView, tokens: Tensor) -> Tensor | None:
+    """(B, T) on the device of the tokens."""
+    if given is None:
+        return None
+    allowed = (tokens.shape, tokens.shape[1:])
+    if not isinstance(given, Tensor) or given.shape not in allowed or given.is_floating_point():
+        got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        raise ValueError(
+            f"must return None or whole numbers of shape {' or '.join(str(tuple(s)) for s in allowed)}, got {got}"
+        )
+    found = given.to(tokens.device, torch.int64).expand(tokens.shape)
+    if (found < 0).any() or (found > torch.arange(tokens.shape[1], device=tokens.device)).any():
+        raise ValueError("each position must attend to itself at least: allowed are 0 to the position's own number")
+    return found
+
+
 def window_ids(given: Any, method: Intervention, run: RunView, walk: Any) -> np.ndarray | None:
     if given is None:
         return None
@@ -172,8 +196,10 @@ def weights(given: Any, shape: torch.Size, like: Tensor, *, signed: bool = False
 # In the order of the loop. Arguments are those after `run` and before `state`.
 HOOKS: dict[str, Hook] = {
     "mixture": Hook(shares, place="mixture"),
+    "batch_size": Hook(windows_of_step, place="batch_size"),
     "sequence": Hook(length, place="sequence"),
     "windows": Hook(window_ids, place="windows"),
+    "context": Hook(first_positions, place="context"),
     "token_weights": Hook(token_weights),
     "extra_loss": Hook(extra_loss),
     "group_ids": Hook(group_ids, place="gradient"),

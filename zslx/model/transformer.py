@@ -33,11 +33,11 @@ class Attention(nn.Module):
         self.qkv = linear(config.d_model, 3 * config.d_model, config.bias)
         self.out = linear(config.d_model, config.d_model, config.bias)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
         if self.rotary:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(rearrange(y, "b h t d -> b t (h d)"))
 
 
@@ -62,13 +62,16 @@ class Block(nn.Module):
         self.attention_norm, self.attention = make_norm(config), Attention(config)
         self.mlp_norm, self.mlp = make_norm(config), MLP(config)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation)
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(nn.Module):
-    """Token ids (B, T) to logits (B, T, V). Without a generator the parameters stay uninitialised."""
+    """Token ids (B, T) to logits (B, T, V). Without a generator the parameters stay uninitialised.
+
+    context (B, T), where given: the first position that each position attends to.
+    """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
@@ -84,13 +87,14 @@ class Transformer(nn.Module):
         if generator is not None:
             self.initialise(generator)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)
         if self.config.positions == "learned":
             x = x + self.position_embedding(torch.arange(tokens.shape[1], device=tokens.device))
         rotation = rotary_table(tokens.shape[1], self.config.d_model // self.config.n_heads, x)
+        mask = None if context is None else attention_mask(context)
         for block in self.blocks:
-            x = block(x, rotation)
+            x = block(x, rotation, mask)
         return self.unembedding(self.norm(x))
 
     @torch.no_grad()
@@ -118,6 +122,12 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+
+
+def attention_mask(context: Tensor) -> Tensor:
+    """(B, 1, T, T): whether position i attends to j, which it does from context[i] to i."""
+    at = torch.arange(context.shape[1], device=context.device)
+    return ((at <= at[:, None]) & (at >= context[:, :, None]))[:, None]
 
 
 def linear(width_in: int, width_out: int, bias: bool) -> nn.Linear:

@@ -203,6 +203,12 @@ WRONG: dict[str, dict[str, Callable[[Any], Any]]] = {
         "a negative share": lambda p: [-1.0, *(2.0 for _ in p)][: len(list(p))],
     },
     "sequence": {"0": lambda n: 0, "a text": lambda n: "long"},
+    "batch_size": {"0": lambda n: 0, "a share": lambda n: 0.5},
+    "context": {
+        "the wrong shape": lambda c: c[..., :-1],
+        "positions to come": lambda c: c + 10**6,
+        "a number": lambda c: 3,
+    },
     "group_ids": {"ids alone": lambda g: g[0], "ids beyond K": lambda g: (g[0] + g[1], g[1])},
     "token_weights": {
         "the wrong shape": lambda w: w[:, :1],

@@ -38,18 +38,21 @@ Ids = NDArray[np.int64]
 class Batch:
     """B sequences of T positions.
 
-    tokens, targets (B, T) int64: `targets` are the tokens that follow; domains (B,) int64.
+    tokens, targets (B, T) int64: `targets` are the tokens that follow; domains (B,) int64. context (B, T) int64: the
+    first position that each position attends to, None for all before it.
     """
 
     tokens: Tensor
     targets: Tensor
     domains: Tensor
+    context: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Batch:
         return Batch(
             tokens=self.tokens.to(device),
             targets=self.targets.to(device),
             domains=self.domains.to(device),
+            context=None if self.context is None else self.context.to(device),
         )
 
 
@@ -97,10 +100,13 @@ class Loader:
         mixture: Iterable[float] | None = None,
         seq_len: int | None = None,
         choose: Callable[[Walk], Ids | None] | None = None,
+        batch_size: int | None = None,
     ) -> Batch:
         """The next batch. `step` counts from 1; `mixture` (D,) shares of the domains, None for equal ones.
 
         `choose` may put other windows (B,) in the place of those that come next; the counters move on all the same.
+
+        `batch_size`: windows in this step (None: the loader's B).
 
         `seq_len` (None: the loader's T) divides T: with T = c·seq_len the batch has B·c sequences, neighbours cut
         from one window.
@@ -109,7 +115,8 @@ class Loader:
         if not 1 <= length <= self.seq_len or self.seq_len % length:
             allowed = [n for n in range(1, self.seq_len + 1) if self.seq_len % n == 0]
             raise ValueError(f"seq_len={length}: allowed are the divisors of data.seq_len, {allowed}")
-        domains = self._balanced(step) if mixture is None else self._sampled(step, mixture)
+        count = self.batch_size if batch_size is None else batch_size
+        domains = self._balanced(step, count) if mixture is None else self._sampled(step, mixture, count)
         taken = self.taken.copy()
         windows = self._next_windows(domains)
         if choose is not None:
@@ -143,12 +150,12 @@ class Loader:
                 raise ValueError(f"the place in the data was saved for {key}={state[key]!r}, this run has {own!r}")
         self.taken = np.array([state["windows"][name] for name in self.corpus.domains], dtype=np.int64)
 
-    def _balanced(self, step: int) -> Ids:
+    def _balanced(self, step: int, count: int) -> Ids:
         """(B,) domains: slot i of the whole run belongs to domain i mod D."""
-        slots = np.arange((step - 1) * self.batch_size, step * self.batch_size)
+        slots = int(self.taken.sum()) + np.arange(count)
         return self._draws("order", step).permutation(slots % len(self.windows))
 
-    def _sampled(self, step: int, mixture: Iterable[float]) -> Ids:
+    def _sampled(self, step: int, mixture: Iterable[float], count: int) -> Ids:
         """(B,) domains in the counts that systematic sampling gives for the shares."""
         shares = np.array([float(share) for share in mixture])
         total, names = shares.sum(), self.corpus.domains
@@ -156,8 +163,8 @@ class Loader:
             raise ValueError(
                 f"mixture={shares.tolist()}: wanted is a share for each of {', '.join(names)}, none below 0, not all 0"
             )
-        edges = shares.cumsum() / total * self.batch_size
-        edges[np.flatnonzero(shares)[-1] :] = self.batch_size  # whatever the rounding
+        edges = shares.cumsum() / total * count
+        edges[np.flatnonzero(shares)[-1] :] = count  # whatever the rounding
         counts = np.diff(np.floor(edges + self._draws("mixture", step).random()), prepend=0).astype(np.int64)
         return self._draws("order", step).permutation(np.repeat(np.arange(len(shares)), counts))
 

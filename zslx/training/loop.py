@@ -242,7 +242,11 @@ class TrainingRun:
         """The batch of the step, as the interventions want it."""
         methods = self.methods
         choose = methods.windows if methods.has("windows") else None
-        return self.loader.batch(step, mixture=methods.mixture(), seq_len=methods.seq_len(), choose=choose)
+        mixture, count = methods.mixture(), methods.batch_size()
+        batch = self.loader.batch(step, mixture, seq_len=methods.seq_len(), choose=choose, batch_size=count)
+        if not methods.has("context"):
+            return batch
+        return dataclasses.replace(batch, context=methods.context(batch.tokens))
 
     def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
         """Clip and take the optimizers' step; what is recorded of it."""

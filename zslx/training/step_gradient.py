@@ -20,7 +20,7 @@ from zslx.gradients import GroupStats, group_stats, token_changes
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
-from zslx.model.losses import cross_entropy, token_losses
+from zslx.model.losses import cross_entropy, logits_of, token_losses
 from zslx.text.loader import Batch
 
 SCALE_LIMITS = (0.1, 10.0)
@@ -86,7 +86,7 @@ class GradientPass:
         self, model: nn.Module, batch: Batch, step: int, alignment: Tensor | None
     ) -> tuple[Tensor, Tensor, StepView]:
         """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
-        losses, logits = self.forward(model, batch.tokens, batch.targets)
+        losses, logits = self.forward(model, batch.tokens, batch.targets, batch.context)
         view = StepView(tokens=batch.tokens, targets=batch.targets, losses=losses.detach(), domains=batch.domains)
         if not self.methods.methods:
             return losses, view.losses, view
@@ -103,9 +103,11 @@ class GradientPass:
             view.__dict__.pop(live, None)
         return weighted, losses.detach(), view
 
-    def _forward(self, model: nn.Module, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _forward(
+        self, model: nn.Module, tokens: Tensor, targets: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Losses (B, T), and the logits (B, T, V) where a method needs them."""
-        logits = model(tokens)
+        logits = logits_of(model, tokens, context)
         return cross_entropy(logits, targets), logits if self.methods.needs & {"logits", "entropy"} else None
 
     def _fill(self, view: StepView, logits: Tensor | None, losses: Tensor, batch: Batch) -> None:
