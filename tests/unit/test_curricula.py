@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 
 from zslx import RunView, load_intervention
+from zslx.text.loader import Ids, Walk
 
 
 @pytest.mark.parametrize(("size", "steps"), [(16, 100), (5, 7), (16, 1)])
@@ -23,3 +26,59 @@ def test_batches_grow_linearly_to_the_configured_one():
     assert counts == [22, 34, 46, 58, 64, 64, 64, 64]  # 64 · (.25 + .75 · (t − ½) / 4)
     plain = load_intervention("batch_warmup", duration=0.0)
     assert plain.batch_size(RunView(step=3, steps=8, batch_size=5), {}) == 5
+
+
+def walk_over(scores: list[list[float]], domains: list[int], windows: list[int]) -> Walk:
+    """A walk whose windows have these reference losses, by domain, and as text as many different letters."""
+
+    def text(domains: Ids, windows: Ids) -> list[str]:
+        letters = [int(scores[d][w]) for d, w in zip(domains, windows, strict=True)]
+        return [("abcdefghijklmnopqrstuvwxyz"[:n] * 99)[:99] for n in letters]
+
+    return Walk(
+        domains=np.array(domains),
+        windows=np.array(windows),
+        counts=np.array([len(s) for s in scores]),
+        taken=np.zeros(len(scores), dtype=np.int64),
+        read=lambda domains, windows: np.zeros((len(domains), 2), dtype=np.int64),
+        text=text,
+        reference_losses=lambda domains, windows: np.array(
+            [scores[d][w] for d, w in zip(domains, windows, strict=True)]
+        ),
+    )
+
+
+SCORES = [[4.0, 1.0, 9.0, 1.0], [26.0, 2.0]]
+
+
+@pytest.mark.parametrize("name", ["difficulty", "compressibility"])
+def test_a_step_draws_from_the_easiest_windows_of_each_domain(name):
+    method = load_intervention(name, start=0.5, duration=1.0)
+    state: dict = {}
+    walk = walk_over(SCORES, [0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 0, 1])
+    assert method.windows(RunView(step=1, steps=4), walk, state).tolist() == [1, 1, 3, 3, 1, 1]
+    assert [order.tolist() for order in state["order"]] == [[1, 3, 0, 2], [1, 0]]
+    third = method.windows(RunView(step=3, steps=4), walk, state)  # c = √(½ · ¾ + ¼) = .79: all but none of 4
+    assert third.tolist() == [1, 3, 0, 2, 1, 0]
+    assert method.windows(RunView(step=5, steps=4), walk, state) is None and not state
+
+
+@pytest.mark.parametrize(("step", "competence"), [(1, 0.1), (26, (0.5 * 0.99 + 0.01) ** 0.5), (51, 1.0), (100, 1.0)])
+def test_competence_is_the_published_one(step, competence):
+    method = load_intervention("difficulty", start=0.1, duration=0.5)
+    assert method.competence(RunView(step=step, steps=100)) == pytest.approx(competence, rel=1e-12)
+
+
+def test_the_placebo_reads_other_windows_as_often():
+    scores = [[float(n % 25 + 1) for n in range(100)], [3.0]]
+    walk = walk_over(scores, [0] * 100 + [1], [*range(100), 0])
+    method, placebo = (load_intervention(name, start=0.2) for name in ("difficulty", "placebo:difficulty"))
+    run = RunView(step=1, steps=100)
+    true = method.windows(run, walk, {})
+    state = placebo.init_state(run, torch.Generator().manual_seed(3))
+    found = [placebo.windows(run, walk, state) for _ in range(2)]
+    assert (found[0] == found[1]).all() and (found[0] < walk.counts[walk.domains]).all()
+    # Each true window is always exchanged for the same other one, so that repetitions remain.
+    pairs = set(zip(true[:100].tolist(), found[0][:100].tolist(), strict=True))
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 20
+    assert {b for _, b in pairs} != {a for a, _ in pairs}

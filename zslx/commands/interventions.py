@@ -79,6 +79,7 @@ PLACEBOS = {
     "elementwise": "what it does to each coordinate is permuted within each tensor",
     "tokens": "its weights are permuted over the tokens of the batch",
     "samples": "as many sequences as it would keep are drawn at random",
+    "windows": "the windows of the text that it chooses are exchanged for others, each always for the same one",
 }
 
 

@@ -51,7 +51,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 NEEDS = {
     "entropy": "view.entropy (B, T), nats: entropy of the predicted distribution",
     "logits": "view.logits (B, T, V), with the graph",
-    "reference_losses": "view.reference_losses (B, T), nats: losses of the reference run",
+    "reference_losses": "view.reference_losses (B, T), nats: of the reference run; in `windows` walk.reference_losses",
     "token_alignment": "view.token_alignment (B, T): product of each token's gradient with the batch's",
     "post_losses": "stats.post_losses (B, T), nats: losses of the same batch after the update, every `cadence` steps",
     "interference": "run.interference: D and M of the last measured update, every `cadence` steps",
@@ -157,8 +157,8 @@ class Intervention:
         needs       what the trainer must compute for it (NEEDS); `cadence`: at the first step and every how many
                     steps, where that has one
         keep_scale  token weights are not renormalised to mean 1, since their scale is part of the method
-        placebo     what its placebo permutes: group_weights, elementwise, tokens or samples (placebo.py); None if no
-                    placebo exists: its control is then the baseline with an equally tuned learning rate
+        placebo     what its placebo permutes: group_weights, elementwise, tokens, samples or windows (placebo.py);
+                    None if no placebo exists: its control is then the baseline with an equally tuned learning rate
         status      "available", or "absent: <reason>"
     """
 

@@ -6,6 +6,8 @@
                     that has a bound) permuted within each tensor
     tokens          the weights permuted within the batch; whole sequences, where a method gives each one weight
     samples         as many sequences as the method would keep, drawn at random
+    windows         the chosen windows renamed by one random permutation of each domain's: as many different ones, as
+                    often repeated and as late, but others
 
 A method that beats its placebo does so because of where it acts; one that does not merely perturbs the step.
 """
@@ -17,13 +19,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zslx.intervention.base import Intervention, RunView, State, StepView
 from zslx.intervention.gradient_method import CoordinateSums
+from zslx.text.permutation import ROUNDS, permuted
 
 DRAWS = "placebo_generator"
+NAMES = "placebo_names"  # the key of the permutation that renames windows
 
 
 def placebo_of(cls: type[Intervention]) -> type[Intervention]:
@@ -99,6 +105,19 @@ def random_samples(cls: type[Intervention]) -> Callable[..., Any]:
     return token_weights
 
 
+def renamed_windows(cls: type[Intervention]) -> Callable[..., Any]:
+    def windows(self: Any, run: RunView, walk: Any, state: State) -> NDArray[np.int64] | None:
+        true = cls.windows(self, run, walk, state)
+        if true is None:
+            return None
+        if NAMES not in state:
+            state[NAMES] = torch.randint(2**62, (ROUNDS,), generator=state[DRAWS]).tolist()
+        key = np.tile(np.array(state[NAMES], dtype=np.uint64), (len(walk.domains), 1))
+        return permuted(np.asarray(true, dtype=np.int64), walk.counts[walk.domains], key)
+
+    return windows
+
+
 def random_order(weights: Tensor, state: State) -> Tensor:
     return weights[permutation(len(weights), state, weights.device)]
 
@@ -108,4 +127,5 @@ KINDS = {
     "elementwise": ("combine", permuted_mask),
     "tokens": ("token_weights", permuted_token_weights),
     "samples": ("token_weights", random_samples),
+    "windows": ("windows", renamed_windows),
 }

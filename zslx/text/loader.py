@@ -62,7 +62,8 @@ class Walk:
 
     domains (B,): the domain of each. windows (B,): the windows that the seeded order gives, each from 0 to
     counts[domain] - 1. counts, taken (D,): each domain's windows, and how many of them the run took before this step.
-    `read(domains, windows)`: their tokens (n, T+1).
+    `read(domains, windows)`: their tokens (n, T+1). `text(domains, windows)`: their texts. `reference_losses(domains,
+    windows)`: mean loss (n,) of the reference run on each, nats, for a method that needs reference_losses.
     """
 
     domains: Ids
@@ -70,6 +71,8 @@ class Walk:
     counts: Ids
     taken: Ids
     read: Callable[[Ids, Ids], Ids]
+    text: Callable[[Ids, Ids], list[str]]
+    reference_losses: Callable[[Ids, Ids], NDArray[np.float64]] | None = None
 
 
 class Loader:
@@ -120,7 +123,9 @@ class Loader:
         taken = self.taken.copy()
         windows = self._next_windows(domains)
         if choose is not None:
-            walk = Walk(domains=domains, windows=windows, counts=self.windows, taken=taken, read=self._read)
+            walk = Walk(
+                domains=domains, windows=windows, counts=self.windows, taken=taken, read=self._read, text=self._text
+            )
             chosen = choose(walk)
             windows = windows if chosen is None else chosen
         rows = self._read(domains, windows)
@@ -128,6 +133,10 @@ class Loader:
 
     def _read(self, domains: Ids, windows: Ids) -> Ids:
         return _rows(self._streams, domains, windows, self.seq_len)
+
+    def _text(self, domains: Ids, windows: Ids) -> list[str]:
+        tokenizer = self.corpus.tokenizer
+        return [tokenizer.decode(row) for row in self._read(domains, windows)[:, :-1].tolist()]
 
     @property
     def epochs(self) -> dict[str, float]:

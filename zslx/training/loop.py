@@ -27,7 +27,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zslx.config.run_config import Config
@@ -50,7 +52,7 @@ from zslx.runs.provenance import environment
 from zslx.runs.records import RunRecords, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
-from zslx.text.loader import Batch, Loader, control, heldout
+from zslx.text.loader import Batch, Ids, Loader, Walk, control, heldout
 from zslx.training.clock import Clock
 from zslx.training.control_set import NEEDS as CONTROL_NEEDS
 from zslx.training.control_set import ControlSet
@@ -241,12 +243,22 @@ class TrainingRun:
     def batch(self, step: int) -> Batch:
         """The batch of the step, as the interventions want it."""
         methods = self.methods
-        choose = methods.windows if methods.has("windows") else None
+        choose = self.windows if methods.has("windows") else None
         mixture, count = methods.mixture(), methods.batch_size()
         batch = self.loader.batch(step, mixture, seq_len=methods.seq_len(), choose=choose, batch_size=count)
         if not methods.has("context"):
             return batch
         return dataclasses.replace(batch, context=methods.context(batch.tokens))
+
+    def windows(self, walk: Walk) -> Ids | None:
+        """The windows that a method chooses; where it needs the reference model, the walk can ask that one."""
+        if self.gradient.reference is not None:
+
+            def losses(domains: Ids, windows: Ids) -> NDArray[np.float64]:
+                return self.gradient.reference_losses(walk.read(domains, windows))
+
+            walk = dataclasses.replace(walk, reference_losses=losses)
+        return self.methods.windows(walk)
 
     def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
         """Clip and take the optimizers' step; what is recorded of it."""

@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zslx.gradients import GroupStats, group_stats, token_changes
@@ -77,6 +79,17 @@ class GradientPass:
         with torch.no_grad(), self.autocast(batch):
             return token_losses(self.model, batch)
 
+    def reference_losses(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean loss (n,), nats, of the reference model on each of these windows (n, T+1)."""
+        assert self.reference is not None
+        device, found = next(self.reference.parameters()).device, []
+        for part in torch.from_numpy(rows).split(64):
+            ids = part.to(device)
+            batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], domains=ids.new_zeros(len(ids)))
+            with torch.no_grad(), self.autocast(batch):
+                found.append(token_losses(self.reference, batch).double().mean(1).cpu())
+        return torch.cat(found).numpy()
+
     def autocast(self, batch: Batch) -> AbstractContextManager[Any]:
         if self.dtype != "bfloat16":
             return nullcontext()
@@ -120,7 +133,7 @@ class GradientPass:
         if logits is not None and "entropy" in needs:
             log_p = torch.log_softmax(logits.detach().float(), dim=-1)
             view.entropy = -(log_p.exp() * log_p).sum(-1)
-        if "reference_losses" in needs:
+        if any(not type(m).overrides("windows") for m in self.methods.needing("reference_losses")):
             assert self.reference is not None
             with torch.no_grad():
                 view.reference_losses = token_losses(self.reference, batch)
