@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -38,6 +39,8 @@ def walk_over(scores: list[list[float]], domains: list[int], windows: list[int])
     return Walk(
         domains=np.array(domains),
         windows=np.array(windows),
+        length=1,
+        streams=[np.zeros(1 + len(s), dtype=np.int64) for s in scores],
         counts=np.array([len(s) for s in scores]),
         taken=np.zeros(len(scores), dtype=np.int64),
         read=lambda domains, windows: np.zeros((len(domains), 2), dtype=np.int64),
@@ -82,3 +85,59 @@ def test_the_placebo_reads_other_windows_as_often():
     pairs = set(zip(true[:100].tolist(), found[0][:100].tolist(), strict=True))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) == 20
     assert {b for _, b in pairs} != {a for a, _ in pairs}
+
+
+def test_documents_are_cut_by_the_binary_digits_of_their_lengths():
+    from interventions.curriculum.dataset_decomposition import cut
+
+    # Documents of 11, 0, 4 and 1 predictions from tokens 0, 12, 13 and 18; what follows has no end and is left out.
+    stream = np.array([*[1] * 11, 0, 0, *[1] * 4, 0, 1, 0, 1, 1, 1])
+    assert [firsts.tolist() for firsts in cut(stream, [4, 2, 1])] == [[0, 4, 13], [8], [10, 18]]
+    assert [firsts.tolist() for firsts in cut(np.array([0, 0]), [1])] == [[]]
+
+
+def test_every_length_gets_its_steps_and_short_ones_come_first():
+    method = load_intervention("dataset_decomposition", lengths=3, odds=100.0, cycles=2)
+    state: dict = {"generator": torch.Generator().manual_seed(0)}
+    lengths = [method.sequence(RunView(step=t, steps=24, seq_len=16), state) for t in range(1, 25)]
+    for half in (lengths[:12], lengths[12:]):
+        assert sorted(half) == [4] * 4 + [8] * 4 + [16] * 4
+        assert sum(half[:6]) < sum(half[6:])
+    assert load_intervention("dataset_decomposition").sizes(12) == [12, 6, 3]
+
+
+def test_no_sequence_crosses_a_document():
+    method = load_intervention("dataset_decomposition", lengths=2)
+    stream = np.array([*range(1, 12), 0, *range(1, 10), 0])
+    run = RunView(step=1, steps=5, seq_len=4, batch_size=2)
+    state: dict = {"generator": torch.Generator().manual_seed(0)}
+    for length in (4, 2, 2, 4):
+        walk = dataclasses.replace(walk_over([[1.0] * 5], [0, 0], [0, 1]), length=length, streams=[stream])
+        domains, firsts = method.windows(run, walk, state)
+        assert domains.tolist() == [0] * (8 // length)
+        for first in firsts.tolist():
+            read = stream[first : first + length + 1]
+            assert (np.diff(read[:-1]) == 1).all() and read[-1] in (0, read[-2] + 1)
+    longer = dataclasses.replace(walk, streams=[np.array([1, 2, 0])])
+    with pytest.raises(ValueError, match=r"data\.seq_len=4"):
+        method.windows(run, longer, {"generator": torch.Generator()})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([0], [0]), "must be 2 whole numbers"),
+        (([0, 1], [0, 0]), "domains must lie from 0 to 0"),
+        (([0, 0], [0, 3]), "must lie in its domain's text"),
+        (([0, 0], [0.0, 1.0]), "whole numbers"),
+    ],
+)
+def test_sequences_that_are_not_in_the_text_are_refused(given, message):
+    from zslx.intervention.hooks import HOOKS
+
+    walk = dataclasses.replace(walk_over([[1.0] * 2], [0], [0]), length=2, streams=[np.ones(5)])
+    method, run = load_intervention("dataset_decomposition"), RunView(seq_len=4)
+    with pytest.raises(ValueError, match=message):
+        HOOKS["windows"].check(given, method, run, walk)
+    found = HOOKS["windows"].check(([0, 0], [0, 2]), method, run, walk)
+    assert [part.tolist() for part in found] == [[0, 0], [0, 2]]

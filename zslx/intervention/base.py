@@ -42,7 +42,7 @@ from zslx.config.run_config import Config
 from zslx.gradients.parameter_roles import Role
 
 if TYPE_CHECKING:
-    from zslx.text.loader import Walk
+    from zslx.text.loader import Ids, Walk
 
 State = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -200,8 +200,12 @@ class Intervention:
         raise NotImplementedError
 
     @hook
-    def windows(self, run: RunView, walk: Walk, state: State) -> Iterable[int] | None:
-        """Windows (B,) of this step, each from the domain that `walk.domains` names, or None for the seeded order."""
+    def windows(self, run: RunView, walk: Walk, state: State) -> Iterable[int] | tuple[Ids, Ids] | None:
+        """Windows (B,) of this step, each from the domain that `walk.domains` names, or None for the seeded order.
+
+        Or (domains (n,), first tokens (n,)): sequences of `walk.length` tokens that begin anywhere in `walk.streams`,
+        as many as the step has.
+        """
         raise NotImplementedError
 
     @hook

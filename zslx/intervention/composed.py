@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from zslx.intervention.gradient_method import CoordinateSums, GradientMethod
 from zslx.intervention.hooks import HOOKS, examine_class
 from zslx.intervention.raised import told
 from zslx.seeds import generator
+from zslx.text.loader import Choice
 
 
 class InterventionError(ValueError):
@@ -99,8 +99,8 @@ class Methods:
         """Positions of this step's sequences, or None for the full length."""
         return self.ask("sequence")
 
-    def windows(self, walk: Any) -> np.ndarray | None:
-        """Windows (B,) of this step, or None for the seeded order."""
+    def windows(self, walk: Any) -> Choice | None:
+        """Windows (B,) of this step, or where its sequences begin, or None for the seeded order."""
         return self.ask("windows", walk)
 
     def context(self, tokens: Tensor) -> Tensor | None:

@@ -85,15 +85,30 @@ def first_positions(given: Any, method: Intervention, run: RunView, tokens: Tens
     return found
 
 
-def window_ids(given: Any, method: Intervention, run: RunView, walk: Any) -> np.ndarray | None:
+def window_ids(given: Any, method: Intervention, run: RunView, walk: Any) -> Any:
     if given is None:
         return None
+    if isinstance(given, tuple) and len(given) == 2:
+        domains, firsts = (np.asarray(part) for part in given)
+        return sequence_starts(domains, firsts, run.seq_len // walk.length * len(walk.domains), walk)
     found = np.asarray(given)
     if found.shape != walk.domains.shape or found.dtype.kind not in "iu":
         raise ValueError(f"must return {len(walk.domains)} whole numbers, got {found.dtype} {found.shape}")
     if (found < 0).any() or (found >= walk.counts[walk.domains]).any():
         raise ValueError("each window must lie from 0 to its domain's number of windows - 1 (walk.counts)")
     return found.astype(np.int64)
+
+
+def sequence_starts(domains: np.ndarray, firsts: np.ndarray, count: int, walk: Any) -> tuple[np.ndarray, np.ndarray]:
+    for found in (domains, firsts):
+        if found.shape != (count,) or found.dtype.kind not in "iu":
+            raise ValueError(f"domains and first tokens must be {count} whole numbers, got {found.dtype} {found.shape}")
+    sizes = np.array([len(stream) for stream in walk.streams])
+    if (domains < 0).any() or (domains >= len(sizes)).any():
+        raise ValueError(f"domains must lie from 0 to {len(sizes) - 1}")
+    if (firsts < 0).any() or (firsts + walk.length >= sizes[domains]).any():
+        raise ValueError(f"a sequence of {walk.length} tokens and the one that follows must lie in its domain's text")
+    return domains.astype(np.int64), firsts.astype(np.int64)
 
 
 def group_ids(given: Any, method: Intervention, run: RunView, view: StepView) -> tuple[Tensor, int]:

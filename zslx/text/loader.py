@@ -32,6 +32,7 @@ from zslx.text.permutation import ROUNDS, permuted
 from zslx.text.token_cache import Corpus
 
 Ids = NDArray[np.int64]
+Choice = Ids | tuple[Ids, Ids]  # windows (B,), or the domains (n,) and first tokens (n,) of sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +62,19 @@ class Walk:
     """The sequences of one step before they are read, for a method that chooses them.
 
     domains (B,): the domain of each. windows (B,): the windows that the seeded order gives, each from 0 to
-    counts[domain] - 1. counts, taken (D,): each domain's windows, and how many of them the run took before this step.
-    `read(domains, windows)`: their tokens (n, T+1). `text(domains, windows)`: their texts. `reference_losses(domains,
-    windows)`: mean loss (n,) of the reference run on each, nats, for a method that needs reference_losses.
+    counts[domain] - 1. length: positions of a sequence in this step. counts, taken (D,): each domain's windows, and how
+    many of them the run took before this step. streams: each domain's training tokens, documents ended by 0.
+    `read(domains, windows)`: their tokens (n, T+1). `text(domains, windows)`: their texts.
+    `reference_losses(domains, windows)`: mean loss (n,) of the reference run on each, nats, for a method that needs
+    reference_losses.
     """
 
     domains: Ids
     windows: Ids
+    length: int
     counts: Ids
     taken: Ids
+    streams: Sequence[NDArray[Any]]
     read: Callable[[Ids, Ids], Ids]
     text: Callable[[Ids, Ids], list[str]]
     reference_losses: Callable[[Ids, Ids], NDArray[np.float64]] | None = None
@@ -102,12 +107,13 @@ class Loader:
         step: int,
         mixture: Iterable[float] | None = None,
         seq_len: int | None = None,
-        choose: Callable[[Walk], Ids | None] | None = None,
+        choose: Callable[[Walk], Choice | None] | None = None,
         batch_size: int | None = None,
     ) -> Batch:
         """The next batch. `step` counts from 1; `mixture` (D,) shares of the domains, None for equal ones.
 
-        `choose` may put other windows (B,) in the place of those that come next; the counters move on all the same.
+        `choose` may put other windows (B,) in the place of those that come next, or sequences of `seq_len` tokens that
+        begin anywhere; the counters move on all the same.
 
         `batch_size`: windows in this step (None: the loader's B).
 
@@ -124,9 +130,19 @@ class Loader:
         windows = self._next_windows(domains)
         if choose is not None:
             walk = Walk(
-                domains=domains, windows=windows, counts=self.windows, taken=taken, read=self._read, text=self._text
+                domains=domains,
+                windows=windows,
+                length=length,
+                counts=self.windows,
+                taken=taken,
+                streams=self._streams,
+                read=self._read,
+                text=self._text,
             )
             chosen = choose(walk)
+            if isinstance(chosen, tuple):
+                domains, firsts = chosen
+                return _batch(_sequences(self._streams, domains, firsts, length), domains, length).to(self.device)
             windows = windows if chosen is None else chosen
         rows = self._read(domains, windows)
         return _batch(rows, domains, length).to(self.device)
@@ -247,11 +263,16 @@ def _windows(stream: NDArray[Any], seq_len: int, who: str) -> int:
 
 def _rows(streams: list[NDArray[Any]], domains: Ids, windows: Ids, seq_len: int) -> Ids:
     """(B, T+1) the tokens of window windows[i] of domain domains[i], with the one that follows."""
-    rows = np.empty((len(domains), seq_len + 1), dtype=np.int64)
-    offsets = np.arange(seq_len + 1)
+    return _sequences(streams, domains, windows * seq_len, seq_len)
+
+
+def _sequences(streams: list[NDArray[Any]], domains: Ids, firsts: Ids, length: int) -> Ids:
+    """(n, length+1) the tokens from firsts[i] of domain domains[i] on, with the one that follows."""
+    rows = np.empty((len(domains), length + 1), dtype=np.int64)
+    offsets = np.arange(length + 1)
     for d in np.unique(domains):
         slots = np.flatnonzero(domains == d)
-        rows[slots] = streams[d][windows[slots, None] * seq_len + offsets]
+        rows[slots] = streams[d][firsts[slots, None] + offsets]
     return rows
 
 

@@ -52,7 +52,7 @@ from zslx.runs.provenance import environment
 from zslx.runs.records import RunRecords, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
-from zslx.text.loader import Batch, Ids, Loader, Walk, control, heldout
+from zslx.text.loader import Batch, Choice, Ids, Loader, Walk, control, heldout
 from zslx.training.clock import Clock
 from zslx.training.control_set import NEEDS as CONTROL_NEEDS
 from zslx.training.control_set import ControlSet
@@ -250,7 +250,7 @@ class TrainingRun:
             return batch
         return dataclasses.replace(batch, context=methods.context(batch.tokens))
 
-    def windows(self, walk: Walk) -> Ids | None:
+    def windows(self, walk: Walk) -> Choice | None:
         """The windows that a method chooses; where it needs the reference model, the walk can ask that one."""
         if self.gradient.reference is not None:
 
