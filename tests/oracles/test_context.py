@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from zslx import RunView, load_intervention
 from zslx.config.groups import ModelConfig
+from zslx.gradients import group_stats
+from zslx.model.losses import token_losses
 from zslx.model.transformer import Transformer
+from zslx.text.loader import Batch
 
 SIZES = {"vocab_size": 11, "d_model": 8, "n_layers": 2, "n_heads": 2}
 
@@ -64,3 +69,18 @@ def test_windows_need_not_divide_the_sequence():
     assert first.tolist() == [[0, 0, 0, 3, 3, 3, 6]] * 2
     assert method.context(RunView(step=11, steps=10), tokens(2, 7), {}) is None
     assert method.context(RunView(step=1, steps=10), tokens(1, 1), {}) is None
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_the_engine_sees_the_mask(model, by_token):
+    """Σ_k g_k of the engine is the gradient of the masked loss."""
+    ids = tokens(3, 7)
+    batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], domains=torch.zeros(3, dtype=torch.int64))
+    masked = dataclasses.replace(batch, context=(torch.arange(6) // 4 * 4).expand(3, 6))
+    losses = token_losses(model, masked)
+    assert not torch.allclose(losses, token_losses(model, batch))
+    expected = torch.autograd.grad(losses.mean(), list(model.parameters()))
+    groups = (ids[:, 1:] % 2, 2) if by_token else None
+    found = group_stats(model, token_losses, masked, groups, by_token=by_token, want=("sum", "gramian"), keep=False).sum
+    for (name, _), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert torch.allclose(found[name], gradient, rtol=0, atol=1e-12), name
