@@ -4,7 +4,7 @@
 
 Ranks and pacing: easiest_first.py. Departure: the difficulty of Platanios et al. is a sentence's length or rarity of
 words; a loss as difficulty is the transfer scoring of Hacohen & Weinshall. Cost: a forward pass of the reference over
-the whole training text at the first step. Oracle: losses given by hand (tests/unit/test_curricula.py).
+as many windows as the run reads, at the first step. Oracle: losses given by hand (tests/unit/test_curricula.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Difficulty(EasiestFirst):
 
     name = "difficulty"
     source = "Hacohen & Weinshall 2019, arXiv 1904.03626; Platanios et al. 2019 (competence), arXiv 1903.09848"
-    cost = "1.00, and a forward pass of the reference over the text at the first step"
+    cost = "at most 1.33: a forward pass of the reference over as many windows at the first step"
     needs = frozenset({"reference_losses"})
 
     def scores(self, walk: Walk, domains: Ids, windows: Ids) -> NDArray[np.float64]:

@@ -1,11 +1,13 @@
 """What curricula by difficulty share: windows are ranked once, and a step draws from the easiest ones.
 
     c(t) = √(x (1 − start²) + start²),   x = min(1, (t − 1) / (duration · steps))
-    window ← order[⌊window · ⌈c N⌉ / N⌋]     window: of the seeded walk, 0 to N − 1; order: windows by rising score
+    window ← order[⌊window · ⌈c P⌉ / N⌋]     window: of the seeded walk, 0 to N − 1; order: P windows by rising score
 
-The competence c of Platanios et al. 2019 (arXiv 1903.09848). The walk of an epoch is a permutation, so that the
-windows of a step are uniform among the ⌈c N⌉ easiest of their domain. From c = 1 on the walk is the baseline's.
-Ranks lie in the state until then, 4 bytes a window: a resumed run does not rank again.
+The competence c of Platanios et al. 2019 (arXiv 1903.09848). P windows of each domain are ranked: as
+many as an even share of the run reads, drawn at random, or all N. The walk of an epoch is a permutation, so that the
+windows of a step are uniform among the ⌈c P⌉ easiest of their domain. From c = 1 on the walk is the baseline's.
+Ranks lie in the state until then, 4
+bytes a window: a resumed run does not rank again.
 """
 
 from __future__ import annotations
@@ -52,17 +54,19 @@ class EasiestFirst(Intervention, ABC):
             state.pop("order", None)
             return None
         if "order" not in state:
-            state["order"] = [torch.from_numpy(self.order(walk, d)) for d in range(len(walk.counts))]
+            state["order"] = [torch.from_numpy(self.order(run, walk, d, state)) for d in range(len(walk.counts))]
         chosen = walk.windows.copy()
         for d in np.unique(walk.domains).tolist():
             order, at = state["order"][d].cpu().numpy(), walk.domains == d
             easiest = math.ceil(competence * len(order))
-            chosen[at] = order[walk.windows[at] * easiest // len(order)]
+            chosen[at] = order[walk.windows[at] * easiest // walk.counts[d]]
         return chosen
 
-    def order(self, walk: Walk, d: int) -> NDArray[np.int32]:
+    def order(self, run: RunView, walk: Walk, d: int, state: State) -> NDArray[np.int32]:
         """Windows of domain d, the easiest first; equally difficult ones in the order of the text."""
-        every = np.arange(walk.counts[d])
+        every, most = np.arange(walk.counts[d]), -(-run.steps * run.batch_size // len(run.domains))
+        if most < len(every):
+            every = np.sort(torch.randperm(len(every), generator=state["generator"])[:most].numpy())
         parts = (every[i : i + CHUNK] for i in range(0, len(every), CHUNK))
         scores = np.concatenate([self.scores(walk, np.full(len(part), d), part) for part in parts])
-        return scores.argsort(kind="stable").astype(np.int32)
+        return every[scores.argsort(kind="stable")].astype(np.int32)

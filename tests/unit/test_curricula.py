@@ -141,3 +141,13 @@ def test_sequences_that_are_not_in_the_text_are_refused(given, message):
         HOOKS["windows"].check(given, method, run, walk)
     found = HOOKS["windows"].check(([0, 0], [0, 2]), method, run, walk)
     assert [part.tolist() for part in found] == [[0, 0], [0, 2]]
+
+
+def test_no_more_windows_are_ranked_than_the_run_reads():
+    walk = walk_over([[float(n) for n in range(1000)]], [0] * 1000, [*range(1000)])
+    method, run = load_intervention("difficulty", start=0.5), RunView(step=1, steps=5, batch_size=8)
+    state: dict = {"generator": torch.Generator().manual_seed(0)}
+    chosen = method.windows(run, walk, state)
+    order = state["order"][0].tolist()
+    assert len(order) == 40 and order == sorted(set(order))  # scores rise with the window
+    assert sorted(set(chosen.tolist())) == order[:20]
