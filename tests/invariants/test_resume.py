@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from zslx.training.loop import TrainingRun, train
 pytestmark = pytest.mark.usefixtures("cache")
 
 # Everything that draws or remembers at once: dropout of samples, random weights over groups, a moving average.
+# The whole state is kept after every step, so that a stopped run goes on where it stopped.
 BUSY = {"intervention": "infobatch+random+ema", "infobatch.prune": 0.5, "train.steps": 12} | WATCHED
+BUSY |= {"run.resume_seconds": 0}
 
 
 def test_same_identity_same_bits(tmp_path: Path):
@@ -44,12 +47,25 @@ def test_stopped_and_resumed(stops: tuple[int, ...], whole: Outcome, tmp_path: P
     assert whole.difference(trained(plain(BUSY), tmp_path, stops)) is None
 
 
-def test_resumed_from_rolling_checkpoints(whole: Outcome, tmp_path: Path):
-    """A checkpoint after every step (`run.resume_seconds=0`) changes nothing but config.json's own line."""
-    resumed = trained(plain(BUSY | {"run.resume_seconds": 0}), tmp_path, (5, 11))
+def test_stopped_without_a_state_to_go_on_from(whole: Outcome, tmp_path: Path):
+    """The state is kept at the end alone: the run begins anew, and nothing differs but config.json's own line."""
+    resumed = trained(plain(BUSY | {"run.resume_seconds": 1e9}), tmp_path, (5, 11))
     assert whole.difference(resumed) == "config.json"
     assert all(whole.records[name] == resumed.records[name] for name in ("steps.jsonl", "probes.jsonl"))
-    assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2, 4, 8, 10, 11, 12]
+    assert checkpoints.steps(tmp_path / "checkpoints") == [1, 2, 4, 8, 12]
+    assert checkpoints.steps(tmp_path / "resume") == [12]
+
+
+def test_a_run_of_an_earlier_version_goes_on(whole: Outcome, tmp_path: Path):
+    """It kept the whole state among the checkpoints."""
+    trained(plain(BUSY), tmp_path)
+    _forget_end(tmp_path)
+    (tmp_path / "resume/000000012").rename(tmp_path / "resume/gone")
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "resume").rename(tmp_path / "checkpoints")
+    seen: list[int] = []
+    train(plain(BUSY), tmp_path, progress=lambda step, *_: seen.append(step))
+    assert seen == [12] and whole.difference(Outcome.read(tmp_path)) is None
 
 
 def test_stopped_before_the_first_checkpoint(whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -83,7 +99,7 @@ def test_truncated_checkpoint_falls_back_to_an_older_one(whole: Outcome, tmp_pat
     trained(plain(BUSY), out)
     for name, damage in (("tensors.safetensors", _truncate), ("state.json", _flip), ("complete.json", Path.unlink)):
         _forget_end(out)
-        newest = out / "checkpoints" / f"{checkpoints.steps(out / 'checkpoints')[-1]:09d}"
+        newest = out / "resume" / f"{checkpoints.steps(out / 'resume')[-1]:09d}"
         damage(newest / name)
         train(plain(BUSY), out)
         assert whole.difference(Outcome.read(out)) is None, name
@@ -92,8 +108,8 @@ def test_truncated_checkpoint_falls_back_to_an_older_one(whole: Outcome, tmp_pat
 def test_all_checkpoints_damaged_starts_afresh(whole: Outcome, tmp_path: Path):
     trained(plain(BUSY), tmp_path)
     _forget_end(tmp_path)
-    for step in checkpoints.steps(tmp_path / "checkpoints"):
-        _truncate(tmp_path / "checkpoints" / f"{step:09d}" / "tensors.safetensors")
+    for step in checkpoints.steps(tmp_path / "resume"):
+        _truncate(tmp_path / "resume" / f"{step:09d}" / "tensors.safetensors")
     train(plain(BUSY), tmp_path)
     assert whole.difference(Outcome.read(tmp_path)) is None
 
@@ -167,7 +183,7 @@ def test_an_intervention_that_does_nothing_is_bitwise_the_baseline(tmp_path: Pat
     run = TrainingRun(config, folder, [Idle()])
     run.loop(None)
     baseline = trained(config, tmp_path / "baseline")
-    state = checkpoints.load(folder / "checkpoints", config.train.steps)
+    state = checkpoints.load(folder / "resume", config.train.steps)
     assert state["interventions"]["idle"]["seen"] == config.train.steps  # it was asked
     tensors: dict = {}
     packed = checkpoints.pack({k: v for k, v in state.items() if k != "interventions"}, tensors)
@@ -271,14 +287,14 @@ def test_a_run_that_went_on_is_resumed(tmp_path: Path):
         if step == 18:
             raise Stopped
 
-    short, long = plain({"train.steps": 11}), plain({"train.steps": 20})
+    short, long = (plain({"train.steps": steps, "run.resume_seconds": 0}) for steps in (11, 20))
     whole = trained(long, tmp_path / "whole")
     train(short, tmp_path / "on")
     with pytest.raises(Stopped):
         train(long, tmp_path / "on", progress=stop)
     seen: list[int] = []
     train(long, tmp_path / "on", progress=lambda step, *_: seen.append(step))
-    assert seen[0] == 17 and read_json(tmp_path / "on/manifest.json")["continued_from"] == 11
+    assert seen[0] == 18 and read_json(tmp_path / "on/manifest.json")["continued_from"] == 11
     assert whole.records["steps.jsonl"] == (tmp_path / "on/steps.jsonl").read_bytes()
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zslx.runs import checkpoints
-from zslx.runs.checkpoints import latest, load, pack, prune, save, steps, unpack
+from zslx.runs.checkpoints import clear, latest, load, pack, prune, save, steps, unpack
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 states = st.recursive(
@@ -131,12 +131,14 @@ def test_saving_again_replaces(tmp_path: Path):
     assert load(tmp_path, 4) == {"x": 2}
 
 
-def test_powers_of_two_the_end_and_the_last_two_rolling_are_kept(tmp_path: Path):
+def test_the_last_two_to_go_on_from_are_kept(tmp_path: Path):
     for step in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10):
         save(tmp_path, step, {})
     (tmp_path / ".tmp-000000011-99").mkdir()
-    prune(tmp_path, final_step=10)
-    assert steps(tmp_path) == [1, 2, 4, 7, 8, 9, 10] and not list(tmp_path.glob(".tmp-*"))
+    prune(tmp_path)
+    assert steps(tmp_path) == [9, 10] and list(tmp_path.glob(".tmp-*"))
+    clear(tmp_path)
+    assert steps(tmp_path) == [9, 10] and not list(tmp_path.glob(".tmp-*"))
 
 
 def test_no_pickle(tmp_path: Path):

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `zslx probe`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Measure loss and gradient interference, the first-order decomposition of the run's next update and the\n"
+        "Measure loss and gradient interference, the first-order decomposition of the run's update and the\n"
         "decomposition of cross-entropy at the checkpoints of finished runs.\n\n"
         "Records go to RUN/probe.jsonl, figures to RUN/figures. What is there is not measured again: after an\n"
         "interruption the same command goes on."
@@ -85,8 +85,8 @@ def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: 
 COLUMNS = (
     ("step", "{:d}", ("step",)),
     ("loss", "{:.4f}", ("heldout_loss",)),
-    ("D(t+1)", "{:.3f}", ("dt1_heldout", "D")),
-    ("M(t+1)", "{:.4f}", ("dt1_heldout", "M")),
+    ("D(t−1,t)", "{:.3f}", ("dt1_heldout", "D")),
+    ("M(t−1,t)", "{:.4f}", ("dt1_heldout", "M")),
     ("D(t/2,t)", "{:.3f}", ("dtt", "D")),
     ("D seq", "{:.4f}", ("grad_sequence", "ratio")),
     ("chance", "{:.4f}", ("grad_sequence", "chance_ratio")),

@@ -87,16 +87,14 @@ def write_figures(series: Sequence[Series], folder: Path) -> Path:
 
 
 def interference(figure: Any, series: Sequence[Series]) -> bool:
-    """D and M over steps: one update (held-out, own batch) and t/2 to t."""
+    """D and M over steps: one update and t/2 to t, held-out."""
     figure.set_size_inches(7.6, 5.0)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
-    kinds = (("dt1_heldout", "held-out", "-"), ("dt1_batch", "its own batch", ":"))
     for i, one in enumerate(series):
         for row, key in enumerate(("D", "M")):
-            for kind, what, dash in kinds:
-                _line(axes[row][0], one.curve(kind, key), i, dash, f"{one.label}, {what}")
+            _line(axes[row][0], one.curve("dt1_heldout", key), i, "-", one.label)
             _line(axes[row][1], one.curve("dtt", key), i, "-")
-    for ax, title in zip(axes[0], ("one update, t to t+1", "from t/2 to t, held-out"), strict=True):
+    for ax, title in zip(axes[0], ("one update, held-out", "from t/2 to t, held-out"), strict=True):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_ylim(0, 1.02)
     axes[0][0].set_ylabel("D, share that cancels")

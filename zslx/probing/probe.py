@@ -4,10 +4,9 @@ At the checkpoint of step t, θ the weights there, on the fixed held-out set unl
 
     heldout_loss, decomposition   as in training: of the weights that the arm would ship; where those are averaged,
                     `heldout_loss_trained` is of the weights that train, as is everything below
-    dt1_heldout, dt1_batch   D and M of the loss changes by the run's own next update t → t+1 (`update.from`,
-                             `update.to`; in training they are of t−1 → t), with the optimizer's own
-                             state, rate and clipping, on its next batch (dt1_batch: on that batch). The paper takes
-                             an unclipped update on fixed unseen batches
+    dt1_heldout     D and M of the loss changes by the run's own update t−1 → t, clipped as it was. The paper takes an
+                    unclipped update
+    update_norm     ‖Δθ‖ of that update
     dtt             D and M of the changes from t/2 to t, where there is a checkpoint at t/2
     grad_sequence   exact over the `gradient_sequences` of the run's configuration (16 where it has none), with a
                     histogram of c_j over the body's coordinates (100 bins on [0, 1])
@@ -33,8 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zslx.config.run_config import Config
 from zslx.gradients import norm
@@ -43,21 +41,20 @@ from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
-from zslx.model.losses import token_losses
 from zslx.runs import checkpoints
 from zslx.runs.json_files import JsonLines, read_lines
+from zslx.runs.load import load_weights
 from zslx.runs.records import read_config, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
-from zslx.text.loader import Batch, heldout
+from zslx.text.loader import heldout
 from zslx.training.loop import TrainingRun
-from zslx.training.step_gradient import Diverged
 
 FILE = "probe.jsonl"
 CHANCE_DRAWS = 8  # of random signs over sequences
 DRAWS = {"token sample": "tokens"}  # the name under which a probe has always drawn its tokens
 SEQUENCES = 16  # of the gradient interference, where the run's configuration has none
-STAGES = ("losses", "update", "sequence gradients", "token gradients", "first order")
+STAGES = ("losses", "sequence gradients", "token gradients", "update")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +82,7 @@ class RunProbe:
         if manifest["status"] not in ("finished", "diverged"):
             raise ValueError(f"{folder}: the run is {manifest['status']}, not finished; zslx train goes on with it")
         self.key = settings.key(str(manifest.get("identity")))
-        self.available = checkpoints.steps(self.folder / "checkpoints")
+        self.available = checkpoints.steps(self.folder / checkpoints.CHECKPOINTS)
         if not self.available:
             raise ValueError(f"{folder}: no checkpoints to measure")
         self._check_text(manifest, text)
@@ -159,7 +156,7 @@ class RunProbe:
 
     def _at(self, step: int, at: Callable[[str], None]) -> dict[str, Any]:
         at("losses")
-        run, heldout = self._restored(step)
+        run, heldout, state = self._restored(step)
         terms = Decomposition(self.config.instruments.rank_bins)
         losses, shipped = heldout.measure(run.model, run.methods.average(), terms)
         self.losses[step] = losses
@@ -167,36 +164,51 @@ class RunProbe:
         record |= {"tokens": run.tokens, **shipped, "decomposition": terms.record()}
         if step % 2 == 0 and step // 2 in self.available:
             record["dtt"] = {"from": step // 2} | interference(losses - self._losses_at(step // 2))
-        at("update")
-        update, changes = own_update(run, heldout, step, losses)
-        record |= changes
         at("sequence gradients")
         sample = self._sample(step)
         record |= over_sequences(run.model, heldout, sample)
         at("token gradients")
         record |= over_tokens(run.model, heldout, sample)
-        at("first order")
-        if update is not None:
-            record["first_order"] = update_effect(run.model, heldout, sample, update)
+        at("update")
+        if "before" in state:  # earlier versions did not keep it
+            record |= self._update(run.model, heldout, sample, state["before"], losses)
         return record
 
-    def _restored(self, step: int) -> tuple[TrainingRun, HeldOut]:
-        """The run as it stood after `step`, in memory, and the held-out set of this probe."""
+    def _update(
+        self, model: nn.Module, heldout: HeldOut, sample: GradientSample, before: dict[str, Tensor], after: Tensor
+    ) -> dict[str, Any]:
+        """What the update from the weights `before` did to the held-out losses, now `after`; leaves `before` in place.
+
+        Nothing where the update changed nothing: a method may skip it.
+        """
+        update = {name: p.detach() - before[name] for name, p in model.named_parameters()}
+        if not any(bool(u.any()) for u in update.values()):
+            return {}
+        load_weights(model, before)
+        return {
+            "update_norm": norm(update.values()),
+            "dt1_heldout": interference(after - heldout.losses(model)),
+            "first_order": update_effect(model, heldout, sample, update),
+        }
+
+    def _restored(self, step: int) -> tuple[TrainingRun, HeldOut, dict[str, Any]]:
+        """The run with the weights after `step`, in memory, the held-out set of this probe, and the checkpoint."""
         config, own = self.config, self.config.data
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
         run = TrainingRun(config, self.folder)
-        run.restore(checkpoints.load(self.folder / "checkpoints", step, run.device))
+        state = checkpoints.load(self.folder / checkpoints.CHECKPOINTS, step, run.device)
+        run.restore_weights(state)
         length = self.settings.seq_len or own.seq_len
         if config.model.positions == "learned" and length > config.model.max_positions:
             raise ValueError(f"--seq-len {length}: the model has {config.model.max_positions} positions")
         corpus = token_cache.prepare(own.path, own.vocab_size)
         batch = heldout(corpus, sequences=self.settings.sequences or own.heldout_sequences, seq_len=length)
         chunk = max(1, own.batch_size * own.seq_len // length)
-        return run, HeldOut(batch.to(run.device), corpus.domains, chunk=chunk, dtype=config.train.dtype)
+        return run, HeldOut(batch.to(run.device), corpus.domains, chunk=chunk, dtype=config.train.dtype), state
 
     def _losses_at(self, step: int) -> Tensor:
         if step not in self.losses:
-            run, heldout = self._restored(step)
+            run, heldout, _ = self._restored(step)
             self.losses[step] = heldout.losses(run.model)
         return self.losses[step]
 
@@ -214,47 +226,3 @@ class RunProbe:
         with JsonLines(self.folder / FILE) as file:
             file.append(record)
             file.flush()
-
-
-def own_update(
-    run: TrainingRun, heldout: HeldOut, step: int, losses: Tensor
-) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
-    """Δθ of the run's step t+1 by parameter name, and dt1; the weights stand at θ_t again afterwards.
-
-    None, and no dt1, where that step diverges or changes nothing (a method may skip it).
-    """
-    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
-    batch = next_batch(run, step + 1)
-    run.model.zero_grad(set_to_none=True)
-    gradient = run.gradient(batch, step + 1)
-    try:
-        record = run.update(step + 1, gradient)
-    except Diverged:
-        return None, {}
-    with torch.no_grad():
-        update = {name: p - before[name] for name, p in run.model.named_parameters()}
-        moved = any(bool(u.any()) for u in update.values())
-        after, batch_after = heldout.losses(run.model), token_losses(run.model, batch)
-        for name, p in run.model.named_parameters():
-            p.copy_(before[name])
-        batch_before = token_losses(run.model, batch)
-    run.model.zero_grad(set_to_none=True)
-    if not moved:
-        return None, {}
-    return update, {
-        "dt1_heldout": interference(after - losses),
-        "dt1_batch": interference(batch_after - batch_before),
-        "update": {
-            "from": step,
-            "to": step + 1,
-            "lr": record["lr"],
-            "clipped": record["clipped"],
-            "norm": norm(update.values()),
-        },
-    }
-
-
-def next_batch(run: TrainingRun, step: int) -> Batch:
-    """The batch that the run took, or would have taken, at `step`."""
-    run.methods.run.step = step
-    return run.batch(step)

@@ -1,8 +1,13 @@
 """Checkpoints: a folder per step with `tensors.safetensors`, `state.json` and, last, `complete.json`.
 
+    RUN/checkpoints/   at powers of two and the last step, for probes and for use as a model: the weights, those before
+                       the step's update, what the interventions remember, the place in the data
+    RUN/resume/        the last two of those saved every `resume_seconds` and at the end, to go on from: all of the
+                       run's state, the optimizer's included
+
 Written to a temporary folder, each file fsynced, then renamed: a checkpoint counts only when complete, and a
-kill at any moment leaves the previous one. Kept are powers of two, the final step, and the last two rolling
-ones. The state is any nesting of dicts, lists, numbers, texts, tensors and generators; no pickle anywhere.
+kill at any moment leaves the previous one. The state is any nesting of dicts, lists, numbers, texts, tensors and
+generators; no pickle anywhere.
 """
 
 from __future__ import annotations
@@ -22,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from zslx.runs.json_files import dumps, read_json, sync_folder
 from zslx.runs.shapes import CHECKPOINT, check
 
+CHECKPOINTS, RESUME = "checkpoints", "resume"
 TENSOR, GENERATOR, KEYED = "__tensor__", "__generator__", "__items__"
-ROLLING_KEPT = 2
+RESUME_KEPT = 2
 
 
 def pack(value: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
@@ -129,11 +135,14 @@ def latest(folder: Path, device: torch.device | str = "cpu") -> Iterator[tuple[i
             continue
 
 
-def prune(folder: Path, final_step: int) -> None:
-    """Remove rolling checkpoints but the last two, and what killed writers left."""
-    rolling = [s for s in steps(folder) if s & (s - 1) and s != final_step]
-    for step in rolling[:-ROLLING_KEPT]:
+def prune(folder: Path, keep: int = RESUME_KEPT) -> None:
+    """Remove all but the last `keep` checkpoints."""
+    for step in steps(folder)[:-keep]:
         shutil.rmtree(_path(folder, step), ignore_errors=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed writers left."""
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale, ignore_errors=True)
 

@@ -2,7 +2,7 @@
 
     config.json     resolved configuration           manifest.json  status, versions, hardware, totals
     steps.jsonl     a line a step                    probes.jsonl   a line a probe step, every instrument
-    timing.jsonl    whatever depends on the clock    checkpoints/   (zslx/runs/checkpoints.py)
+    timing.jsonl    whatever depends on the clock    checkpoints/, resume/   (zslx/runs/checkpoints.py)
 
 Each line has a `step`, an integer that increases. The trainer makes the lines durable before each checkpoint, so that
 every line up to a checkpoint's step is on disk when the checkpoint is. How files are written and what a killed writer

@@ -40,8 +40,8 @@ ENGINE_TOLERANCE = 1e-9  # ‖Δθ‖/‖θ‖ after the tiny run, float64
 
 
 def resumes(subject: Subject) -> None:
-    whole = subject.whole
-    resumed = subject.run(stops=(3, 5))  # from the checkpoints at 2 and 4
+    always = {"run.resume_seconds": 0}
+    whole, resumed = subject.run(always), subject.run(always, stops=(3, 5))
     different = whole.difference(resumed)
     assert different is None, (
         f"stopped at steps 3 and 5 and resumed, {subject.name} is not the same run: {different} differs. "

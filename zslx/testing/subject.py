@@ -38,7 +38,7 @@ TINY = {
     "optim.warmup": 2,
     "train.steps": STEPS,
     "train.device": "cpu",
-    "run.resume_seconds": 1e9,  # checkpoints at powers of two and the end alone
+    "run.resume_seconds": 1e9,  # the whole state at the end alone
 }
 BLIND = {"instruments.heldout_points": 2, "instruments.probes": False, "instruments.gradient_sequences": 0}
 WATCHED = {"instruments.heldout_points": 50, "instruments.gradient_sequences": 2, "instruments.token_samples": 4}
@@ -65,9 +65,9 @@ class Outcome:
 
     @staticmethod
     def read(folder: Path) -> Outcome:
-        steps = checkpoints.steps(folder / "checkpoints")
+        kept = folder / checkpoints.RESUME
         tensors: dict[str, torch.Tensor] = {}
-        state = checkpoints.pack(checkpoints.load(folder / "checkpoints", steps[-1]), tensors)
+        state = checkpoints.pack(checkpoints.load(kept, checkpoints.steps(kept)[-1]), tensors)
         status = read_json(folder / "manifest.json")["status"]
         records = {name: (folder / name).read_bytes() for name in RECORDS}
         return Outcome(folder=folder, status=status, state=state, tensors=tensors, records=records)

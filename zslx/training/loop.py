@@ -8,10 +8,10 @@
         record    a line in steps.jsonl
 
 At probe steps the instruments measure before and after this and add a line to probes.jsonl. A loss or gradient that
-is not finite ends the run before its update; the record says `diverged`. A checkpoint is saved at powers of two, at
-the end, and every `resume_seconds`.
+is not finite ends the run before its update; the record says `diverged`. Weights are kept at powers of two and at the
+end; the whole state, to go on from, every `resume_seconds` and at the end (zslx/runs/checkpoints.py).
 
-Calling `train` again on the same folder goes on from the newest checkpoint; the result is bitwise that of a run
+Calling `train` again on the same folder goes on from the newest whole state; the result is bitwise that of a run
 that never stopped (CPU, fixed threads). A finished baseline at a constant rate also goes on for more steps
 (run_folder.py).
 """
@@ -24,6 +24,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,8 @@ class TrainingRun:
                 with clock.instruments():
                     self.probe(0, None, None)
             for step in range(done + 1, steps + 1):
+                kept = step & (step - 1) == 0 or step == steps
+                before = self.weights() if kept else {}
                 try:
                     loss = self.step(step, clock)
                 except Diverged as error:
@@ -203,9 +206,9 @@ class TrainingRun:
                     break
                 if progress:
                     progress(step, steps, loss)
-                power = step & (step - 1) == 0
-                due = time.monotonic() - saved_at >= config.run.resume_seconds
-                if power or due or step == steps:
+                if kept:
+                    self.keep(step, before)
+                if step == steps or time.monotonic() - saved_at >= config.run.resume_seconds:
                     self.save(step)
                     saved_at = time.monotonic()
             clock.write(step)
@@ -309,30 +312,50 @@ class TrainingRun:
         record = self.instruments.after(step, self.model, batch, batch_losses, self.methods.average())
         self.records.append_probe({"step": step, "tokens": self.tokens, **record})
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights."""
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def keep(self, step: int, before: dict[str, Tensor]) -> None:
+        """Keep the weights of this step, and those before its update, for probes."""
+        self._write(checkpoints.CHECKPOINTS, step, self._measured() | {"before": before})
+
     def save(self, step: int) -> None:
-        """Records first, then the checkpoint: every line up to its step is on disk when it counts."""
+        """Keep all that the run needs to go on. Records first: every line up to the step is on disk when it counts."""
         self.records.flush(sync=True)
-        state = {
-            "model": dict(self.model.named_parameters()),
+        state = self._measured() | {
             "optimizer": [optimizer.state_dict() for optimizer in self.optimizers],
-            "data": self.loader.state_dict(),
-            "interventions": self.methods.states,
             "instruments": self.instruments.state,
-            "tokens": self.tokens,
         }
         if self.control:
             state["control"] = self.control.state
+        self._write(checkpoints.RESUME, step, state)
+        checkpoints.prune(self.out / checkpoints.RESUME)
+
+    def _measured(self) -> dict[str, Any]:
+        """What every kind of checkpoint holds."""
+        return {
+            "model": dict(self.model.named_parameters()),
+            "data": self.loader.state_dict(),
+            "interventions": self.methods.states,
+            "tokens": self.tokens,
+        }
+
+    def _write(self, kind: str, step: int, state: dict[str, Any]) -> None:
         try:
-            checkpoints.save(self.out / "checkpoints", step, state)
+            checkpoints.save(self.out / kind, step, state)
         except TypeError as error:  # a method's state: the rest is the trainer's own
             raise InterventionError(f"intervention state at step {step}: {error}") from None
-        checkpoints.prune(self.out / "checkpoints", self.config.train.steps)
+        checkpoints.clear(self.out / kind)
 
     def resume(self, continued_from: int = 0) -> int:
-        """Restore the newest readable checkpoint and cut the records back to it; the step it stands at."""
-        for step, state in checkpoints.latest(self.out / "checkpoints", self.device):
-            if gap(self.out, step, {s for s in self.instruments.heldout_steps if continued_from < s <= step}):
-                continue  # lines were lost: an older checkpoint may still fit what is there
+        """Restore the newest readable state and cut the records back to it; the step it stands at."""
+        # Earlier versions kept the whole state with the weights.
+        kinds = (checkpoints.RESUME, checkpoints.CHECKPOINTS)
+        for step, state in chain(*(checkpoints.latest(self.out / kind, self.device) for kind in kinds)):
+            points = {s for s in self.instruments.heldout_steps if continued_from < s <= step}
+            if "optimizer" not in state or gap(self.out, step, points):
+                continue  # where lines were lost an older state may still fit what is there
             self.records.cut_to(step)
             self.restore(state)
             return step
@@ -342,14 +365,18 @@ class TrainingRun:
         return 0
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put the run where it stood when `state` was saved."""
-        load_weights(self.model, state["model"])
+        """Put the run where it stood when the whole `state` was saved."""
+        self.restore_weights(state)
         saved = state["optimizer"]
         for optimizer, kept in zip(self.optimizers, saved if isinstance(saved, list) else [saved], strict=True):
             optimizer.load_state_dict(kept)
-        self.loader.load_state_dict(state["data"])
-        self.methods.states = state["interventions"]
         self.instruments.state = state["instruments"]
-        self.tokens = state["tokens"]
         if self.control:
             self.control.state = state["control"]
+
+    def restore_weights(self, state: dict[str, Any]) -> None:
+        """Put into place what every kind of checkpoint holds: enough to measure, not to go on."""
+        load_weights(self.model, state["model"])
+        self.loader.load_state_dict(state["data"])
+        self.methods.states = state["interventions"]
+        self.tokens = state["tokens"]
