@@ -58,13 +58,17 @@ class Sweep:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.tune_rate:
-        return run_tuned(args)
-    return start(plan(args), args)
+    sweep = planned(args)
+    return sweep if isinstance(sweep, int) else start(sweep, args)
 
 
-def run_tuned(args: argparse.Namespace) -> int:
-    """Tune the rates, on a grid that is extended while a best rate lies at its end; then the comparison."""
+def planned(args: argparse.Namespace) -> Sweep | int:
+    """What is to be trained and compared; the exit code where the tuning of the rates came to no end."""
+    return tuned(args) if args.tune_rate else plan(args)
+
+
+def tuned(args: argparse.Namespace) -> Sweep | int:
+    """Tune the rates, on a grid that is extended while a best rate lies at its end; then plan the comparison."""
     factors = list(tune_rate.FACTORS)
     while True:
         asked = ask(args)
@@ -88,7 +92,7 @@ def run_tuned(args: argparse.Namespace) -> int:
         say("a best rate lies at an end of the grid: one more rate there")
     for line in tune_rate.describe(rates, study.trials):
         say(line)
-    return start(plan(args, rates, tune_rate.summary(study, measures, losses)), args)
+    return plan(args, rates, tune_rate.summary(study, measures, losses))
 
 
 def start(sweep: Sweep, args: argparse.Namespace) -> int:

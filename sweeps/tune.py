@@ -25,6 +25,9 @@ from sweeps.outcome import Failure, Outcome
 from sweeps.progress import Progress
 from sweeps.ray_session import ray, started  # before anything else of Ray
 from sweeps.study import PlannedTrial
+from zslx.intervention.base import Intervention
+from zslx.intervention.discovery import define, defined
+from zslx.intervention.registry import ready_to_send
 from zslx.printable import one_line, printable
 
 from ray import tune  # isort: skip
@@ -41,8 +44,11 @@ class NoSpace(OSError):
 class TrialActor(tune.Trainable):
     """A worker. `step` is a whole trial; `reset_config` gives it the next one."""
 
-    def setup(self, config: Mapping[str, Any]) -> None:
+    def setup(self, config: Mapping[str, Any], classes: Sequence[type[Intervention]] = ()) -> None:
+        """`classes` are interventions of the session that started the sweep, which no file defines."""
         self.job = trials.Job(**json.loads(config["job"]))
+        for cls in classes:
+            define(cls)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         self.setup(new_config)
@@ -141,8 +147,10 @@ def train_all(jobs: Sequence[tuple[PlannedTrial, trials.Job]], progress: Progres
     cpus = slots * max(trial.config.train.threads for trial, _ in jobs)
     results = Path(jobs[0][1].labels["results"])
     with started(results, cpus, any(gpu_share(trial) for trial, _ in jobs)) as scratch:
+        classes = [ready_to_send(cls) for cls in defined()]
+        actor = tune.with_parameters(TrialActor, classes=classes) if classes else TrialActor
         tuner = tune.Tuner(
-            tune.with_resources(TrialActor, lambda config: shares[config["job"]]),
+            tune.with_resources(actor, lambda config: shares[config["job"]]),
             param_space={"job": tune.grid_search(ordered)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,

@@ -12,8 +12,8 @@ Train a run, read it back, and fit its deceleration:
 
 Write an intervention: subclass `Intervention`, `GradientMethod` or `GramianMethod` with fields made by `setting`, and
 implement the hooks that you need; hooks see `RunView`, `StepView`, `StepStats` or `CoordinateSums`, and remember in
-`State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `load_study` reads
-what a sweep left. docs/api.md lists every name; the guides are in docs/.
+`State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `sweep` compares
+interventions with the baseline, classes of a notebook cell, too; `load_study` reads what a sweep left. docs/api.md lists every name; the guides are in docs/.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ HOMES = {
     "preset": "zslx.config.presets",
     "train": "zslx.training.loop",
     "load_run": "zslx.runs.records",
+    "sweep": "sweeps.session",
     "load_study": "analysis.study.load",
     "fit": "zslx.deceleration.fit",
     "FitOptions": "zslx.deceleration.fit_options",
@@ -73,6 +74,7 @@ __all__ = [
     "preset",
     "sequence_stats",
     "setting",
+    "sweep",
     "train",
 ]
 
@@ -82,10 +84,10 @@ def __getattr__(name: str) -> Any:
 
     if name not in HOMES:
         raise AttributeError(f"module 'zslx' has no attribute {name!r}")
-    if HOMES[name].startswith("analysis."):
+    if (package := HOMES[name].partition(".")[0]) != "zslx":
         from zslx.places import ours
 
-        ours("analysis")
+        ours(package)
     return getattr(importlib.import_module(HOMES[name]), {"load_run": "read_run"}.get(name, name))
 
 

@@ -66,6 +66,11 @@ def define(cls: type[Intervention]) -> None:
     _defined[cls.name] = Source(cls.name, None, cls=cls)
 
 
+def defined() -> list[type[Intervention]]:
+    """The classes that `define` made known."""
+    return [source.cls for source in _defined.values() if source.cls]
+
+
 def discover() -> dict[str, list[Source]]:
     """Every name that can be asked for, with the places that define it (more than one is a clash)."""
     found: dict[str, list[Source]] = {}

@@ -189,16 +189,30 @@ def source_files(method: Intervention) -> list[Path]:
     return sorted(files)
 
 
-def session_classes(method: Intervention) -> list[type]:
-    """The classes of a method that no file defines: those of a notebook cell or a prompt."""
-    return [c for c in type(method).__mro__ if c not in (object, ABC) and _file(c) is None]
+SOURCE_TEXT = "source_text"
+
+
+def ready_to_send(cls: type[Intervention]) -> type[Intervention]:
+    """A class that no file defines, with its text attached, so that it is the same intervention in another process."""
+    for part in session_classes(cls):
+        if SOURCE_TEXT not in vars(part):
+            setattr(part, SOURCE_TEXT, class_source(part))
+    return cls
+
+
+def session_classes(method: type[Intervention]) -> list[type]:
+    """A class and its bases as far as no file defines them: those of a notebook cell or a prompt."""
+    return [c for c in method.__mro__ if c not in (object, ABC) and _file(c) is None]
 
 
 def class_source(cls: type) -> str:
     """The text of a class that no file defines: its functions as written (else as compiled) and its other attributes.
 
-    What else the cell defines and the class uses is not covered.
+    What else the cell defines and the class uses is not covered. A class that came from another process has the text
+    that it had there under `source_text`.
     """
+    if (text := vars(cls).get(SOURCE_TEXT)) is not None:
+        return str(text)
     parts = []
     for name, value in sorted(vars(cls).items()):
         if inspect.isfunction(value):
@@ -212,6 +226,9 @@ def class_source(cls: type) -> str:
 
 
 def _file(cls: type) -> Path | None:
+    """The file that defines a class; None for one of a notebook, a prompt or the script that is being run."""
+    if cls.__module__ == "__main__" or SOURCE_TEXT in vars(cls):
+        return None
     try:
         path = Path(inspect.getfile(cls)).resolve()
     except (TypeError, OSError):

@@ -68,7 +68,7 @@ def _digests(files: list[Path]) -> dict[str, str]:
 
 def session_digests(methods: Sequence[Intervention]) -> dict[str, str]:
     """sha256 by class of those that no file defines."""
-    classes = {c for m in methods for c in registry.session_classes(m)}
+    classes = {c for m in methods for c in registry.session_classes(type(m))}
     return {f"session/{c.__qualname__}": hashlib.sha256(registry.class_source(c).encode()).hexdigest() for c in classes}
 
 
