@@ -13,7 +13,8 @@ Train a run, read it back, and fit its deceleration:
 Write an intervention: subclass `Intervention`, `GradientMethod` or `GramianMethod` with fields made by `setting`, and
 implement the hooks that you need; hooks see `RunView`, `StepView`, `StepStats` or `CoordinateSums`, and remember in
 `State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `sweep` compares
-interventions with the baseline, classes of a notebook cell, too; `load_study` reads what a sweep left. docs/api.md lists every name; the guides are in docs/.
+interventions with the baseline, classes of a notebook cell, too; `load_study` reads what a sweep left. docs/api.md
+lists every name; the guides are in docs/.
 """
 
 from __future__ import annotations

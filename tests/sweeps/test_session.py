@@ -32,7 +32,8 @@ for last in (0.5, 0.25):
     for trial in study.trials:
         print("trial", trial.arm, trial.status, trial.identity)
 again = zslx.sweep("decaying", options=more, results="results")
-print("rate", zslx.load_run(again.trials[-1].folder).steps["lr"][-1] / zslx.load_run(again.trials[0].folder).steps["lr"][-1])
+first, last = (zslx.load_run(again.trials[i].folder).steps["lr"][-1] for i in (0, -1))
+print("rate", last / first)
 """
 
 
@@ -54,5 +55,5 @@ def test_a_class_of_a_session_is_swept(cache: Path, tmp_path: Path):
 def test_what_is_asked_wrongly_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match="unknown intervention 'nothing_such'"):
         zslx.sweep("nothing_such", results=tmp_path)
-    with pytest.raises(ValueError, match="options:.*zslx sweep --help"):
+    with pytest.raises(ValueError, match=r"options:.*zslx sweep --help"):
         zslx.sweep("pcgrad", options=["--presett", "smoke"], results=tmp_path)
