@@ -62,9 +62,15 @@ class Marks:
 
 
 def style(index: int) -> tuple[str, str]:
-    """(dash, CSS colour) of an arm."""
-    i = index % len(PALETTE)
-    return DASHES[index % len(DASHES)], f"var(--s{i}, {PALETTE[i]})"
+    """(dash, CSS colour) of an arm. The grey is the baseline's alone; where colours come round, dashes differ."""
+    i = colour(index)
+    dash = 0 if i == 0 else 1 + (i - 1 + (index - 1) // (len(PALETTE) - 1)) % (len(DASHES) - 1)
+    return DASHES[dash], f"var(--s{i}, {PALETTE[i]})"
+
+
+def colour(index: int) -> int:
+    """The place of an arm's colour in the palette."""
+    return 1 + (index - 1) % (len(PALETTE) - 1) if index else 0
 
 
 def panel(
@@ -185,7 +191,7 @@ def short(value: float) -> str:
 
 
 def _stand_in(index: int) -> str:
-    return f"#0301{index % len(PALETTE):02x}"
+    return f"#0301{colour(index):02x}"
 
 
 def themed(svg: str, name: str) -> str:

@@ -17,7 +17,7 @@ from analysis.inference.answers import qualified
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.inference.rows import Comparison
-from analysis.numbers import MISSING, difference, number
+from analysis.numbers import MISSING, count, difference, number
 from analysis.report import break_blocks as pooled
 from analysis.report import instrument_blocks as instruments
 from analysis.report import tables as tables
@@ -85,8 +85,9 @@ def answers(comparison: Comparison) -> list[Block]:
     trials = sum(comparison["trials"].values())
     sizes = ", ".join(s["size"] for s in comparison["sizes"])
     about = (
-        f"Study {comparison['study']}: {len(comparison['arms'])} arms at {len(comparison['sizes'])} sizes ({sizes}), "
-        f"{len(comparison['seeds'])} seeds, {comparison['trials'].get('finished', 0)} of {trials} trials finished"
+        f"Study {comparison['study']}: {count(len(comparison['arms']), 'arm')} at "
+        f"{count(len(comparison['sizes']), 'size')} ({sizes}), {count(len(comparison['seeds']), 'seed')}, "
+        f"{comparison['trials'].get('finished', 0)} of {trials} trials finished"
         + (f", {str(comparison['created'])[:10]}" if comparison["created"] else "")
     )
     found: list[Block] = [Text(text=about)]

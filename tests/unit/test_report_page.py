@@ -10,6 +10,7 @@ import pytest
 
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks, load
+from analysis.report.drawing import style
 from analysis.report.instrument_blocks import term_trends
 from analysis.report.report import blocks, write_report
 from analysis.report.tables import laws, seeds_needed, training
@@ -173,3 +174,9 @@ def test_the_cost_of_tuned_rates_is_told(breaks):
     }
     [text] = [b.text for b in blocks(breaks, comparison) if "tuned before" in getattr(b, "text", "")]
     assert "seeds 1000, 1001: 30 trials, 812 s of training (study focal-rates)" in text
+
+
+def test_no_two_arms_are_drawn_alike():
+    styles = [style(i) for i in range(40)]
+    assert len(set(styles)) == 40
+    assert styles[0][0] == "" and not any(dash == "" or "--s0" in colour for dash, colour in styles[1:])
