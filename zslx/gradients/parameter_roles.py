@@ -1,5 +1,5 @@
-"""The part of a transformer that a parameter belongs to (attention, mlp, norm, embedding, unembedding or other), and
-its layer. Results are broken down by these.
+"""Roles of parameters: the part of the transformer (attention, mlp, norm, embedding, unembedding or other) and the
+layer. Results are broken down by these.
 
 Parts are read from module types and from the names that public models use. A matrix tied to the embedding counts as
 embedding. The body is the matrices of attention and MLP; interference is usually quoted for the body. Where a model's

@@ -2,9 +2,10 @@
 
     g_k = ∇ (Σ_{i∈k} ℓ_i) / N        N tokens of the batch, so that Σ_k g_k = ∇L
 
-At each parameter the weight gradient is the same product as ever, kept apart by sequence, used and dropped; any
-number of groups costs the same. Exact in the arithmetic of the model. Cost beyond a plain pass: the passes over
-the group gradients (reduction.py), measured by benchmarks/gradients.py. Checked by tests/oracles/test_gradients.py.
+The backward is the usual one, but for the weight gradients: each is computed for every sequence by itself, reduced to
+what is wanted, and dropped before the next parameter's turn. Any number of groups costs the same. Exact in the
+arithmetic of the model. The cost beyond a plain pass is that of the passes over the group gradients (reduction.py);
+benchmarks/gradients.py measures it. Checked by tests/oracles/test_gradients.py.
 
 Shapes: B sequences, T positions, K groups, P parameters.
 """

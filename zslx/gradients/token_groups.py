@@ -1,12 +1,12 @@
 """Group gradients of K groups of tokens: a backward a group, or the proxy's one.
 
-A group of tokens crosses sequences, and what a token does to the gradient depends on later tokens' attention to
-it, so its gradient takes a backward of its own on the common graph: (1 + 2 K) / 3 of a plain pass, K·P numbers.
-(One backward vectorised over the K cotangents took 1.9 times as long at K = 4, d = 96.)
+A group of tokens lies in many sequences, and later tokens attend to it, so that its gradient cannot be separated in a
+common backward. Each group takes a backward of its own on the common graph: (1 + 2 K) / 3 of a plain pass, and K·P
+numbers of memory. (One backward vectorised over the K cotangents took 1.9 times as long at K = 4, d = 96.)
 
-The proxy: the Gramian of the unembedding alone. Its K gradients are products of the logits' gradient with the
-last activations, rows sorted by group, so no backward through the model is needed; the weights found go into the
-token losses of the one backward. Measured on the 0.4M model, K = 4 groups by loss quantile and by target id, at
+The proxy is the Gramian of the unembedding's gradients alone. These are products of the logits' gradient with the last
+activations, so that no backward through the model is needed. The weights found from it then multiply the token losses
+of one backward. Measured on the 0.4M model, K = 4 groups by loss quantile and by target id, at
 steps 20, 100 and 300: correlation of its cosines with the exact ones .997 .977 .902 and .979 .956 .898, signs agree
 in 100, 100, 83 % and in 100 %. Exact but for the proxy's Gramian. Checked by tests/oracles/test_gradients.py.
 

@@ -1,15 +1,15 @@
-"""What one use of a parameter adds to its group gradients, kept in factors until it is needed.
+"""Contributions to group gradients: what one use of a parameter adds, kept as factors until it is needed.
 
-A parameter of shape (R, C) (C columns: all trailing dimensions together; a vector is one row) has K group
-gradients, a tensor (K, R, C). Each use of the parameter in the forward adds one of
+A parameter counts as a matrix (R, C): C is all trailing dimensions together, and a vector is one row. Its K group
+gradients are a tensor (K, R, C). Each use of the parameter in the forward adds one of
 
     Product   M_k = Σ_{n∈k} left_n ⊗ right_n     a matrix product: output gradient × input (Goodfellow 2015)
     Rows      M_k[index_n] += value_n            a table look-up
     Dense     M_k                                anything else, already summed
 
-`GroupGradients` is the sum over all uses. Because it can be had a block of rows at a time, absolute sums and
-Gramians never need more than a block in memory; because the uses are summed before anything else is done, a
-tied embedding is exact, cross term included. Exact; checked by tests/oracles/test_gradients.py.
+`GroupGradients` is the sum over all uses. It is computed a block of rows at a time, so that absolute sums and Gramians
+need no more memory than a block. The uses are summed before anything is computed from them, so that a tied embedding is
+exact, its cross term included. Exact; checked by tests/oracles/test_gradients.py.
 
 Shapes: B sequences, K groups, n token rows, R rows and C columns of the parameter.
 """

@@ -1,4 +1,4 @@
-"""What a measurement is over: the parameters chosen, the batch, its losses and their weights in the mean.
+"""The arguments of every measurement: parameters, batch, losses, their weights in the mean, and groups.
 
 Shapes: B sequences, T positions, N tokens.
 """

@@ -1,9 +1,9 @@
-"""What is taken from the group gradients of each parameter before they are dropped.
+"""Reductions of group gradients: the sums, norms and Gramians that are kept when the gradients are dropped.
 
 With g_k (K group gradients) and s_k = ±1 (chance level), per coordinate: Σ_k g_k, Σ_k |g_k|, Σ_k sign g_k,
 Σ_k s_k g_k; over coordinates: the Gramian ⟨g_k, g_l⟩, norms ‖g_k‖, and L1 norms Σ_j u_j |g_kj| with weights u.
-Exact; a block of rows at a time, so that the passes over a block find it in the cache.
-Numbers over coordinates are accumulated in float32 or the parameters' dtype, whichever is wider.
+Exact. A block of rows is reduced at a time, so that the several passes over it find it in the cache. Sums over
+coordinates are accumulated in float32 or the parameters' dtype, whichever is wider.
 
 Cost: one pass over B·P numbers for each sum, B²·P multiplications for the Gramian.
 Checked by tests/oracles/test_gradients.py.

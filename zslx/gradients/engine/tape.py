@@ -4,14 +4,14 @@
         losses = loss_fn(model, batch)
         tape.backward(losses, cotangent, grouping, receive)
 
-A parameter's uses (uses.py) are handed over together, when the last of them has come in: that makes tied weights
-exact. A slow parameter's gradients come from one backward for each group on the kept graph, which is right for
-every differentiable operation.
+The uses of a parameter (uses.py) are handed over together, once the last of them has its gradient. This makes tied
+weights exact. A *slow* parameter is one whose gradients cannot be kept apart in a single backward. It takes one
+backward for each group, on the same graph, which is right for every differentiable operation.
 
-Whether the sequences really lie along the first dimension (and do not mix) is not assumed: the first pass over
-a new combination of model, batch size and uses runs 2·log₂ B more backwards, of half of the sequences each, and what
-receives a gradient outside that half is slow from then on. What that leaves open: rows whose order changes with the
-data (routed experts) and that happened to lie right the first time their number was seen. Exact; checked by
+That the sequences lie along the first dimension and do not mix is checked. The first pass over a new combination of
+model, batch size and uses runs 2·log₂ B more backwards, each of the losses of half of the sequences. A use that
+receives a gradient outside of its half makes its parameter slow from then on. One case escapes the check: rows whose
+order depends on the data, as with routed experts, and which were in order when the check was made. Exact; checked by
 tests/oracles/test_gradients_modules.py.
 
 Shapes: B sequences, T positions, N token rows of a sequence, K groups.

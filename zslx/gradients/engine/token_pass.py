@@ -1,8 +1,8 @@
 """The backwards behind every per-token quantity: one for the sums, one a round of sampled tokens.
 
-A backward whose cotangent picks one token of each of the B sequences gives B tokens' gradients, kept apart by the
-sequence engine: n tokens cost ⌈n/B⌉ backwards on one graph instead of N. Their weights (token_sample.py) go into the
-cotangent, so that every sum estimates that over all tokens.
+A backward whose cotangent picks one token of each of the B sequences gives the gradients of B tokens, which the
+sequence engine keeps apart. So n tokens cost ⌈n/B⌉ backwards on one graph, and not n. The cotangent holds the tokens'
+weights (token_sample.py), so that every sum estimates the one over all tokens.
 
 Shapes: B sequences, T positions, N tokens, n sampled.
 """

@@ -1,17 +1,17 @@
-"""The forward of a measured pass: which operation uses which parameter, and what takes its place.
+"""The forward of a measured pass: which operation uses which parameter, and what replaces it.
 
-Every operation that has a parameter among its arguments is seen (a torch function mode, so modules, functional
-calls, tied weights and a module used twice are all the same thing) and takes one of three ways:
+A torch function mode sees every operation that has a parameter among its arguments: in modules, in functional calls, of
+tied weights, in a module that is used twice. Each such operation is treated in one of three ways:
 
-    product      linear, matmul, addmm, embedding: a node of our own whose backward keeps output gradient and
-                 input apart per sequence instead of multiplying them for the whole batch
-    broadcast    add, mul, ... and the affine part of norms: the parameter is handed to the operation as B views
-                 of itself, so that autograd's own backward leaves one gradient a sequence
-    batchless    anything computed from parameters alone (a cast, a transpose, a position table's rows): runs
-                 untouched; where its result meets the batch, one of the two ways above applies, and the
-                 gradients of the sequences are pulled back to the parameters one by one
+    product      linear, matmul, addmm, embedding: replaced by a node of our own (nodes.py). Its backward keeps the
+                 output gradient and the input of each sequence, where autograd would multiply them for the whole batch
+    broadcast    add, mul, ... and the affine part of norms: the operation gets B views of the parameter, so that
+                 autograd's own backward leaves a gradient for each sequence
+    batchless    anything computed from parameters alone (a cast, a transpose, rows of a position table): runs as it
+                 is. Where its result meets the batch, one of the two ways above applies, and the sequences' gradients
+                 are then carried back to the parameters one by one
 
-A parameter that meets the batch in any other operation is noted as slow. Checked by
+A parameter that meets the batch in any other operation is slow (tape.py). Checked by
 tests/oracles/test_gradients_modules.py.
 
 Shapes: B sequences, T positions.
