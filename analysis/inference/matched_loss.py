@@ -1,10 +1,9 @@
-"""Is the better loss reached through less zero-sum learning? Paired change of instruments at matched loss.
+"""Compares instruments between arms at the same held-out loss: does an arm reach it through less zero-sum learning?
 
-D rises and M falls along a curve whatever the method, so an arm that is ahead has a higher D at the same
-*step* just for being ahead. Hence each instrument is also compared at the same *held-out loss*: it is drawn
-against log L for both runs of a pair (running minimum of the loss, so that the axis is monotone), and the
-difference is averaged over the losses that both passed through after the baseline's step T/4. Matched step:
-averaged over the probes after T/4.
+D rises and M falls along every loss curve, so an arm that is ahead has a higher D at the same *step* just for being
+ahead. Each instrument is therefore also compared at the same *held-out loss*. For both runs of a pair it is taken as a
+function of log L, the running minimum of the loss, and the difference is averaged over the losses that both passed
+through after the baseline's step T/4. At matched step the difference is averaged over the probes after T/4.
 
     lower at matched loss      the arm interferes less than the baseline did when it was as good
     lower at matched step only  explained by where on the curve the arm is

@@ -1,13 +1,13 @@
-"""Over model sizes: trends, scaling-law fits of final losses, and the scale-equivalent gain of an arm.
+"""Trends over model sizes, scaling-law fits of final losses, and the scale-equivalent gain of an arm.
 
-Trend of a measure y in log N: least squares over the size means, a contrast with weights
+The trend of a measure y in log N is fitted by least squares to the size means. It is a contrast with the weights
 c_s = (x_s − x̄)/Σ(x − x̄)², so that its interval over seeds keeps what pairing gives (analysis/inference/evidence.py).
 
-Scale-equivalent gain at size N: exp(−Δ/β). Δ is the paired difference of log held-out loss at that size, β
-the slope of the baseline's −log L_T in log non-embedding N: the factor by which the baseline would have to
-grow for the same loss. Both come from the same seeds, so the interval is Fieller's, with their covariance.
-Refused with the reason below three sizes or where β is not clearly above 0; marked where N·gain lies
-outside the sizes trained.
+The scale-equivalent gain at size N is exp(−Δ/β), the factor by which the baseline would have to grow for the same loss.
+Δ is the paired difference of log held-out loss at that size, and β the slope of the baseline's −log L_T in log
+non-embedding N. Both come from the same seeds, so the interval is Fieller's, with their covariance. The gain is
+refused, with the reason, below three sizes or where β is not clearly above 0. It is marked where N·gain lies outside
+the sizes trained.
 
 Scaling laws (Kaplan et al. 2020, 2001.08361; Hoffmann et al. 2022, 2203.15556), fitted to the baseline's
 final losses in log loss: L = (N_c/N)^α from three sizes; L = E + A N^−α from four; L = E + A N^−α + B D^−β

@@ -1,4 +1,4 @@
-"""What a report is made of: a list of blocks, plain data; page.py renders them to HTML."""
+"""The blocks of a report, as plain data. page.py renders them to HTML."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What the figures draw: curves of an arm over its seeds, each with a 95 % t band (few seeds: their range).
+"""The curves that the figures draw: an arm's mean over its seeds, with a 95 % t band (of few seeds, their range).
 
-Trials are brought to common places by linear interpolation in log t (losses: log-log); a place counts where
-two seeds or more have it (with one seed the curve has no band). Differences are paired by seed before
-averaging.
+Trials are brought to common places by linear interpolation in log t, of log L for losses. A place counts where two
+seeds or more have it; with one seed the curve has no band. Differences are paired by seed before they are averaged.
 """
 
 from __future__ import annotations

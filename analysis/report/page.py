@@ -1,4 +1,4 @@
-"""Blocks to one self-contained HTML page: inline CSS and SVG, no script, no request, every text escaped.
+"""Renders blocks to one self-contained HTML page: inline CSS and SVG, no script, no request, every text escaped.
 
 A content security policy in the page forbids scripts and anything from elsewhere, so that a hostile name could do
 nothing even if it got past the escaping (Jinja2's autoescape; SVG text is escaped by matplotlib).

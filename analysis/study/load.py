@@ -1,4 +1,4 @@
-"""A study as the sweep left it: which trials it asked for, and what the ledger has of each.
+"""Loads a study: what a sweep asked for, with the records that the ledger has of each trial.
 
     RESULTS/studies/<folder>/study.json    arms, sizes, seeds, and the identity of each trial (declaration.py)
     RESULTS/trials/<identity>/             the trial's run folder (zslx/runs/records.py), shared between studies

@@ -1,9 +1,9 @@
-"""What is read off one trial: held-out loss, deceleration, cut-robust slopes, instruments, cost.
+"""Measures of one trial: held-out loss, deceleration, cut-robust slopes, instruments and cost.
 
-Axis: t = tokens / tokens of one baseline step at that size, so that arms whose steps differ in tokens are
-compared at equal data; for all others t is the step. Horizon: T is the largest t that every arm's finished
-trials of a size reach. Everything is read off the held-out curve (about 100 log-spaced points, without step
-0) up to T; between points log L is taken as linear in log t.
+The axis is t, the tokens trained on divided by those of a baseline step at that size. Arms whose steps differ in tokens
+are so compared at equal data; for all others t is the step. The horizon T is the largest t that all finished trials of
+a size reach, in every arm. Measures come from the held-out curve up to T: about 100 log-spaced points, step 0 left out.
+Between points log L is taken as linear in log t.
 
 Exact: values at recorded points. Approximate: values between them. Fits: zslx/deceleration/fit.py, one a trial.
 """

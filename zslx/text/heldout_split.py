@@ -1,4 +1,4 @@
-"""Which documents are held out: whole files, chosen by the hash of their names, near duplicates together.
+"""Chooses the documents that are held out: whole files, by the hash of their names, near duplicates together.
 
 A model predicts part of a file too easily when it was trained on the rest, and likewise a file whose sibling it was
 trained on (vec256_float.h, vec256_double.h). So the unit is a group of near duplicates: documents that share a quarter

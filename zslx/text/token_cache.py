@@ -1,4 +1,4 @@
-"""Text to tokens, once: a cache of memory-mapped token files that many processes can ask for at once.
+"""A cache of tokenised text: memory-mapped files that are prepared once and that many processes share.
 
     CACHE/text-KEY/  00-python.train.bin  00-python.heldout.bin  ...   uint16 or uint32, little-endian
                      tokenizer.json       manifest.json
@@ -6,9 +6,9 @@
 KEY is a sha256 of the recipe, the version of `tokenizers`, the vocabulary's size and the sources: package versions
 for the embedded corpus, the files' contents for a path (CACHE/path-… remembers the key of files that did not
 change, so that they are not read at every start). One process prepares under a lock while the others wait. It
-writes into a folder of its own, syncs, writes the manifest last and renames the whole: what has the name is
-finished. Opening checks sizes and checksums (all of a file up to 64 MB, evenly spaced blocks of a larger one); a
-damaged cache is made again.
+writes into a folder of its own, syncs, writes the manifest last, and renames the folder, so that a folder of that name
+is always complete. Opening checks sizes and checksums (all of a file up to 64 MB, evenly spaced blocks of a larger
+one). A damaged cache is made again.
 
 `Corpus.hash` is the sha256 over every document of every domain and split, in order, and the tokenizer.
 """
