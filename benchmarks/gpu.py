@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from zslx.model.losses import cross_entropy
 from zslx.model.transformer import Transformer
 from zslx.training.clock import Clock
 from zslx.training.loop import TrainingRun
+from zslx.training.pack import train_pack
 
 PEAK = 989e12
 NANO = ModelConfig(
@@ -202,6 +204,31 @@ def trainer_rows(device: str, tiny: bool) -> Iterator[dict[str, Any]]:
                "over_plain": round(seconds / plain[size], 3)}  # fmt: skip
 
 
+def pack_rows(device: str, tiny: bool) -> Iterator[dict[str, Any]]:
+    """Steps of packs, instruments off: milliseconds for all runs of the pack."""
+    cases = [("0.4M", 16, 64, 1), ("0.4M", 16, 64, 32), ("4M", 16, 128, 1), ("4M", 16, 128, 32)]
+    for size, B, T, runs in [("0.1M", 4, 8, 3)] if tiny else cases:
+        config = preset("smoke").for_size(size)
+        values = {"data.batch_size": B, "data.seq_len": T, "train.steps": 30, "train.device": device,
+                  "train.dtype": "float32", "instruments.probes": False, "instruments.heldout_points": 2,
+                  "run.resume_seconds": 1e9}  # fmt: skip
+        times = []
+
+        def done(times: list[float] = times) -> None:
+            wait(device)
+            times.append(time.perf_counter())
+
+        with tempfile.TemporaryDirectory() as folder:
+            configs = [override(config, [*values.items(), ("train.seed", seed)]) for seed in range(runs)]
+            for found in train_pack(configs, [Path(folder) / str(seed) for seed in range(runs)], done):
+                if isinstance(found, BaseException):
+                    raise found
+        # Steps 18 to 29: no checkpoint lies among them.
+        seconds = statistics.median(b - a for a, b in pairwise(times[17:29]))
+        yield {"what": f"pack of {runs}, {size}", "B": B, "T": T, "ms": round(seconds * 1e3, 2),
+               "run_steps_per_s": round(runs / seconds)}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="sizes that a CPU takes in seconds")
@@ -211,7 +238,7 @@ def main() -> None:
         sys.exit("benchmarks.gpu: this machine has no GPU that torch can use; --tiny runs the rows on the CPU")
     card = torch.cuda.get_device_name() if device == "cuda" else "CPU, tiny"
     print(json.dumps({"card": card, "torch": torch.__version__}), flush=True)
-    for rows in (bare_rows, trainer_rows):
+    for rows in (bare_rows, trainer_rows, pack_rows):
         for row in rows(device, args.tiny):
             print(json.dumps(row), flush=True)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zslx.intervention.registry import load_intervention
     from zslx.runs.records import read_run as load_run
     from zslx.training.loop import train
+    from zslx.training.pack import train_pack
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ HOMES = {
     "Config": "zslx.config.run_config",
     "preset": "zslx.config.presets",
     "train": "zslx.training.loop",
+    "train_pack": "zslx.training.pack",
     "load_run": "zslx.runs.records",
     "sweep": "sweeps.session",
     "load_study": "analysis.study.load",
@@ -77,6 +79,7 @@ __all__ = [
     "setting",
     "sweep",
     "train",
+    "train_pack",
 ]
 
 

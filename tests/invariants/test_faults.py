@@ -25,21 +25,21 @@ pytestmark = pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("name", ["none", "focal", "pcgrad", "agreement", "poly", "ema"])
 def test_a_loss_that_is_not_finite_stops_before_the_update(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Recorded as diverged, whatever the method; the last good weights are those on disk; it is not trained again."""
-    true = TrainingRun.step
+    true = TrainingRun.advance
 
-    def poisoned(self: TrainingRun, step: int, clock) -> float:
+    def poisoned(self: TrainingRun, step: int, clock):
         if step == 4:
             with torch.no_grad():
                 self.model.blocks[0].mlp.up.weight[0, 0] = torch.nan
         before = [p.detach().clone() for p in self.model.parameters()]
         try:
-            return true(self, step, clock)
+            return (yield from true(self, step, clock))
         finally:
             if step == 4:  # the update did not happen
                 pairs = zip(self.model.parameters(), before, strict=True)
                 assert all(torch.equal(a, b) or a.isnan().any() for a, b in pairs)
 
-    monkeypatch.setattr(TrainingRun, "step", poisoned)
+    monkeypatch.setattr(TrainingRun, "advance", poisoned)
     manifest = train(plain({"intervention": name}), tmp_path)
     assert manifest["status"] == "diverged" == read_json(tmp_path / "manifest.json")["status"]
     lines = read_lines(tmp_path / "steps.jsonl")

@@ -76,6 +76,12 @@ BROKEN = {
         "def metrics(self, run, state):\n    return {'calls': next(self.COUNT)}\n",
         "steps.jsonl",
     ),
+    "packs": (
+        # of all runs of the process
+        TOKENS + "    torch.seen = getattr(torch, 'seen', 0.0) + float(view.losses.mean())\n"
+        "    return 1 + view.losses * torch.seen % 1\n",
+        "in a pack of 3 seeds bad is another run",
+    ),
     "neutral": (
         "neutral = {'power': 0.0}\npower: float = setting(1.0, 'power', low=0.0, high=2.0)\n"
         + TOKENS + "    return view.losses ** (self.power + 1e-3)\n",

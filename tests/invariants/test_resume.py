@@ -70,11 +70,11 @@ def test_a_run_of_an_earlier_version_goes_on(whole: Outcome, tmp_path: Path):
 
 def test_stopped_before_the_first_checkpoint(whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Step 0's probe is on disk, nothing else: it is measured again, not twice."""
-    true = TrainingRun.step
-    monkeypatch.setattr(TrainingRun, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    true = TrainingRun.advance
+    monkeypatch.setattr(TrainingRun, "advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(plain(BUSY), tmp_path)
-    monkeypatch.setattr(TrainingRun, "step", true)
+    monkeypatch.setattr(TrainingRun, "advance", true)
     assert whole.difference(trained(plain(BUSY), tmp_path)) is None
 
 

@@ -35,8 +35,11 @@ def device_kind(config: Config) -> str:
     return f"cuda {torch.cuda.get_device_name()}"
 
 
-def ingredients(config: Config) -> dict[str, Any]:
-    """Everything that the identity hashes, as plain JSON values (kept in the manifest, so that it can be checked)."""
+def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
+    """Everything that the identity hashes, as plain JSON values (kept in the manifest, so that it can be checked).
+
+    `packed`: the run shares its gradient pass with others, whose sums are rounded differently.
+    """
     values = config.to_dict()
     for key in ("instruments", "run"):
         values.pop(key)
@@ -54,6 +57,7 @@ def ingredients(config: Config) -> dict[str, Any]:
         "numerics": NUMERICS,
         "torch": torch.__version__,
         "device": device_kind(config),
+        **({"packed": True} if packed else {}),
     }
 
 
@@ -95,6 +99,6 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def identity(config: Config) -> str:
+def identity(config: Config, *, packed: bool = False) -> str:
     """16 hex digits that name a trial."""
-    return digest(ingredients(config))
+    return digest(ingredients(config, packed=packed))

@@ -1,6 +1,7 @@
 """What every intervention owes its users, one function a law.
 
 resumes             stopped anywhere and resumed == never stopped, bitwise: weights, optimizer, data, state, records
+packs               trained in a pack with other seeds == trained by itself, to 1e-9 in float64
 neutral             at its neutral setting it is the baseline: bitwise in float32; to 1e-9 in float64 where the
                     gradient comes from the engine, which sums in another order
 unobserved          instruments change nothing of it
@@ -35,6 +36,7 @@ from zslx.testing.gramians import hard_gramians
 from zslx.testing.subject import STEPS, WATCHED, NotApplicable, Subject, global_draws_watched, with_hooks
 from zslx.training.step_gradient import SCALE_LIMITS
 
+PACKED_SEEDS, PACKED_STEPS = (0, 1, 2), 20
 LONGER = 128  # steps of a second try, for a method that starts late
 ENGINE_TOLERANCE = 1e-9  # ‖Δθ‖/‖θ‖ after the tiny run, float64
 
@@ -47,6 +49,17 @@ def resumes(subject: Subject) -> None:
         f"stopped at steps 3 and 5 and resumed, {subject.name} is not the same run: {different} differs. "
         "Whatever a method remembers must lie in `state`, and every draw use state['generator']"
     )
+
+
+def packs(subject: Subject) -> None:
+    values = [{"train.dtype": "float64", "train.steps": PACKED_STEPS, "train.seed": seed} for seed in PACKED_SEEDS]
+    alone = [subject.run(one) for one in values]
+    for one, together in zip(alone, subject.pack(values), strict=True):
+        distance = together.distance(one)
+        assert distance < ENGINE_TOLERANCE, (
+            f"in a pack of {len(values)} seeds {subject.name} is another run: weights {distance:.1e} apart. Whatever a "
+            "method remembers must lie in `state`: all else may be shared by the runs"
+        )
 
 
 def neutral(subject: Subject) -> None:
@@ -305,6 +318,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     names_its_failures,
     no_global_draws,
     resumes,
+    packs,
     unobserved,
     neutral,
 )

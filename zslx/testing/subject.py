@@ -25,6 +25,7 @@ from zslx.runs import checkpoints
 from zslx.runs.json_files import read_json, write_atomic, write_json
 from zslx.text.token_cache import cache_folder
 from zslx.training.loop import TrainingRun, train
+from zslx.training.pack import train_pack
 
 STEPS = 6
 TINY = {
@@ -136,6 +137,14 @@ class Subject:
         """One run; `stops` are steps at which it is interrupted and taken up again from its last checkpoint."""
         folder = self.folder / f"run-{next(self._runs)}"
         return trained(self.config(values, **settings), folder, stops)
+
+    def pack(self, values: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """Runs of the intervention, trained as one pack."""
+        outs = [self.folder / f"run-{next(self._runs)}" for _ in values]
+        for found in train_pack([self.config(one) for one in values], outs):
+            if isinstance(found, BaseException):
+                raise found
+        return [Outcome.read(out) for out in outs]
 
     def baseline(self, **values: Any) -> Outcome:
         """The plain run with the same settings otherwise."""

@@ -18,12 +18,19 @@ class Clock:
         self.records = records
         self.steps: list[float] = []
         self.measured = 0.0
+        self._parts = 0.0  # of the step that is being made
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
+        """A part of a step."""
         start = time.perf_counter()
         yield
-        self.steps.append(time.perf_counter() - start)
+        self._parts += time.perf_counter() - start
+
+    def stepped(self, gradient_seconds: float) -> None:
+        """A step is done, whose gradient took so long."""
+        self.steps.append(self._parts + gradient_seconds)
+        self._parts = 0.0
 
     @contextlib.contextmanager
     def instruments(self) -> Iterator[None]:

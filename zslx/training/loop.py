@@ -22,11 +22,11 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -79,6 +79,45 @@ def train(
     """
     if intervention is not None:
         config = with_intervention(config, intervention)
+    return alone(training(config, out, progress=progress))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a run in training waits for: the gradient of its next step. It lies in the parameters' `.grad` then."""
+
+    run: TrainingRun
+    batch: Batch
+    step: int
+
+
+Course = Generator[Request, StepGradient, dict[str, Any]]  # a run in training; its value is the manifest
+Value = TypeVar("Value")
+
+
+def alone(course: Generator[Request, StepGradient, Value]) -> Value:
+    """Let a run work by itself: its own pass computes each gradient."""
+    try:
+        request = next(course)
+        while True:
+            began = time.perf_counter()
+            try:
+                gradient = request.run.gradient(request.batch, request.step)
+            except BaseException as error:
+                request = course.throw(error)
+            else:
+                gradient.seconds = time.perf_counter() - began
+                request = course.send(gradient)
+    except StopIteration as ended:
+        value: Value = ended.value
+        return value
+
+
+def training(config: Config, out: str | Path, *, progress: Progress | None = None, packed: bool = False) -> Course:
+    """A run in its folder, as a generator that asks for the gradient of each step. See `train`.
+
+    `packed`: the gradients come from a pass over several runs (pack.py), whose rounding differs.
+    """
     out = Path(out).absolute()  # a plugin may change the working directory
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +126,7 @@ def train(
             f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
         ) from None
     with claimed(out):
-        parts = ingredients(config)
+        parts = ingredients(config, packed=packed)
         base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
         if ended := longer(out, config, parts):
             base["continued_from"] = ended
@@ -100,7 +139,7 @@ def train(
         write_json(out / "config.json", config.to_dict())
         write_json(out / "manifest.json", {"status": "running", **base})
         try:
-            outcome = run.loop(progress, continued_from=base.get("continued_from", 0))
+            outcome = yield from run.course(progress, continued_from=base.get("continued_from", 0))
         except Exception as error:
             failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
             with contextlib.suppress(OSError):  # a full disk must not hide its own message
@@ -180,8 +219,12 @@ class TrainingRun:
         self.records = RunRecords(out)
         self.tokens = 0
 
-    def loop(self, progress: Progress | None, continued_from: int = 0) -> dict[str, Any]:
-        """Train from the newest checkpoint to the end; returns status and totals.
+    def loop(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Train by itself; returns status and totals."""
+        return alone(self.course(progress))
+
+    def course(self, progress: Progress | None = None, continued_from: int = 0) -> Course:
+        """Train from the newest checkpoint to the end, asking for each gradient; returns status and totals.
 
         Up to step `continued_from` the held-out curve has the points of a shorter run.
         """
@@ -198,7 +241,7 @@ class TrainingRun:
                 kept = step & (step - 1) == 0 or step == steps
                 before = self.weights() if kept else {}
                 try:
-                    loss = self.step(step, clock)
+                    loss = yield from self.advance(step, clock)
                 except Diverged as error:
                     line = {"step": step, "tokens": self.tokens, "loss": None, "diverged": str(error)}
                     self.records.append_step(line)
@@ -220,7 +263,11 @@ class TrainingRun:
         return {"status": status, "totals": totals}
 
     def step(self, step: int, clock: Clock) -> float:
-        """One step of training with its records; returns the loss in nats per token."""
+        """One step of training by itself; returns the loss in nats per token."""
+        return alone(self.advance(step, clock))
+
+    def advance(self, step: int, clock: Clock) -> Generator[Request, StepGradient, float]:
+        """One step of training with its records, as a part of `course`; returns the loss in nats per token."""
         due = self.instruments.due(step)
         if due:
             with clock.instruments():
@@ -229,13 +276,15 @@ class TrainingRun:
             self.methods.run.step = step
             batch = self.batch(step)
             self.model.zero_grad(set_to_none=True)
-            gradient = self.gradient(batch, step)
+        gradient = yield Request(self, batch, step)
+        with clock.training():
             loss = check_loss(float(gradient.losses.mean()), step)
             self.tokens += batch.tokens.numel()
             updated = self.update(step, gradient)
             self.observe(gradient, batch)
             head = {"step": step, "tokens": self.tokens, "loss": loss}
             record = head | updated | gradient.record | self.methods.metrics()
+        clock.stepped(gradient.seconds)
         self.records.append_step(record)
         if due:
             with clock.instruments():

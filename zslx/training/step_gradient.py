@@ -41,6 +41,7 @@ class StepGradient:
 
     view: StepView
     losses: Tensor
+    seconds: float = 0.0  # that it took
     record: dict[str, float | bool] = field(default_factory=dict)
     skipped: bool = False
     gramian: Tensor | None = None
@@ -74,6 +75,15 @@ class GradientPass:
         weighted.mean().backward()
         return StepGradient(view=view, losses=losses)
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether a step takes one forward and one backward, and nothing else."""
+        return not self.methods.surgery and "token_alignment" not in self.methods.needs
+
+    @property
+    def needs_logits(self) -> bool:
+        return bool(self.methods.needs & {"logits", "entropy"})
+
     def losses(self, batch: Batch) -> Tensor:
         """Losses (B, T) of any batch at the present weights, without a graph, in the arithmetic of the training."""
         with torch.no_grad(), self.autocast(batch):
@@ -100,6 +110,12 @@ class GradientPass:
     ) -> tuple[Tensor, Tensor, StepView]:
         """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
         losses, logits = self.forward(model, batch.tokens, batch.targets, batch.context)
+        return self.weighted(losses, logits, batch, step, alignment)
+
+    def weighted(
+        self, losses: Tensor, logits: Tensor | None, batch: Batch, step: int, alignment: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, StepView]:
+        """As the methods weight them: see `_weighted_losses`."""
         view = StepView(tokens=batch.tokens, targets=batch.targets, losses=losses.detach(), domains=batch.domains)
         if not self.methods.methods:
             return losses, view.losses, view
@@ -121,7 +137,7 @@ class GradientPass:
     ) -> tuple[Tensor, Tensor | None]:
         """Losses (B, T), and the logits (B, T, V) where a method needs them."""
         logits = logits_of(model, tokens, context)
-        return cross_entropy(logits, targets), logits if self.methods.needs & {"logits", "entropy"} else None
+        return cross_entropy(logits, targets), logits if self.needs_logits else None
 
     def _fill(self, view: StepView, logits: Tensor | None, losses: Tensor, batch: Batch) -> None:
         """What the methods asked for beyond the losses."""

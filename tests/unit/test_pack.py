@@ -1,0 +1,151 @@
+"""Packs: each run as by itself, whatever becomes of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zslx.runs import checkpoints
+from zslx.runs.json_files import read_json, read_lines
+from zslx.runs.records import read_run
+from zslx.testing.subject import WATCHED, Outcome, plain, trained
+from zslx.training.loop import TrainingRun
+from zslx.training.pack import train_pack
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+PRECISE = {"train.dtype": "float64", "train.steps": 20} | WATCHED
+SEEDS = (0, 1, 2)
+
+
+def configs(values: dict, seeds=SEEDS) -> list:
+    return [plain(PRECISE | values | {"train.seed": seed}) for seed in seeds]
+
+
+def packed(values: dict, folder: Path, seeds=SEEDS, **options) -> list[Path]:
+    outs = [folder / str(seed) for seed in seeds]
+    found = train_pack(configs(values, seeds), outs, **options)
+    assert [f["status"] if isinstance(f, dict) else f for f in found] == ["finished"] * len(seeds)
+    return outs
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"train.dtype": "float32"},
+        {"intervention": "focal+ema"},
+        {"intervention": "confidence_penalty"},  # logits
+        {"intervention": "mile", "model.tied": False, "model.bias": True},  # entropy
+        {"intervention": "length_warmup+temperature+muon"},
+        {"intervention": "pcgrad"},  # each run for itself
+        {"model.positions": "learned", "model.norm": "layernorm", "model.norm_gain": True},
+        {"data.batch_size": 1, "data.seq_len": 1},
+    ],
+)
+def test_packed_equals_alone(values: dict, tmp_path: Path):
+    close = 1e-4 if values.get("train.dtype") == "float32" else 1e-9
+    for config, out in zip(configs(values), packed(values, tmp_path / "pack"), strict=True):
+        alone = trained(config, tmp_path / f"alone-{config.train.seed}")
+        together = Outcome.read(out)
+        assert together.distance(alone) < close
+        mine, own = read_run(out), read_run(alone.folder)
+        assert mine.steps.keys() == own.steps.keys()
+        for key in own.steps:
+            np.testing.assert_allclose(mine.steps[key], own.steps[key], rtol=close, atol=close)
+        assert [p["step"] for p in mine.probes] == [p["step"] for p in own.probes]
+        for a, b in zip(mine.probes, own.probes, strict=True):
+            assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=close)
+        assert mine.manifest["identity"] != own.manifest["identity"]
+        assert mine.manifest["ingredients"].pop("packed") is True
+        assert mine.manifest["ingredients"] == own.manifest["ingredients"]
+
+
+def test_arms_of_one_shape_share_a_pack(tmp_path: Path):
+    """The baseline, a token weighting, a schedule at another rate, and surgery, which makes its gradient for itself."""
+    arms = [{}, {"intervention": "focal"}, {"intervention": "cosine", "optim.lr": 1e-2}, {"intervention": "pcgrad"}]
+    chosen = [plain(PRECISE | values) for values in arms]
+    outs = [tmp_path / str(i) for i in range(len(arms))]
+    assert [m["status"] for m in train_pack(chosen, outs)] == ["finished"] * len(arms)
+    for config, out in zip(chosen, outs, strict=True):
+        assert Outcome.read(out).distance(trained(config, tmp_path / f"alone-{out.name}")) < 1e-9
+
+
+def test_a_run_that_diverges_leaves_the_others_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = packed({}, tmp_path / "whole")
+    true = TrainingRun.update
+
+    def poisoned(self, step, gradient):
+        if self.config.train.seed == 1 and step == 5:
+            self.model.embedding.weight.data.fill_(float("nan"))
+        return true(self, step, gradient)
+
+    monkeypatch.setattr(TrainingRun, "update", poisoned)
+    outs = [tmp_path / "poisoned" / str(seed) for seed in SEEDS]
+    found = train_pack(configs({}), outs)
+    assert [m["status"] for m in found] == ["finished", "diverged", "finished"]
+    assert read_lines(outs[1] / "steps.jsonl")[-1] == {
+        "step": 6,
+        "tokens": 5 * 32,
+        "loss": None,
+        "diverged": "the loss is nan at step 6",
+    }
+    for i in (0, 2):
+        assert Outcome.read(whole[i]).difference(Outcome.read(outs[i])) is None
+
+
+def test_a_plugin_that_raises_ends_its_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from zslx.intervention.composed import InterventionError
+    from zslx.intervention.registry import load_class
+
+    cls = load_class("focal")
+    true = cls.token_weights
+
+    def broken(self, run, view, state):
+        if run.config.train.seed == 1 and run.step == 5:
+            raise RuntimeError("no more")
+        return true(self, run, view, state)
+
+    whole = packed({"intervention": "focal"}, tmp_path / "whole")
+    monkeypatch.setattr(cls, "token_weights", broken)
+    outs = [tmp_path / "broken" / str(seed) for seed in SEEDS]
+    found = train_pack(configs({"intervention": "focal"}), outs)
+    assert isinstance(found[1], InterventionError) and "no more" in str(found[1])
+    assert read_json(outs[1] / "manifest.json")["status"] == "failed"
+    for i in (0, 2):
+        assert Outcome.read(whole[i]).difference(Outcome.read(outs[i])) is None
+
+
+def test_a_killed_pack_goes_on(tmp_path: Path):
+    """Also where its runs had come to different steps."""
+    values = {"intervention": "infobatch+random+ema", "run.resume_seconds": 0}
+    whole = packed(values, tmp_path / "whole")
+    steps = iter(range(10**6))
+
+    def stop() -> None:
+        if next(steps) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packed(values, tmp_path / "killed", progress=stop)
+    newest = tmp_path / "killed/1/resume"
+    (newest / f"{checkpoints.steps(newest)[-1]:09d}/complete.json").unlink()  # this run falls back by a step
+    for before, after in zip(whole, packed(values, tmp_path / "killed"), strict=True):
+        assert Outcome.read(before).difference(Outcome.read(after)) is None
+
+
+def test_a_pack_of_which_some_are_done(tmp_path: Path):
+    packed({}, tmp_path, seeds=(1,))
+    first = Outcome.read(tmp_path / "1")
+    packed({}, tmp_path)
+    assert Outcome.read(tmp_path / "1").difference(first) is None
+    assert Outcome.read(tmp_path / "0").distance(trained(configs({})[0], tmp_path / "alone")) < 1e-9
+
+
+def test_runs_of_other_shapes_are_refused(tmp_path: Path):
+    one, other = plain({}), plain({"data.seq_len": 4})
+    with pytest.raises(ValueError, match=r"a pack needs runs of the same data.seq_len, got 8 and 4"):
+        train_pack([one, other], [tmp_path / "a", tmp_path / "b"])
+    assert not list(tmp_path.iterdir())
