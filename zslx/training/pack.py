@@ -10,8 +10,9 @@ all of them, in as many launches as one run needs.
                 optimizer, records, instruments, checkpoints, folder
 
 A run makes its gradient for itself where that takes more than one forward and backward (gradient surgery, token
-alignment), and where its attention is masked. So does every run at a step where batches differ in shape between the runs. A run that is over, or waits for others
-that resumed from an earlier step, keeps its row: the numbers of the others stay as they are, bit for bit.
+alignment), and where its attention is masked. So does every run at a step where batches differ in shape between the
+runs. A run that is over, or waits for others that resumed from an earlier step, keeps its row: the numbers of the
+others stay as they are, bit for bit.
 
 Exact but for rounding: matrix products over a stack add up in another order than single ones, so `packed` is part of a
 run's identity. Checked against runs by themselves by tests/unit/test_pack.py.
