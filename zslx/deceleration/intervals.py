@@ -19,6 +19,7 @@ Cost: 0.3 to 1 s for a bootstrap of 1,000 replicates on 300 points.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.stats import f as f_distribution
 from scipy.stats import t as t_distribution
 
-from zslx.deceleration.broken_power_law import Form, log_loss, refine, value_and_jacobian
+from zslx.deceleration.broken_power_law import SMOOTHEST, Form, log_loss, refine, value_and_jacobian
 from zslx.deceleration.single_fit import Estimate
 
 Array = NDArray[np.float64]
@@ -89,9 +90,14 @@ def bounded_exp(value: float) -> float:
 
 
 def replicates(e: Estimate, count: int, generator: np.random.Generator) -> Array:
-    """The parameters of `count` bootstrap fits: theta (count, P)."""
+    """The parameters of `count` bootstrap fits: theta (count, P).
+
+    Their breaks may be wider than the form allows: at that bound they would pile up, and their spread would be too
+    small for a break that is nearly as wide.
+    """
     form, theta = e.plan.form, e.solution.theta
     curves = log_loss(form, theta, e.x) + e.noise.draw(count, generator) @ e.matrix.T
+    form = dataclasses.replace(form, widest=SMOOTHEST)
     return refine(form, np.tile(theta, (count, 1)), e.x, curves, e.weights, iterations=25, tolerance=1e-6)[0]
 
 
