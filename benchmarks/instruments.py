@@ -28,7 +28,8 @@ from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import token_losses
 from zslx.seeds import generator
 from zslx.text.token_cache import prepare
-from zslx.training.loop import TrainingRun, train
+from zslx.training.loop import TrainingRun
+from zslx.training.train import train
 
 REPEATS = 15
 

@@ -27,7 +27,7 @@ from sweeps.wandb_log import Labels
 from zslx.config.run_config import Config
 from zslx.runs.identity import identity
 from zslx.runs.records import read_config, read_manifest
-from zslx.training.loop import train
+from zslx.training.train import train
 
 PLUGINS = ("interventions.", "zslx_plugins.")
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from zslx.intervention.gradient_method import GROUPINGS, CoordinateSums, GradientMethod, GramianMethod, floating
     from zslx.intervention.registry import load_intervention
     from zslx.runs.records import read_run as load_run
-    from zslx.training.loop import train
     from zslx.training.pack import train_pack
+    from zslx.training.train import train
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _BASE, _GRADIENT = "zslx.intervention.base", "zslx.intervention.gradient_method"
 HOMES = {
     "Config": "zslx.config.run_config",
     "preset": "zslx.config.presets",
-    "train": "zslx.training.loop",
+    "train": "zslx.training.train",
     "train_pack": "zslx.training.pack",
     "load_run": "zslx.runs.records",
     "sweep": "sweeps.session",

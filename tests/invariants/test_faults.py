@@ -17,7 +17,8 @@ from zslx.runs import checkpoints
 from zslx.runs.json_files import read_json, read_lines
 from zslx.runs.records import read_run
 from zslx.testing.subject import BLIND, Outcome, plain, text, trained
-from zslx.training.loop import TrainingRun, train
+from zslx.training.loop import TrainingRun
+from zslx.training.train import train
 
 pytestmark = pytest.mark.usefixtures("cache")
 

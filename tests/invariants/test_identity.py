@@ -192,7 +192,7 @@ def test_numerics_and_torch_count(monkeypatch: pytest.MonkeyPatch):
 def test_the_reference_counts_by_what_it_is(tmp_path: Path):
     """The folder's place does not matter, the run in it does; an unfinished one is refused."""
     from zslx.runs.json_files import read_json, write_json
-    from zslx.training.loop import train
+    from zslx.training.train import train
 
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(plain({"train.seed": seed, "train.steps": 2}), tmp_path / name)

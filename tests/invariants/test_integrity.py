@@ -13,7 +13,7 @@ from zslx.runs.integrity import fault, gap
 from zslx.runs.json_files import read_json, write_json
 from zslx.runs.records import read_run
 from zslx.testing.subject import BLIND, plain, trained
-from zslx.training.loop import train
+from zslx.training.train import train
 
 pytestmark = pytest.mark.usefixtures("cache")
 CONFIG = {"train.steps": 12, "instruments.heldout_points": 12}

@@ -17,7 +17,8 @@ from zslx.instruments.loss_interference import interference
 from zslx.instruments.measuring_steps import FINAL_POINTS, FINAL_SHARE, heldout_steps, probe_steps, token_steps
 from zslx.runs import checkpoints
 from zslx.runs.json_files import read_lines
-from zslx.training.loop import TrainingRun, train
+from zslx.training.loop import TrainingRun
+from zslx.training.train import train
 
 STEPS = 12
 NONE = {"instruments.probes": False, "instruments.gradient_sequences": 0, "instruments.heldout_points": 2}

@@ -16,7 +16,8 @@ from zslx.runs import checkpoints
 from zslx.runs.json_files import read_json, write_json
 from zslx.runs.records import read_run
 from zslx.testing.subject import WATCHED, Outcome, Stopped, plain, trained
-from zslx.training.loop import TrainingRun, train
+from zslx.training.loop import TrainingRun
+from zslx.training.train import train
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -9,7 +9,7 @@ import pytest
 from sweeps.study import build, command, parse_seeds, plan, seeds_text, split_pair
 from zslx.config import presets
 from zslx.runs.identity import identity
-from zslx.training.loop import train
+from zslx.training.train import train
 
 
 def roles(asked: tuple[str, ...], preset: str = "verdict") -> dict[str, tuple[str, str | None]]:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import conflict
 from zslx.config.run_config import Config
-from zslx.training.loop import train
+from zslx.training.train import train
 
 
 def test_known_gramians():

@@ -16,7 +16,7 @@ from zslx.model.losses import token_losses
 from zslx.model.transformer import Transformer
 from zslx.runs.json_files import read_lines
 from zslx.text.loader import Batch
-from zslx.training.loop import train
+from zslx.training.train import train
 
 
 def small(seed: int, chunk: int = 2) -> tuple[Transformer, HeldOut]:

@@ -16,7 +16,7 @@ from zslx.commands.cli import main
 from zslx.config.run_config import Config
 from zslx.probing.probe import FILE, ProbeSettings, RunProbe
 from zslx.runs.json_files import read_lines, write_json
-from zslx.training.loop import train
+from zslx.training.train import train
 
 STEPS = 12
 SETTINGS = ProbeSettings(n=8)

@@ -13,7 +13,7 @@ from analysis.inference.matched_loss import INSTRUMENTS
 from analysis.simulation.study import BASELINE, write_study
 from zslx.config.run_config import Config
 from zslx.runs.records import Run, read_run
-from zslx.training.loop import train
+from zslx.training.train import train
 
 EVERYTHING = {
     "train.steps": 16,

@@ -199,7 +199,7 @@ def smoke(name: str, settings: dict[str, str], folder: Path) -> bool:
     from zslx.intervention.registry import load_intervention
     from zslx.progress import Progress
     from zslx.runs.records import read_run
-    from zslx.training.loop import train
+    from zslx.training.train import train
 
     chosen = preset("smoke")
     size, plain = chosen.sizes[0], chosen.for_size(chosen.sizes[0])

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = preset(name)
     config = parse_overrides(chosen.for_size(chosen.sizes[-1]), items)
     from zslx.progress import Progress
-    from zslx.training.loop import train
+    from zslx.training.train import train
 
     line = Progress("training")
     before = left_at(args.out)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def left_at(out: Path) -> str:
     """The status in which an earlier command left the run in `out`; empty where there is none."""
     from zslx.runs.records import read_manifest
-    from zslx.training.loop import claimed
+    from zslx.training.train import claimed
 
     if not (out / "manifest.json").exists():
         return ""

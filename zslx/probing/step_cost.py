@@ -26,7 +26,8 @@ from zslx.config.run_config import Config, override
 from zslx.config.sizes import model_preset
 from zslx.intervention.registry import load_spec
 from zslx.training.clock import Clock
-from zslx.training.loop import TrainingRun, train
+from zslx.training.loop import TrainingRun
+from zslx.training.train import train
 
 WARM_UP, PROFILED = 3, 5
 PARTS = ("forward", "backward or engine", "method", "optimizer", "rest")

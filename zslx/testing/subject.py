@@ -24,8 +24,9 @@ from zslx.intervention.base import Intervention
 from zslx.runs import checkpoints
 from zslx.runs.json_files import read_json, write_atomic, write_json
 from zslx.text.token_cache import cache_folder
-from zslx.training.loop import TrainingRun, train
+from zslx.training.loop import TrainingRun
 from zslx.training.pack import train_pack
+from zslx.training.train import train
 
 STEPS = 6
 TINY = {

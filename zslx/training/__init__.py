@@ -1,5 +1,6 @@
-"""The training loop.
+"""The training loop, and the run folder around it.
 
-Read loop first: it is the whole story. step_gradient computes the gradient of one step, control_set what adaptive
-methods may know of their own training, clock where the seconds go, malloc keeps freed memory.
+Read loop first: it is the whole story. train is the folder around it, course and pack say who computes a step's
+gradient, step_gradient how, control_set what adaptive methods may know of their own training; clock tells where the
+seconds go, malloc keeps freed memory.
 """

@@ -1,4 +1,4 @@
-"""The training loop, and the run folder around it.
+"""The training loop.
 
     for step in 1..T:
         batch     as the mixture and the curriculum ask, else in the data's own order
@@ -10,23 +10,17 @@
 At probe steps the instruments measure before and after this and add a line to probes.jsonl. A loss or gradient that
 is not finite ends the run before its update; the record says `diverged`. Weights are kept at powers of two and at the
 end; the whole state, to go on from, every `resume_seconds` and at the end (zslx/runs/checkpoints.py).
-
-Calling `train` again on the same folder goes on from the newest whole state; the result is bitwise that of a run
-that never stopped (CPU, fixed threads). A finished baseline at a constant rate also goes on for more steps
-(run_folder.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,16 +34,12 @@ from zslx.instruments.heldout import HeldOut
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention, RunView, StepStats
 from zslx.intervention.composed import InterventionError, Methods
-from zslx.intervention.discovery import define, discover
-from zslx.locking import locked
 from zslx.model.optimization import adamw, parameter_groups, schedule_factor
 from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
-from zslx.runs.identity import device_kind, digest, ingredients
-from zslx.runs.integrity import checksums, gap
-from zslx.runs.json_files import write_json
+from zslx.runs.identity import device_kind
+from zslx.runs.integrity import gap
 from zslx.runs.load import load_weights, reference_model
-from zslx.runs.provenance import environment
 from zslx.runs.records import RunRecords, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
@@ -57,110 +47,11 @@ from zslx.text.loader import Batch, Choice, Ids, Loader, Walk, control, heldout
 from zslx.training.clock import Clock
 from zslx.training.control_set import NEEDS as CONTROL_NEEDS
 from zslx.training.control_set import ControlSet
+from zslx.training.course import Course, Request, alone
 from zslx.training.malloc import keep_freed_memory
-from zslx.training.run_folder import ended_run, longer, same_run, went_on
 from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
 
 Progress = Callable[[int, int, float], None]
-
-
-def train(
-    config: Config,
-    out: str | Path,
-    *,
-    intervention: Intervention | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Train one run in the folder `out`, or go on with it; returns its manifest.
-
-    `intervention`: an object to train with, such as one whose class a notebook cell defines; by default the one that
-    the configuration names. `progress(step, steps, loss)` is called after each step. A run that diverged returns with
-    that status; what a user can mend raises ValueError, and the manifest says so.
-    """
-    if intervention is not None:
-        config = with_intervention(config, intervention)
-    return alone(training(config, out, progress=progress))
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a run in training waits for: the gradient of its next step. It lies in the parameters' `.grad` then."""
-
-    run: TrainingRun
-    batch: Batch
-    step: int
-
-
-Course = Generator[Request, StepGradient, dict[str, Any]]  # a run in training; its value is the manifest
-Value = TypeVar("Value")
-
-
-def alone(course: Generator[Request, StepGradient, Value]) -> Value:
-    """Let a run work by itself: its own pass computes each gradient."""
-    try:
-        request = next(course)
-        while True:
-            began = time.perf_counter()
-            try:
-                gradient = request.run.gradient(request.batch, request.step)
-            except BaseException as error:
-                request = course.throw(error)
-            else:
-                gradient.seconds = time.perf_counter() - began
-                request = course.send(gradient)
-    except StopIteration as ended:
-        value: Value = ended.value
-        return value
-
-
-def training(config: Config, out: str | Path, *, progress: Progress | None = None, packed: bool = False) -> Course:
-    """A run in its folder, as a generator that asks for the gradient of each step. See `train`.
-
-    `packed`: the gradients come from a pass over several runs (pack.py), whose rounding differs.
-    """
-    out = Path(out).absolute()  # a plugin may change the working directory
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
-        ) from None
-    with claimed(out):
-        parts = ingredients(config, packed=packed)
-        base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
-        if ended := longer(out, config, parts):
-            base["continued_from"] = ended
-        else:
-            same_run(out, config, digest(parts))
-            if done := ended_run(out):
-                return done
-            base |= went_on(out)
-        run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
-        write_json(out / "config.json", config.to_dict())
-        write_json(out / "manifest.json", {"status": "running", **base})
-        try:
-            outcome = yield from run.course(progress, continued_from=base.get("continued_from", 0))
-        except Exception as error:
-            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
-            with contextlib.suppress(OSError):  # a full disk must not hide its own message
-                write_json(out / "manifest.json", failed)
-            raise
-        manifest = {**outcome, **base, "records": checksums(out)}
-        write_json(out / "manifest.json", manifest)
-        return manifest
-
-
-def claimed(out: Path) -> AbstractContextManager[None]:
-    """Hold the run folder; ValueError while another process does."""
-    return locked(out / ".lock", refuse=f"{out}: another process is training this run")
-
-
-def with_intervention(config: Config, method: Intervention) -> Config:
-    """The configuration that names this object and its settings; its class is made known where no file defines it."""
-    if method.name not in discover() or registry.load_class(method.name) is not type(method):
-        define(type(method))
-    settings = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
-    return dataclasses.replace(config, intervention=method.name, settings={method.name: settings})
 
 
 class TrainingRun:
@@ -276,7 +167,7 @@ class TrainingRun:
             self.methods.run.step = step
             batch = self.batch(step)
             self.model.zero_grad(set_to_none=True)
-        gradient = yield Request(self, batch, step)
+        gradient = yield Request(self.gradient, batch, step)
         with clock.training():
             loss = check_loss(float(gradient.losses.mean()), step)
             self.tokens += batch.tokens.numel()

@@ -36,8 +36,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from zslx.config.run_config import Config
 from zslx.model.losses import cross_entropy
 from zslx.text.loader import Batch
-from zslx.training.loop import Course, Request, TrainingRun, training
-from zslx.training.step_gradient import StepGradient
+from zslx.training.course import Course, Request
+from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.train import training
 
 Outcome = dict[str, Any] | BaseException  # a manifest, or what ended the run
 
@@ -67,7 +68,7 @@ def train_pack(
     try:
         for i in range(len(courses)):
             go_on(i, next)
-        pack = Pack({i: request.run for i, request in waiting.items()})
+        pack = Pack({i: request.own for i, request in waiting.items()})
         while waiting:
             step = min(request.step for request in waiting.values())
             due = {i: request.batch for i, request in waiting.items() if request.step == step}
@@ -107,13 +108,14 @@ def check_shapes(configs: Sequence[Config]) -> None:
 class Pack:
     """The stacked weights of runs, and the pass over them."""
 
-    def __init__(self, runs: Mapping[int, TrainingRun]):
-        self.runs = dict(runs)
-        self.row = {i: r for r, i in enumerate(self.runs)}
+    def __init__(self, passes: Mapping[int, GradientPass]):
+        """`passes`: the gradient pass of each run, with its model."""
+        self.passes = dict(passes)
+        self.row = {i: r for r, i in enumerate(self.passes)}
         self.stack: dict[str, Tensor] = {}
-        if len(self.runs) < 2:
+        if len(self.passes) < 2:
             return
-        parameters = [dict(run.model.named_parameters()) for run in self.runs.values()]
+        parameters = [dict(own.model.named_parameters()) for own in self.passes.values()]
         for name in parameters[0]:
             self.stack[name] = torch.stack([own[name].detach() for own in parameters])
             for row, own in enumerate(parameters):
@@ -122,7 +124,7 @@ class Pack:
     def gradients(self, batches: Mapping[int, Batch], step: int) -> dict[int, StepGradient | Exception]:
         """The gradient of each run that is due, or the error that it ran into."""
         began = time.perf_counter()
-        able = {i: b for i, b in batches.items() if self.runs[i].gradient.one_pass and b.context is None}
+        able = {i: b for i, b in batches.items() if self.passes[i].one_pass and b.context is None}
         shapes = {batch.tokens.shape for batch in able.values()}
         together = able if len(able) > 1 and len(shapes) == 1 else {}
         found = self._together(together, step) if together else {}
@@ -134,15 +136,15 @@ class Pack:
         return found
 
     def _one_by_one(self, batches: Mapping[int, Batch], step: int) -> dict[int, StepGradient | Exception]:
-        return {i: attempt(partial(self.runs[i].gradient, batch, step)) for i, batch in batches.items()}
+        return {i: attempt(partial(self.passes[i], batch, step)) for i, batch in batches.items()}
 
     def _together(self, batches: Mapping[int, Batch], step: int) -> dict[int, StepGradient | Exception]:
         leaves = {name: rows.detach().requires_grad_() for name, rows in self.stack.items()}
         spare = next(iter(batches.values()))  # for the rows of runs that are not due: no loss of theirs counts
-        own = [batches.get(i, spare) for i in self.runs]
+        own = [batches.get(i, spare) for i in self.passes]
         tokens, targets = (torch.stack([getattr(batch, what) for batch in own]) for what in ("tokens", "targets"))
-        first = next(iter(self.runs.values())).gradient
-        logits_too = any(run.gradient.needs_logits for run in self.runs.values())
+        first = next(iter(self.passes.values()))
+        logits_too = any(one.needs_logits for one in self.passes.values())
 
         def forward(weights: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
             logits = torch.func.functional_call(first.model, weights, (tokens,))
@@ -154,7 +156,7 @@ class Pack:
         means: list[Tensor] = []
 
         def weighted(i: int, row: int, batch: Batch) -> StepGradient:
-            own = self.runs[i].gradient
+            own = self.passes[i]
             with own.autocast(batch):
                 seen = logits[0][row] if own.needs_logits else None
                 total, plain, view = own.weighted(losses[row], seen, batch, step)
@@ -167,7 +169,7 @@ class Pack:
             torch.stack(means).sum().backward()
         for i, gradient in found.items():
             if isinstance(gradient, StepGradient):
-                for name, p in self.runs[i].model.named_parameters():
+                for name, p in self.passes[i].model.named_parameters():
                     whole = leaves[name].grad
                     p.grad = None if whole is None else whole[self.row[i]]
         return found
