@@ -73,40 +73,43 @@ def colour(index: int) -> int:
     return 1 + (index - 1) % (len(PALETTE) - 1) if index else 0
 
 
-def panel(
-    name: str,
-    strokes: Sequence[Stroke],
-    *,
-    title: str = "",
-    x_label: str = "step",
-    y_label: str = "",
-    log_x: bool = True,
-    log_y: bool = False,
-    marks: Sequence[Marks] = (),
-    zero: float | None = None,
-    y_range: tuple[float, float] | None = None,
-    rows: Sequence[str] | None = None,
-    size: tuple[float, float] = (4.3, 3.0),
-) -> str:
-    """SVG text of one panel. `name` makes its ids unique, `zero` draws a reference line, `rows` are y ticks."""
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The axes of a panel. `zero` draws a reference line, `rows` are y ticks; size in inches."""
+
+    title: str = ""
+    x_label: str = "step"
+    y_label: str = ""
+    log_x: bool = True
+    log_y: bool = False
+    zero: float | None = None
+    y_range: tuple[float, float] | None = None
+    rows: Sequence[str] | None = None
+    size: tuple[float, float] = (4.3, 3.0)
+
+
+def panel(name: str, strokes: Sequence[Stroke], *, marks: Sequence[Marks] = (), **look: Any) -> str:
+    """SVG text of one panel. `name` makes its ids unique; the other arguments are those of Look."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     settings: Any = STYLE | {"svg.hashsalt": name}
+    wanted = Look(**look)
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Measured with matplotlib's font, shown with the page's: a glyph that the former lacks is no loss.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=wanted.size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        if zero is not None:
-            (axes.axhline if rows is None else axes.axvline)(zero, color=INK, linewidth=0.8, alpha=0.6)
+        if wanted.zero is not None:
+            line = axes.axhline if wanted.rows is None else axes.axvline
+            line(wanted.zero, color=INK, linewidth=0.8, alpha=0.6)
         for stroke in strokes:
             _stroke(axes, stroke)
         for group in marks:
             _marks(axes, group)
-        _dress(axes, title, x_label, y_label, log_x, log_y, y_range, rows)
+        _dress(axes, wanted)
         text = StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return themed(text.getvalue(), name)
@@ -135,41 +138,32 @@ def _marks(axes: Any, group: Marks) -> None:
     )  # fmt: skip
 
 
-def _dress(
-    axes: Any,
-    title: str,
-    x_label: str,
-    y_label: str,
-    log_x: bool,
-    log_y: bool,
-    y_range: tuple[float, float] | None,
-    rows: Sequence[str] | None,
-) -> None:
+def _dress(axes: Any, look: Look) -> None:
     """Axes: scales, few round ticks, a light grid, no box."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
+    axes.set_title(look.title, loc="left", fontsize=9.5, fontweight="bold")
+    axes.set_xlabel(look.x_label)
+    axes.set_ylabel(look.y_label)
+    for axis, log in ((axes.xaxis, look.log_x), (axes.yaxis, look.log_y)):
         if log:
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
             ticks = round_ticks(*axis.get_view_interval())
             axis.set_major_locator(FixedLocator(ticks))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        elif rows is None or axis is axes.xaxis:
+        elif look.rows is None or axis is axes.xaxis:
             axis.get_major_locator().set_params(nbins=6)
-    if y_range:
-        axes.set_ylim(*y_range)
-    if rows is not None:
-        axes.set_yticks(range(len(rows)), rows)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(True, axis="x" if rows is not None else "both", color=GRID, linewidth=0.7)
+    if look.y_range:
+        axes.set_ylim(*look.y_range)
+    if look.rows is not None:
+        axes.set_yticks(range(len(look.rows)), look.rows)
+        axes.set_ylim(len(look.rows) - 0.4, -0.6)
+    axes.grid(True, axis="x" if look.rows is not None else "both", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    for side in ("top", "right", *(["left"] if rows is not None else [])):
+    for side in ("top", "right", *(["left"] if look.rows is not None else [])):
         axes.spines[side].set_visible(False)
-    axes.tick_params(length=0 if rows is not None else 3, width=0.8)
+    axes.tick_params(length=0 if look.rows is not None else 3, width=0.8)
 
 
 def round_ticks(low: float, high: float) -> list[float]:

@@ -5,9 +5,7 @@
 What x_i is, by the key of a record at step t, with ℓ_i(s) the loss of token i at the weights after step s:
 
     dtt    ℓ_i(t) − ℓ_i(t/2), everywhere; `from` is t/2
-    dt1_*  ℓ_i(t) − ℓ_i(t−1) in training (probes.jsonl)
-           ℓ_i(t+1) − ℓ_i(t) in `zslx probe` (probe.jsonl), which can only go on from the checkpoint of t; its
-           record names both steps in `update.from` and `update.to`
+    dt1_*  ℓ_i(t) − ℓ_i(t−1), of the run's own update
 
 Source: the zero-sum learning paper, Section 4. Sums run in float64, so the identity holds to rounding.
 """
