@@ -112,6 +112,21 @@ def test_cautious_without_its_mask_is_adamw():
     check(found, [p.detach().numpy() for p in parameters])
 
 
+def test_gradpower():
+    found, given = updated("gradpower", power=1.5)
+
+    def one(theta, gradients, decay):
+        m = v = np.zeros_like(theta)
+        for t, g in enumerate(gradients, 1):
+            g = np.sign(g) * np.abs(g) ** 1.5
+            m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+            u = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-6)
+            theta = theta - LR * decay * theta - LR * u
+        return theta
+
+    check(found, by_hand(given, one))
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_sgd(nesterov: bool):
     found, given = updated("sgd", rate=2.0, momentum=0.6, nesterov=nesterov)
