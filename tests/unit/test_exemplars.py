@@ -17,6 +17,17 @@ def test_temperature_mixes_by_powers_of_the_sizes():
     assert share[100.0] == pytest.approx([1 / 3] * 3, abs=0.01)
 
 
+def test_unimax_gives_equal_shares_that_the_text_can_fill():
+    run = RunView(domains=("a", "b", "c"), domain_tokens=(400, 100, 10_000), steps=9, batch_size=10, seq_len=20)
+    shares = {epochs: load_intervention("unimax", epochs=epochs).mixture(run, {}) for epochs in (1.0, 2.0, 1000.0)}
+    assert shares[1.0] == pytest.approx([400 / 1800, 100 / 1800, 1300 / 1800])
+    assert shares[2.0] == pytest.approx([800 / 1800, 200 / 1800, 800 / 1800])  # a and c share what b leaves
+    assert shares[1000.0] == pytest.approx([1 / 3] * 3)
+    # Too little text for the run: everything is read `epochs` times.
+    run.steps = 10**6
+    assert load_intervention("unimax").mixture(run, {}) == pytest.approx([400 / 10500, 100 / 10500, 10_000 / 10500])
+
+
 def test_the_length_grows_linearly_and_is_full_in_the_end():
     method = load_intervention("length_warmup", start=0.125, duration=0.5)
     lengths = [method.sequence(RunView(step=t, steps=100, seq_len=64), {}) for t in (1, 26, 51, 100)]
