@@ -50,7 +50,7 @@ PRESETS = {
         seeds=2,
         config=Config(
             data=DataConfig(batch_size=8, seq_len=32, heldout_sequences=32),
-            optim=OptimConfig(lr=2e-3, warmup=20),
+            optim=OptimConfig(lr=8e-3, warmup=20),
             train=TrainConfig(steps=200),
             instruments=InstrumentConfig(heldout_points=60, gradient_sequences=8, token_samples=16),
         ),
