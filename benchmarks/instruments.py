@@ -28,6 +28,7 @@ from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import token_losses
 from zslx.seeds import generator
 from zslx.text.token_cache import prepare
+from zslx.training.clock import Clock
 from zslx.training.loop import TrainingRun
 from zslx.training.train import train
 
@@ -48,9 +49,10 @@ def parts(config: Config, folder: Path) -> dict[str, dict[str, float]]:
     sequences = spread(held.batch, config.instruments.gradient_sequences)
     want = ("sum", "abs_sum", "gramian")
 
+    clock, steps = Clock(run.records), iter(range(1, 10**6))
+
     def step() -> None:
-        run.optimizer.zero_grad(set_to_none=True)
-        run.update(1, run.gradient(batch, 1))
+        run.step(next(number for number in steps if not run.instruments.due(number)), clock)
 
     def gradients() -> None:
         signs = generator(0, "benchmark")

@@ -68,11 +68,11 @@ def test_an_instrument_that_steps_on_training_is_caught(
     lines, _ = run(tiny, tmp_path / "none", **NONE)
     own = Instruments.after
 
-    def meddling(self: Instruments, step: int, model: torch.nn.Module, *rest: Any) -> dict[str, Any]:
+    def meddling(self: Instruments, step: int, model: torch.nn.Module, *rest: Any, **more: Any) -> dict[str, Any]:
         if step == 4:
             with torch.no_grad():
                 next(model.parameters()).mul_(1 + 1e-6)
-        return own(self, step, model, *rest)
+        return own(self, step, model, *rest, **more)
 
     monkeypatch.setattr(Instruments, "after", meddling)
     assert run(tiny, tmp_path / "meddled", **PROBES)[0] != lines

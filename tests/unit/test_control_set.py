@@ -15,6 +15,7 @@ from zslx.runs.json_files import write_json
 from zslx.testing.subject import plain
 from zslx.text.loader import control
 from zslx.text.token_cache import prepare
+from zslx.training.course import Update
 from zslx.training.loop import TrainingRun
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -46,18 +47,18 @@ def run_of(tmp_path: Path, *methods: Intervention) -> TrainingRun:
     return TrainingRun(config, tmp_path, list(methods))
 
 
-def test_what_is_seen_is_the_last_measurement_every_cadence_steps(tmp_path: Path):
+def test_what_is_seen_is_the_last_measurement_every_cadence_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = run_of(tmp_path, Watcher())
     weights: dict[int, list[torch.Tensor]] = {}
-    true = run.update
+    true = Update.by_itself
 
-    def update(step, gradient):
-        weights[step - 1] = [p.detach().clone() for p in run.model.parameters()]
-        found = true(step, gradient)
-        weights[step] = [p.detach().clone() for p in run.model.parameters()]
+    def update(ask):
+        weights[ask.step - 1] = [p.detach().clone() for p in run.model.parameters()]
+        found = true(ask)
+        weights[ask.step] = [p.detach().clone() for p in run.model.parameters()]
         return found
 
-    run.update = update  # type: ignore[method-assign]
+    monkeypatch.setattr(Update, "by_itself", update)
     run.loop(None)
     state = run.methods.states["watcher"]
     assert [row[:2] for row in state["seen"]] == [[1, None], [2, 1], [3, 2], [4, 2], [5, 4], [6, 4]]

@@ -75,14 +75,14 @@ def test_arms_of_one_shape_share_a_pack(tmp_path: Path):
 
 def test_a_run_that_diverges_leaves_the_others_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = packed({}, tmp_path / "whole")
-    true = TrainingRun.update
+    true = TrainingRun.rates
 
-    def poisoned(self, step, gradient):
+    def poisoned(self, step):
         if self.config.train.seed == 1 and step == 5:
             self.model.embedding.weight.data.fill_(float("nan"))
-        return true(self, step, gradient)
+        return true(self, step)
 
-    monkeypatch.setattr(TrainingRun, "update", poisoned)
+    monkeypatch.setattr(TrainingRun, "rates", poisoned)
     outs = [tmp_path / "poisoned" / str(seed) for seed in SEEDS]
     found = train_pack(configs({}), outs)
     assert [m["status"] for m in found] == ["finished", "diverged", "finished"]

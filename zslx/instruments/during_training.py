@@ -15,6 +15,8 @@ update, so it has two halves:
     after(t)    one held-out pass at θ_t, one forward of the step's batch (its losses at θ_{t−1} came with the
                 step), one pass of the gradient engine
 
+The trainer makes the held-out passes, so that in a pack one pass serves several runs.
+
 dt1 here is the run's own, possibly clipped update; the paper takes one extra, unclipped update on fixed unseen
 batches. Where an arm ships averaged weights, `heldout_loss` and `decomposition` are theirs, everything else is of
 the weights that train. All is computed in the parameters' dtype, float32 at least, but for dt1_batch, whose
@@ -24,6 +26,7 @@ in float32). Cost: benchmarks/instruments.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,25 +60,45 @@ class Instruments:
     def due(self, step: int) -> bool:
         return step in self.heldout_steps
 
-    def before(self, step: int, model: nn.Module) -> None:
-        """Weights and held-out losses before the update of a probe step."""
+    def lacks(self, step: int) -> bool:
+        """Whether `before` needs the held-out losses at θ_{t−1}."""
+        return step in self.probe_steps and (self._last is None or self._last[0] != step - 1)
+
+    def before(self, step: int, model: nn.Module, losses: Tensor | None) -> None:
+        """Weights and held-out losses before the update of a probe step; `losses` (S, T) where they were lacking."""
         if step not in self.probe_steps:
             return
         self._weights = [p.detach().clone() for p in model.parameters()]
-        if self._last is None or self._last[0] != step - 1:
-            self._last = (step - 1, self.heldout.losses(model))
+        if losses is not None:
+            self._last = (step - 1, losses)
+
+    def terms(self, step: int) -> Decomposition | None:
+        """The decomposition to be made of the held-out losses of this step."""
+        wanted = step in self.probe_steps and self.config.instruments.decomposition
+        return Decomposition(self.config.instruments.rank_bins) if wanted else None
 
     def after(
-        self, step: int, model: nn.Module, batch: Batch | None, batch_losses: Tensor | None, average: Any = None
+        self,
+        step: int,
+        model: nn.Module,
+        losses: Tensor,
+        terms: Decomposition | None = None,
+        *,
+        batch: Batch | None = None,
+        batch_losses: Tensor | None = None,
+        average: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Any]:
-        """The record of one step: held-out loss, and at probe steps everything else."""
-        probe = step in self.probe_steps
-        terms = None
-        if probe and self.config.instruments.decomposition:
-            terms = Decomposition(self.config.instruments.rank_bins)
-        losses, record = self.heldout.measure(model, average, terms)
+        """The record of one step: held-out loss, and at probe steps everything else.
+
+        losses (S, T) are those of the trained weights, held-out; the `terms` come from them, or from `average`, the
+        weights that the arm would ship.
+        """
+        record = self.heldout.record(losses)
+        if average is not None:
+            shipped = self.heldout.losses(model, average, terms)
+            record = self.heldout.record(shipped) | {"heldout_loss_trained": record["heldout_loss"]}
         before, self._last = self._last, (step, losses)
-        if not probe:
+        if step not in self.probe_steps:
             return record
         assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
         batch_after = self.heldout.training_losses(model, batch)

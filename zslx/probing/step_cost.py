@@ -26,6 +26,7 @@ from zslx.config.run_config import Config, override
 from zslx.config.sizes import model_preset
 from zslx.intervention.registry import load_spec
 from zslx.training.clock import Clock
+from zslx.training.course import Update
 from zslx.training.loop import TrainingRun
 from zslx.training.train import train
 
@@ -169,11 +170,12 @@ class Stopwatch:
             (run, "gradient", "backward or engine"),
             (run.model, "forward", "forward"),
             (run.methods, "_call", "method"),
-            (run, "update", "optimizer"),
+            (Update, "by_itself", "optimizer"),
         ]
         kept = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
         for (owner, name, part), (_, _, true) in zip(places, kept, strict=True):
-            setattr(owner, name, Timed(self, true, part))
+            timed = Timed(self, true, part)
+            setattr(owner, name, timed if owner is not Update else lambda ask, timed=timed: timed(ask))
         try:
             yield
         finally:

@@ -31,6 +31,7 @@ from zslx.seeds import seed_for
 from zslx.text.permutation import ROUNDS, permuted
 from zslx.text.token_cache import Corpus
 
+AHEAD = 2**16  # tokens of the batches that are prepared together, where nothing is done to them
 Ids = NDArray[np.int64]
 Choice = Ids | tuple[Ids, Ids]  # windows (B,), or the domains (n,) and first tokens (n,) of sequences
 
@@ -101,6 +102,7 @@ class Loader:
         self.windows = np.array([_windows(s, seq_len, f"{name!r} has {len(s)} training") for name, s in streams])
         self.taken = np.zeros(len(self.windows), dtype=np.int64)  # windows of each domain since the run began
         self._keys: dict[tuple[int, int], NDArray[np.uint64]] = {}
+        self._ahead: dict[tuple[int, bytes], tuple[Batch, Ids]] = {}
 
     def batch(
         self,
@@ -120,13 +122,17 @@ class Loader:
         `seq_len` (None: the loader's T) divides T: with T = c·seq_len the batch has B·c sequences, neighbours cut
         from one window.
         """
+        if mixture is None and seq_len is None and choose is None and batch_size is None:
+            return self._plain(step)
         length = self.seq_len if seq_len is None else seq_len
         if not 1 <= length <= self.seq_len or self.seq_len % length:
             allowed = [n for n in range(1, self.seq_len + 1) if self.seq_len % n == 0]
             raise ValueError(f"seq_len={length}: allowed are the divisors of data.seq_len, {allowed}")
         count = self.batch_size if batch_size is None else batch_size
-        domains = self._balanced(step, count) if mixture is None else self._sampled(step, mixture, count)
-        taken = self.taken.copy()
+        taken = self.taken
+        domains = (
+            self._balanced(step, count, int(taken.sum())) if mixture is None else self._sampled(step, mixture, count)
+        )
         windows = self._next_windows(domains)
         if choose is not None:
             walk = Walk(
@@ -146,6 +152,28 @@ class Loader:
             windows = windows if chosen is None else chosen
         rows = self._read(domains, windows)
         return _batch(rows, domains, length).to(self.device)
+
+    def _plain(self, step: int) -> Batch:
+        """The batch of a step to which nothing is done, from those prepared ahead."""
+        if (step, self.taken.tobytes()) not in self._ahead:
+            self._ahead = self._prepared(step, max(1, AHEAD // (self.batch_size * self.seq_len)))
+        batch, self.taken = self._ahead.pop((step, self.taken.tobytes()))
+        return batch
+
+    def _prepared(self, step: int, steps: int) -> dict[tuple[int, bytes], tuple[Batch, Ids]]:
+        """By step and the counters before it: the batches of so many steps, and the counters after each."""
+        count, start = self.batch_size, self.taken
+        domains = [self._balanced(step + k, count, int(start.sum()) + k * count) for k in range(steps)]
+        taken = np.cumsum([start, *(np.bincount(own, minlength=len(start)) for own in domains)], axis=0)
+        together = np.concatenate(domains)
+        rows = self._read(together, self._next_windows(together))
+        self.taken = start
+        whole = _batch(rows, together, self.seq_len).to(self.device)
+        parts = (what.split(count) for what in (whole.tokens, whole.targets, whole.domains))
+        return {
+            (step + k, taken[k].tobytes()): (Batch(tokens=tokens, targets=targets, domains=own), taken[k + 1])
+            for k, (tokens, targets, own) in enumerate(zip(*parts, strict=True))
+        }
 
     def _read(self, domains: Ids, windows: Ids) -> Ids:
         return _rows(self._streams, domains, windows, self.seq_len)
@@ -175,9 +203,9 @@ class Loader:
                 raise ValueError(f"the place in the data was saved for {key}={state[key]!r}, this run has {own!r}")
         self.taken = np.array([state["windows"][name] for name in self.corpus.domains], dtype=np.int64)
 
-    def _balanced(self, step: int, count: int) -> Ids:
-        """(B,) domains: slot i of the whole run belongs to domain i mod D."""
-        slots = int(self.taken.sum()) + np.arange(count)
+    def _balanced(self, step: int, count: int, taken: int) -> Ids:
+        """(B,) domains: slot i of the whole run belongs to domain i mod D; `taken` were before this step."""
+        slots = taken + np.arange(count)
         return self._draws("order", step).permutation(slots % len(self.windows))
 
     def _sampled(self, step: int, mixture: Iterable[float], count: int) -> Ids:
@@ -195,7 +223,7 @@ class Loader:
 
     def _next_windows(self, domains: Ids) -> Ids:
         """(B,) the next windows of these domains; the counters move on."""
-        place = np.empty_like(domains)
+        place, self.taken = np.empty_like(domains), self.taken.copy()
         for d in np.unique(domains):
             slots = np.flatnonzero(domains == d)
             place[slots] = self.taken[d] + np.arange(len(slots))

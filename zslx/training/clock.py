@@ -27,9 +27,13 @@ class Clock:
         yield
         self._parts += time.perf_counter() - start
 
-    def stepped(self, gradient_seconds: float) -> None:
-        """A step is done, whose gradient took so long."""
-        self.steps.append(self._parts + gradient_seconds)
+    def charge(self, seconds: float) -> None:
+        """A part of a step took so long."""
+        self._parts += seconds
+
+    def stepped(self) -> None:
+        """A step is done."""
+        self.steps.append(self._parts)
         self._parts = 0.0
 
     @contextlib.contextmanager

@@ -1,45 +1,127 @@
-"""A run in training as a generator that asks for the gradient of each step.
+"""A run in training as a generator that asks for what takes a pass over its model, and does the rest itself.
 
-By itself, the run's own pass answers (`alone`). In a pack, one pass answers for several runs (pack.py).
+    Begin       first of all: here is a run
+    Losses      of the held-out set, before the update of a step or after it
+    Gradient    of a step
+    Update      of the weights by that gradient
+
+By itself, a run answers its own requests (`alone`). In a pack, one pass answers those of several runs (pack.py).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor, nn
+
+from zslx.instruments.heldout import HeldOut
+from zslx.instruments.rank_decomposition import Decomposition
 from zslx.text.loader import Batch
-from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.numbers import Number
+from zslx.training.step_gradient import Diverged, GradientPass, StepGradient
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a run in training waits for: the gradient of its next step. It lies in the parameters' `.grad` then."""
+    """What a run waits for. `place`: its place within the step."""
 
-    own: GradientPass  # the run's
-    batch: Batch
     step: int
+    place = 0
+
+    def by_itself(self) -> Any:
+        """The answer, from the run's own model."""
+        raise NotImplementedError
 
 
-Course = Generator[Request, StepGradient, dict[str, Any]]  # a run in training; its value is the manifest
+@dataclass(frozen=True, kw_only=True)
+class Begin(Request):
+    """A run that is about to train. `plain`: its one optimizer is the AdamW of every run."""
+
+    gradient: GradientPass
+    optimizers: list[torch.optim.Optimizer]
+    clip: float
+    plain: bool
+
+    def by_itself(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses(Request):
+    """Held-out losses (S, T), nats. The `decomposition` is given the ranks of the targets in the same pass."""
+
+    heldout: HeldOut
+    model: nn.Module
+    before: bool = False
+    decomposition: Decomposition | None = None
+
+    @property
+    def place(self) -> int:  # type: ignore[override]
+        return 1 if self.before else 4
+
+    def by_itself(self) -> Tensor:
+        return self.heldout.losses(self.model, decomposition=self.decomposition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient(Request):
+    """The gradient of a step. Diverged where the loss is not finite."""
+
+    own: GradientPass
+    batch: Batch
+    place = 2
+
+    def by_itself(self) -> StepGradient:
+        return self.own(self.batch, self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Request):
+    """The weights after this step; the answer is the gradient's norm before clipping. Diverged if it is not finite."""
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    clip: float
+    place = 3
+
+    def by_itself(self) -> Number:
+        limit = self.clip if self.clip else math.inf
+        norm = check_norm(float(nn.utils.clip_grad_norm_(self.model.parameters(), limit)), self.step)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return norm
+
+
+# A run in training: it gets each answer with the seconds that it took; its value is the manifest.
+Answer = tuple[Any, float]
+Course = Generator[Request, Answer, dict[str, Any]]
 Value = TypeVar("Value")
 
 
-def alone(course: Generator[Request, StepGradient, Value]) -> Value:
-    """Let a run work by itself: its own pass computes each gradient."""
+def alone(course: Generator[Request, Answer, Value]) -> Value:
+    """Let a run work by itself."""
     try:
         request = next(course)
         while True:
             began = time.perf_counter()
             try:
-                gradient = request.own(request.batch, request.step)
+                found = request.by_itself()
             except BaseException as error:
                 request = course.throw(error)
             else:
-                gradient.seconds = time.perf_counter() - began
-                request = course.send(gradient)
+                request = course.send((found, time.perf_counter() - began))
     except StopIteration as ended:
         value: Value = ended.value
         return value
+
+
+def check_norm(norm: float, step: int) -> float:
+    """`norm`, or Diverged if it is not finite."""
+    if not math.isfinite(norm):
+        raise Diverged(f"the gradient's norm is {norm} at step {step}")
+    return norm

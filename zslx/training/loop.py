@@ -47,11 +47,13 @@ from zslx.text.loader import Batch, Choice, Ids, Loader, Walk, control, heldout
 from zslx.training.clock import Clock
 from zslx.training.control_set import NEEDS as CONTROL_NEEDS
 from zslx.training.control_set import ControlSet
-from zslx.training.course import Course, Request, alone
+from zslx.training.course import Answer, Begin, Course, Gradient, Losses, Request, Update, alone, check_norm
 from zslx.training.malloc import keep_freed_memory
+from zslx.training.numbers import known
 from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
 
 Progress = Callable[[int, int, float], None]
+BLOCK = 64  # steps whose lines may wait for their numbers
 
 
 class TrainingRun:
@@ -108,7 +110,9 @@ class TrainingRun:
             config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
         )
         self.records = RunRecords(out)
-        self.tokens = 0
+        self.tokens = self.tokens_written = 0
+        self.lines: list[dict[str, Any]] = []  # of steps whose numbers are not here yet
+        self.loss = math.nan  # of the last step that was written
 
     def loop(self, progress: Progress | None = None) -> dict[str, Any]:
         """Train by itself; returns status and totals."""
@@ -125,24 +129,26 @@ class TrainingRun:
         saved_at = time.monotonic()
         status, step = "finished", done  # a run killed after its last checkpoint has no step left to take
         with self.records:
+            yield self.begin()
             if done == 0:
-                with clock.instruments():
-                    self.probe(0, None, None)
+                yield from self.probe(0, clock)
             for step in range(done + 1, steps + 1):
                 kept = step & (step - 1) == 0 or step == steps
                 before = self.weights() if kept else {}
                 try:
-                    loss = yield from self.advance(step, clock)
+                    yield from self.advance(step, clock)
+                    saving = step == steps or time.monotonic() - saved_at >= config.run.resume_seconds
+                    if kept or saving or len(self.lines) >= BLOCK:
+                        with clock.training():
+                            self.settle()
                 except Diverged as error:
-                    line = {"step": step, "tokens": self.tokens, "loss": None, "diverged": str(error)}
-                    self.records.append_step(line)
-                    status = "diverged"
+                    status, step = "diverged", self.ended_by(error, step)
                     break
-                if progress:
-                    progress(step, steps, loss)
+                if progress and not self.lines:
+                    progress(step, steps, self.loss)
                 if kept:
                     self.keep(step, before)
-                if step == steps or time.monotonic() - saved_at >= config.run.resume_seconds:
+                if saving:
                     self.save(step)
                     saved_at = time.monotonic()
             clock.write(step)
@@ -153,35 +159,84 @@ class TrainingRun:
             totals["reference_seconds"] = reference.get("train_seconds")
         return {"status": status, "totals": totals}
 
-    def step(self, step: int, clock: Clock) -> float:
-        """One step of training by itself; returns the loss in nats per token."""
-        return alone(self.advance(step, clock))
+    def begin(self) -> Begin:
+        """What a driver must know of the run."""
+        return Begin(
+            step=0,
+            gradient=self.gradient,
+            optimizers=self.optimizers,
+            clip=self.config.optim.clip,
+            plain=not self.methods.has("optimizer"),
+        )
 
-    def advance(self, step: int, clock: Clock) -> Generator[Request, StepGradient, float]:
-        """One step of training with its records, as a part of `course`; returns the loss in nats per token."""
+    def step(self, step: int, clock: Clock) -> None:
+        """One step of training by itself."""
+        alone(self.advance(step, clock))
+
+    def advance(self, step: int, clock: Clock) -> Generator[Request, Answer, None]:
+        """One step of training with its records, as a part of `course`."""
         due = self.instruments.due(step)
         if due:
+            lacking = None
+            if self.instruments.lacks(step):
+                lacking, seconds = yield self._losses(step, before=True)
+                clock.measured += seconds
             with clock.instruments():
-                self.instruments.before(step, self.model)
+                self.instruments.before(step, self.model, lacking)
         with clock.training():
             self.methods.run.step = step
             batch = self.batch(step)
-            self.model.zero_grad(set_to_none=True)
-        gradient = yield Request(self.gradient, batch, step)
+        gradient, seconds = yield Gradient(step=step, own=self.gradient, batch=batch)
+        clock.charge(seconds)
         with clock.training():
-            loss = check_loss(float(gradient.losses.mean()), step)
             self.tokens += batch.tokens.numel()
-            updated = self.update(step, gradient)
+            record = {"step": step, "tokens": self.tokens, "loss": gradient.loss} | self.rates(step)
+            control = self.control if self.control and self.control.due else None
+            if control:
+                control.before()
+        if gradient.skipped:
+            record |= {"grad_norm": None, "clipped": False, "skipped": True}
+        else:
+            norm, seconds = yield Update(
+                step=step, model=self.model, optimizers=self.optimizers, clip=self.config.optim.clip
+            )
+            clock.charge(seconds)
+            record |= {"grad_norm": norm, "clipped": False}
+        with clock.training():
+            if control:
+                control.after()
             self.observe(gradient, batch)
-            head = {"step": step, "tokens": self.tokens, "loss": loss}
-            record = head | updated | gradient.record | self.methods.metrics()
-        clock.stepped(gradient.seconds)
-        self.records.append_step(record)
+            self.lines.append(record | gradient.record | self.methods.metrics())
+            if all(known(self.lines[0][key]) for key in ("loss", "grad_norm")):
+                self.settle()
+        clock.stepped()
         if due:
-            with clock.instruments():
-                self.probe(step, batch, gradient.losses)
+            with clock.training():
+                self.settle()
+            yield from self.probe(step, clock, batch, gradient.losses)
             clock.write(step)
-        return loss
+
+    def settle(self) -> None:
+        """Write the lines of the steps so far, in a pack a while after them. Diverged where a number is not finite."""
+        while self.lines:
+            line, clip = self.lines[0], self.config.optim.clip
+            line["loss"] = self.loss = check_loss(float(line["loss"]), line["step"])
+            if line["grad_norm"] is not None:
+                line["grad_norm"] = norm = check_norm(float(line["grad_norm"]), line["step"])
+                line["clipped"] = bool(clip and norm > clip)
+            self.records.append_step(line)
+            self.tokens_written = line["tokens"]
+            del self.lines[0]
+
+    def ended_by(self, error: Diverged, step: int) -> int:
+        """Write the line with which a run that diverged ends; the first step whose numbers are not finite."""
+        try:
+            self.settle()  # steps before may have diverged, too
+        except Diverged as first:
+            error, step = first, self.lines[0]["step"]
+        self.tokens = self.tokens_written
+        self.records.append_step({"step": step, "tokens": self.tokens, "loss": None, "diverged": str(error)})
+        return step
 
     def batch(self, step: int) -> Batch:
         """The batch of the step, as the interventions want it."""
@@ -203,8 +258,8 @@ class TrainingRun:
             walk = dataclasses.replace(walk, reference_losses=losses)
         return self.methods.windows(walk)
 
-    def update(self, step: int, gradient: StepGradient) -> dict[str, Any]:
-        """Clip and take the optimizers' step; what is recorded of it."""
+    def rates(self, step: int) -> dict[str, Any]:
+        """Set the learning rates of the step; what is recorded of them."""
         factor = schedule_factor(step, self.config) * self.methods.lr_factor()
         groups = self._rate_groups()
         for group, rate in zip(groups, self.base_rates, strict=True):
@@ -212,21 +267,6 @@ class TrainingRun:
         record: dict[str, Any] = {"lr": groups[0]["lr"]}
         if len(self.optimizers) > 1:
             record["lrs"] = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
-        control = self.control if self.control and self.control.due else None
-        if control:
-            control.before()
-        if not gradient.skipped:
-            clip = self.config.optim.clip
-            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip if clip else math.inf))
-            if not math.isfinite(norm):
-                raise Diverged(f"the gradient's norm is {norm} at step {step}")
-            for optimizer in self.optimizers:
-                optimizer.step()
-            record |= {"grad_norm": norm, "clipped": bool(clip and norm > clip)}
-        else:
-            record |= {"grad_norm": None, "clipped": False, "skipped": True}
-        if control:
-            control.after()
         return record
 
     def _rate_groups(self) -> list[dict[str, Any]]:
@@ -236,6 +276,7 @@ class TrainingRun:
         """Let stateful methods observe the finished step."""
         if not self.methods.has("observe"):
             return
+        assert gradient.view is not None
         post = self.gradient.losses(batch) if self.methods.due("post_losses") else None
         self.methods.observe(
             StepStats(
@@ -247,10 +288,22 @@ class TrainingRun:
             )
         )
 
-    def probe(self, step: int, batch: Batch | None, batch_losses: Tensor | None) -> None:
+    def probe(
+        self, step: int, clock: Clock, batch: Batch | None = None, batch_losses: Tensor | None = None
+    ) -> Generator[Request, Answer, None]:
         """Measure and record."""
-        record = self.instruments.after(step, self.model, batch, batch_losses, self.methods.average())
-        self.records.append_probe({"step": step, "tokens": self.tokens, **record})
+        with clock.instruments():
+            average, terms = self.methods.average(), self.instruments.terms(step)
+        losses, seconds = yield self._losses(step, decomposition=terms if average is None else None)
+        clock.measured += seconds
+        with clock.instruments():
+            record = self.instruments.after(
+                step, self.model, losses, terms, batch=batch, batch_losses=batch_losses, average=average
+            )
+            self.records.append_probe({"step": step, "tokens": self.tokens, **record})
+
+    def _losses(self, step: int, **more: Any) -> Losses:
+        return Losses(step=step, heldout=self.instruments.heldout, model=self.model, **more)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights."""
@@ -319,4 +372,4 @@ class TrainingRun:
         load_weights(self.model, state["model"])
         self.loader.load_state_dict(state["data"])
         self.methods.states = state["interventions"]
-        self.tokens = state["tokens"]
+        self.tokens = self.tokens_written = state["tokens"]

@@ -1,18 +1,21 @@
 """Packs: many small runs trained as one, so that a GPU has enough to do.
 
 A small run is bound by the launches of its operations. The runs of a pack have the same shapes: they differ in seed, or
-in settings that change no shape. One forward and one backward over their stacked weights then gives the gradients of
-all of them, in as many launches as one run needs.
+in settings that change no shape. One pass over their stacked weights then serves all of them, in as many launches as
+one run needs; on a GPU in one launch, from a CUDA graph.
 
-    weights     (R, ...) for each parameter; a run's own parameters are views of its row
+    weights     one matrix (stack.py); a run's own parameters are views of its row
     gradient    vmap of the model over runs, then a backward of Σ_r loss_r: run r's loss reaches its own row alone
-    the rest    each run's own, by the code that trains a run by itself: data order, token weights, clipping, schedule,
-                optimizer, records, instruments, checkpoints, folder
+    update      clipping and AdamW over the whole matrix; a run whose numbers are not finite stays where it is
+    held-out    one forward of all runs
+    numbers     losses and norms stay on the device for some steps (numbers.py)
+    the rest    each run's own, by the code that trains a run by itself: data order, token weights, schedule, other
+                optimizers, records, checkpoints, folder
 
 A run makes its gradient for itself where that takes more than one forward and backward (gradient surgery, token
-alignment), and where its attention is masked. So does every run at a step where batches differ in shape between the
-runs. A run that is over, or waits for others that resumed from an earlier step, keeps its row: the numbers of the
-others stay as they are, bit for bit.
+alignment), and where its attention is masked. A run that is over, or waits for others that resumed from an earlier
+step, keeps its row, and batches of another shape than the others' get a pass of their own: the numbers of a run are,
+bit for bit, those that it has whatever becomes of the others.
 
 Exact but for rounding: matrix products over a stack add up in another order than single ones, so `packed` is part of a
 run's identity. Checked against runs by themselves by tests/unit/test_pack.py.
@@ -24,23 +27,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zslx.config.run_config import Config
-from zslx.model.losses import cross_entropy
-from zslx.text.loader import Batch
-from zslx.training.course import Course, Request
-from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.course import Begin, Course, Gradient, Losses, Request, Update, check_norm
+from zslx.training.numbers import Block, Later, Number
+from zslx.training.stack import Stack, StackedAdamW
+from zslx.training.stacked_pass import StackedPass
+from zslx.training.step_gradient import StepGradient, check_loss
 from zslx.training.train import training
 
 Outcome = dict[str, Any] | BaseException  # a manifest, or what ended the run
+Answers = dict[int, Any]  # by run; an exception where a run has none
+STEPS = 64  # whose numbers come over together
 
 
 def train_pack(
@@ -56,7 +60,7 @@ def train_pack(
     outcomes: dict[int, Outcome] = {}
 
     def go_on(i: int, move: Callable[[Course], Request]) -> None:
-        """Let run i work until it asks for its next gradient, or ends. Its errors are its own."""
+        """Let run i work until it asks for something, or ends. Its errors are its own."""
         waiting.pop(i, None)
         try:
             waiting[i] = move(courses[i])
@@ -68,13 +72,16 @@ def train_pack(
     try:
         for i in range(len(courses)):
             go_on(i, next)
-        pack = Pack({i: request.own for i, request in waiting.items()})
+        pack = Pack({i: request for i, request in waiting.items() if isinstance(request, Begin)})
         while waiting:
-            step = min(request.step for request in waiting.values())
-            due = {i: request.batch for i, request in waiting.items() if request.step == step}
-            for i, found in pack.gradients(due, step).items():
-                go_on(i, partial(answer, found))
-            if progress:
+            moment = min((request.step, request.place) for request in waiting.values())
+            due = {i: request for i, request in waiting.items() if (request.step, request.place) == moment}
+            began = time.perf_counter()
+            found = pack.answers(due)
+            share = (time.perf_counter() - began) / len(due)
+            for i, answer in found.items():
+                go_on(i, partial(give, answer, share))
+            if progress and moment[1] == Update.place:
                 progress()
     finally:
         for course in courses:
@@ -82,105 +89,172 @@ def train_pack(
     return [outcomes[i] for i in range(len(courses))]
 
 
-def answer(found: StepGradient | Exception, course: Course) -> Request:
-    """Give a run its gradient, or the error in its place; its next request."""
-    return course.throw(found) if isinstance(found, Exception) else course.send(found)
+def give(answer: Any, seconds: float, course: Course) -> Request:
+    """Give a run what it asked for, or the error in its place; its next request."""
+    return course.throw(answer) if isinstance(answer, Exception) else course.send((answer, seconds))
+
+
+SHAPES = ("model", "data.batch_size", "data.seq_len", "data.vocab_size", "data.path", "data.heldout_sequences",
+          "train.dtype", "train.device", "train.threads")  # fmt: skip
+
+
+def shape(config: Config) -> dict[str, Any]:
+    """What the runs of a pack have in common, by key."""
+    values = config.to_dict()
+    return {
+        key: values[group] if not name else values[group][name]
+        for key in SHAPES
+        for group, _, name in [key.partition(".")]
+    }
 
 
 def check_shapes(configs: Sequence[Config]) -> None:
     """ValueError, naming the key, where the runs cannot share a pass."""
-    first = configs[0]
+    first = shape(configs[0])
     for config in configs[1:]:
-        pairs = {
-            "model": (first.model, config.model),
-            "data.batch_size": (first.data.batch_size, config.data.batch_size),
-            "data.seq_len": (first.data.seq_len, config.data.seq_len),
-            "data.vocab_size": (first.data.vocab_size, config.data.vocab_size),
-            "train.dtype": (first.train.dtype, config.train.dtype),
-            "train.device": (first.train.device, config.train.device),
-            "train.threads": (first.train.threads, config.train.threads),
-        }
-        for key, (one, other) in pairs.items():
-            if one != other:
-                raise ValueError(f"a pack needs runs of the same {key}, got {one} and {other}")
+        for key, other in shape(config).items():
+            if other != first[key]:
+                raise ValueError(f"a pack needs runs of the same {key}, got {first[key]} and {other}")
 
 
 class Pack:
-    """The stacked weights of runs, and the pass over them."""
+    """The stacked weights of runs, and the passes over them."""
 
-    def __init__(self, passes: Mapping[int, GradientPass]):
-        """`passes`: the gradient pass of each run, with its model."""
-        self.passes = dict(passes)
-        self.row = {i: r for r, i in enumerate(self.passes)}
-        self.stack: dict[str, Tensor] = {}
-        if len(self.passes) < 2:
+    def __init__(self, begun: Mapping[int, Begin]):
+        self.begun = dict(begun)
+        self.row = {i: r for r, i in enumerate(self.begun)}
+        if not self.begun:
             return
-        parameters = [dict(own.model.named_parameters()) for own in self.passes.values()]
-        for name in parameters[0]:
-            self.stack[name] = torch.stack([own[name].detach() for own in parameters])
-            for row, own in enumerate(parameters):
-                own[name].data = self.stack[name][row]
+        runs = list(self.begun.values())
+        self.stack = Stack([run.gradient.model for run in runs])
+        self.passes = StackedPass(self.stack, runs[0].gradient, logits=any(r.gradient.needs_logits for r in runs))
+        self.adamw = StackedAdamW(
+            self.stack, [r.optimizers[0] if r.plain else None for r in runs], [r.clip for r in runs]
+        )
+        self.gradient = torch.zeros_like(self.stack.weights)
+        self.losses = self.stack.weights.new_zeros(len(runs))  # of the step, by run
+        self.block = Block()
 
-    def gradients(self, batches: Mapping[int, Batch], step: int) -> dict[int, StepGradient | Exception]:
-        """The gradient of each run that is due, or the error that it ran into."""
-        began = time.perf_counter()
-        able = {i: b for i, b in batches.items() if self.passes[i].one_pass and b.context is None}
-        shapes = {batch.tokens.shape for batch in able.values()}
-        together = able if len(able) > 1 and len(shapes) == 1 else {}
-        found = self._together(together, step) if together else {}
-        found |= self._one_by_one({i: batch for i, batch in batches.items() if i not in together}, step)
-        share = (time.perf_counter() - began) / len(batches)
-        for gradient in found.values():
-            if isinstance(gradient, StepGradient):
-                gradient.seconds = share
+    def answers(self, due: Mapping[int, Any]) -> Answers:
+        """The answer to each request; all are of one kind and step."""
+        kind = type(next(iter(due.values())))
+        answer: Callable[[Any], Answers] = {
+            Begin: lambda due: dict.fromkeys(due),
+            Losses: self.held_out,
+            Gradient: self.gradients,
+            Update: self.updates,
+        }[kind]
+        return answer(due)
+
+    def held_out(self, due: Mapping[int, Losses]) -> Answers:
+        """Held-out losses (S, T) of the runs that ask for them."""
+        first = next(iter(due.values()))
+        decompositions = {self.row[i]: ask.decomposition for i, ask in due.items() if ask.decomposition is not None}
+        losses = self.passes.held_out(first.heldout, decompositions)
+        return {i: losses[self.row[i]].clone() for i in due}
+
+    def gradients(self, due: Mapping[int, Gradient]) -> Answers:
+        """The gradient of each run, in its row of `self.gradient`."""
+        alone: dict[int, Gradient] = {}
+        by_shape: dict[torch.Size, dict[int, Gradient]] = {}
+        for i, ask in due.items():
+            if ask.own.one_pass and ask.batch.context is None:
+                by_shape.setdefault(ask.batch.tokens.shape, {})[i] = ask
+            else:
+                alone[i] = ask
+        found: Answers = {}
+        for together in by_shape.values():
+            found |= self._together(together)
+        found |= {i: attempt(partial(self._alone, i, ask)) for i, ask in alone.items()}
+        # The losses' row of the block; those of runs that are not due say nothing.
+        at = self._keep(self.losses.clone())
+        for i in found.keys() - alone.keys():
+            if isinstance(found[i], StepGradient):
+                found[i].loss = Later(*at, self.row[i])
         return found
 
-    def _one_by_one(self, batches: Mapping[int, Batch], step: int) -> dict[int, StepGradient | Exception]:
-        return {i: attempt(partial(self.passes[i], batch, step)) for i, batch in batches.items()}
-
-    def _together(self, batches: Mapping[int, Batch], step: int) -> dict[int, StepGradient | Exception]:
-        leaves = {name: rows.detach().requires_grad_() for name, rows in self.stack.items()}
-        spare = next(iter(batches.values()))  # for the rows of runs that are not due: no loss of theirs counts
-        own = [batches.get(i, spare) for i in self.passes]
-        tokens, targets = (torch.stack([getattr(batch, what) for batch in own]) for what in ("tokens", "targets"))
-        first = next(iter(self.passes.values()))
-        logits_too = any(one.needs_logits for one in self.passes.values())
-
-        def forward(weights: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-            logits = torch.func.functional_call(first.model, weights, (tokens,))
-            return (cross_entropy(logits, targets), logits) if logits_too else (cross_entropy(logits, targets),)
-
-        with first.autocast(spare), attention(tokens.device):
-            losses, *logits = torch.vmap(forward)(leaves, tokens, targets)
-        found: dict[int, StepGradient | Exception] = {}
-        means: list[Tensor] = []
-
-        def weighted(i: int, row: int, batch: Batch) -> StepGradient:
-            own = self.passes[i]
-            with own.autocast(batch):
-                seen = logits[0][row] if own.needs_logits else None
-                total, plain, view = own.weighted(losses[row], seen, batch, step)
-            means.append(total.mean())
-            return StepGradient(view=view, losses=plain)
-
-        for i, batch in batches.items():
-            found[i] = attempt(partial(weighted, i, self.row[i], batch))
-        if means:
-            torch.stack(means).sum().backward()
-        for i, gradient in found.items():
-            if isinstance(gradient, StepGradient):
-                for name, p in self.passes[i].model.named_parameters():
-                    whole = leaves[name].grad
-                    p.grad = None if whole is None else whole[self.row[i]]
+    def _alone(self, i: int, ask: Gradient) -> StepGradient:
+        found = ask.by_itself()
+        rows = self._gradient_rows(i)
+        for name, p in self.stack.parameters[self.row[i]].items():
+            rows[name].zero_() if p.grad is None else rows[name].copy_(p.grad)
+        self.losses[self.row[i]] = float(found.loss)
         return found
 
+    def _together(self, due: Mapping[int, Gradient]) -> Answers:
+        spare = next(iter(due.values()))  # for the rows of runs that are not due: no loss of theirs counts
+        batches = [due.get(i, spare).batch for i in self.begun]
+        losses, logits, means = self.passes.forward(batches)
+        rows = [self.row[i] for i in due]
+        watched = [i for i, ask in due.items() if ask.own.watched]
+        seen = means.tolist() if watched else []
+        found: Answers = {}
+        weighted: list[Tensor] = []
 
-def attention(device: torch.device) -> AbstractContextManager[Any]:
-    """The CPU's fused attention has no form over a stack; the plain one has."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        def weigh(i: int, ask: Gradient) -> StepGradient:
+            row, view = self.row[i], None
+            own = losses[row]
+            if ask.own.watched:
+                check_loss(seen[row], ask.step)
+                with ask.own.autocast(ask.batch):
+                    own, view = ask.own.weighted(own, None if logits is None else logits[row], ask.batch)
+                weighted.append(own.mean())
+            return StepGradient(view=view, losses=losses[row].detach(), loss=0.0)
+
+        for i, ask in due.items():
+            found[i] = attempt(partial(weigh, i, ask))
+        plain = [self.row[i] for i in due if i not in watched]
+        if plain:
+            mask = losses.new_zeros(len(self.begun))
+            mask[plain] = 1.0
+            weighted.append((losses.mean((1, 2)) * mask).sum())
+        if weighted:
+            gradient = self.passes.backward(torch.stack(weighted).sum())
+            if len(rows) == len(self.begun):
+                self.gradient.copy_(gradient)
+            else:
+                self.gradient[rows] = gradient[rows]
+        self.losses[rows] = means[rows]
+        return found
+
+    def updates(self, due: Mapping[int, Update]) -> Answers:
+        """Clip the gradients, and let every run move by its own; the norms before clipping."""
+        rates = [
+            due[i].optimizers[0].param_groups[0]["lr"] if i in due and run.plain else None
+            for i, run in self.begun.items()
+        ]
+        norms, clipped = self.adamw.step(self.gradient, self.losses, rates)
+        at = self._keep(norms)
+        found: Answers = {i: Later(*at, self.row[i]) for i in due}
+        own = {i: ask for i, ask in due.items() if not self.begun[i].plain}
+        if own:
+            rows = self.stack.rows(clipped)
+            for i, ask in own.items():
+                found[i] = attempt(partial(self._own_update, ask, rows[self.row[i]], found[i], self.row[i]))
+        if len(self.block.rows) >= 2 * STEPS:
+            self.block.fetch()
+        return found
+
+    def _own_update(self, ask: Update, gradient: Mapping[str, Tensor], norm: Number, row: int) -> Number:
+        """The update of a run with an optimizer of its own."""
+        for name, p in self.stack.parameters[row].items():
+            p.grad = gradient[name]
+        check_norm(float(norm), ask.step)
+        for optimizer in ask.optimizers:
+            optimizer.step()
+        return norm
+
+    def _gradient_rows(self, i: int) -> dict[str, Tensor]:
+        return self.stack.rows(self.gradient)[self.row[i]]
+
+    def _keep(self, numbers: Tensor) -> tuple[Block, int]:
+        """Where the numbers (R,) will be found."""
+        if self.block.values is not None:
+            self.block = Block()
+        return self.block, self.block.add(numbers)
 
 
-def attempt(work: Callable[[], StepGradient]) -> StepGradient | Exception:
+def attempt(work: Callable[[], Any]) -> Any:
     """What the work gives, or the exception that it raises."""
     try:
         return work()

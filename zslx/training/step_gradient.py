@@ -24,8 +24,10 @@ from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
 from zslx.model.losses import cross_entropy, logits_of, token_losses
 from zslx.text.loader import Batch
+from zslx.training.numbers import Number
 
 SCALE_LIMITS = (0.1, 10.0)
+WATCHING = ("token_weights", "extra_loss", "group_ids", "group_weights", "combine", "observe")  # hooks that see a view
 
 
 class Diverged(Exception):
@@ -39,9 +41,9 @@ class StepGradient:
     losses (B, T) are the run's own: those of the view belong to the methods, which may change them.
     """
 
-    view: StepView
+    view: StepView | None  # None where no method sees it
     losses: Tensor
-    seconds: float = 0.0  # that it took
+    loss: Number  # their mean
     record: dict[str, float | bool] = field(default_factory=dict)
     skipped: bool = False
     gramian: Tensor | None = None
@@ -67,18 +69,24 @@ class GradientPass:
         self.forward = torch.compile(self._forward) if compiled else self._forward
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
+        self.model.zero_grad(set_to_none=True)
         if self.methods.surgery:
             return self._surgery(batch, step)
         alignment = self._token_alignment(batch)
         with self.autocast(batch):
             weighted, losses, view = self._weighted_losses(self.model, batch, step, alignment)
         weighted.mean().backward()
-        return StepGradient(view=view, losses=losses)
+        return StepGradient(view=view, losses=losses, loss=check_loss(float(losses.mean()), step))
 
     @property
     def one_pass(self) -> bool:
         """Whether a step takes one forward and one backward, and nothing else."""
         return not self.methods.surgery and "token_alignment" not in self.methods.needs
+
+    @property
+    def watched(self) -> bool:
+        """Whether a method sees the step's view."""
+        return any(map(self.methods.has, WATCHING))
 
     @property
     def needs_logits(self) -> bool:
@@ -107,20 +115,22 @@ class GradientPass:
 
     def _weighted_losses(
         self, model: nn.Module, batch: Batch, step: int, alignment: Tensor | None
-    ) -> tuple[Tensor, Tensor, StepView]:
+    ) -> tuple[Tensor, Tensor, StepView | None]:
         """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
         losses, logits = self.forward(model, batch.tokens, batch.targets, batch.context)
-        return self.weighted(losses, logits, batch, step, alignment)
+        if not self.watched:
+            return losses, losses.detach(), None
+        check_loss(float(losses.detach().mean()), step)
+        weighted, view = self.weighted(losses, logits, batch, alignment)
+        return weighted, losses.detach(), view
 
     def weighted(
-        self, losses: Tensor, logits: Tensor | None, batch: Batch, step: int, alignment: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, StepView]:
-        """As the methods weight them: see `_weighted_losses`."""
-        view = StepView(tokens=batch.tokens, targets=batch.targets, losses=losses.detach(), domains=batch.domains)
-        if not self.methods.methods:
-            return losses, view.losses, view
-        check_loss(float(view.losses.mean()), step)
-        view.losses = view.losses.clone()
+        self, losses: Tensor, logits: Tensor | None, batch: Batch, alignment: Tensor | None = None
+    ) -> tuple[Tensor, StepView]:
+        """Losses (B, T) as the methods weight them, and what they saw of the step. The losses are finite."""
+        view = StepView(
+            tokens=batch.tokens, targets=batch.targets, losses=losses.detach().clone(), domains=batch.domains
+        )
         if alignment is not None:
             view.token_alignment = alignment
         self._fill(view, logits, losses, batch)
@@ -130,7 +140,7 @@ class GradientPass:
             weighted = weighted + extra.to(weighted.dtype)  # the same for every token: the mean gains it once
         for live in ("live_losses", "logits"):  # release the graph
             view.__dict__.pop(live, None)
-        return weighted, losses.detach(), view
+        return weighted, view
 
     def _forward(
         self, model: nn.Module, tokens: Tensor, targets: Tensor, context: Tensor | None
@@ -178,6 +188,7 @@ class GradientPass:
         def weighted(model: nn.Module, batch: Batch) -> Tensor:
             with self.autocast(batch):
                 weighted, losses, view = self._weighted_losses(model, batch, step, alignment)
+            assert view is not None  # a surgeon has hooks that see it
             views.append(view)
             plain.append(losses)
             return weighted
@@ -201,7 +212,13 @@ class GradientPass:
         if not torch.isfinite(stats.gramian).all():
             raise Diverged(f"a group's gradient is not finite at step {step}")
         weights = self.methods.group_weights(stats.gramian, stats.group_losses)
-        outcome = StepGradient(view=view, losses=losses, gramian=stats.gramian, group_losses=stats.group_losses)
+        outcome = StepGradient(
+            view=view,
+            losses=losses,
+            loss=check_loss(float(losses.mean()), step),
+            gramian=stats.gramian,
+            group_losses=stats.group_losses,
+        )
         if weights is None:
             outcome.skipped = True
             return outcome
@@ -243,7 +260,8 @@ class GradientPass:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
             record["scale"] = factor
-        return StepGradient(view=view, losses=losses, record=record, group_losses=stats.group_losses)
+        loss = check_loss(float(losses.mean()), step)
+        return StepGradient(view=view, losses=losses, loss=loss, record=record, group_losses=stats.group_losses)
 
 
 def check_loss(loss: float, step: int) -> float:
