@@ -35,8 +35,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
-        if self.rotary:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        if self.rotary:  # the tables are of float32 at least; all three must be of one type
+            q, k = rotate(q, rotation).to(v.dtype), rotate(k, rotation).to(v.dtype)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(rearrange(y, "b h t d -> b t (h d)"))
 
@@ -76,6 +76,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
+        self._rotations: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         self.embedding = skip_init(nn.Embedding, config.vocab_size, config.d_model)
         if config.positions == "learned":
             self.position_embedding = skip_init(nn.Embedding, config.max_positions, config.d_model)
@@ -91,11 +92,18 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)
         if self.config.positions == "learned":
             x = x + self.position_embedding(torch.arange(tokens.shape[1], device=tokens.device))
-        rotation = rotary_table(tokens.shape[1], self.config.d_model // self.config.n_heads, x)
+        rotation = self.rotation(tokens.shape[1], x)
         mask = None if context is None else attention_mask(context)
         for block in self.blocks:
             x = block(x, rotation, mask)
         return self.unembedding(self.norm(x))
+
+    def rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary table, made once: a compiled model would compute its sines anew for every number it rotates."""
+        key = (length, like.dtype, like.device)
+        if key not in self._rotations:
+            self._rotations[key] = rotary_table(length, self.config.d_model // self.config.n_heads, like)
+        return self._rotations[key]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -9,7 +9,7 @@ Shapes: R runs, B sequences, T positions, V vocabulary, S held-out sequences, P 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class StackedPass:
     def _training(self, weights: Tensor, tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         bfloat16 = self.dtype == "bfloat16"
         cast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16, cache_enabled=False)
-        with cast, attention(self.device):
+        with cast, attention():
             return self._all_runs(weights, tokens, targets, logits=self.logits)
 
     def _all_runs(self, weights: Tensor, tokens: Tensor, targets: Tensor, *, logits: bool) -> tuple[Tensor, ...]:
@@ -90,7 +90,7 @@ class StackedPass:
     def _held_out(self, heldout: HeldOut, decompositions: Mapping[int, Decomposition]) -> Tensor:
         found = []
         for part in heldout.parts():
-            with attention(self.device):
+            with attention():
                 losses, *logits = self._all_runs(self.leaf, part.tokens, part.targets, logits=bool(decompositions))
             for row, decomposition in decompositions.items():
                 decomposition.add(logits[0][row], part.targets, losses[row])
@@ -121,6 +121,6 @@ def captured(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-def attention(device: torch.device) -> AbstractContextManager[Any]:
-    """The CPU's fused attention has no form over a stack; the plain one has."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+def attention() -> AbstractContextManager[Any]:
+    """Attention as plain products: the fused kernels have no form over a stack that holds for every type and length."""
+    return sdpa_kernel(SDPBackend.MATH)
