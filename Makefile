@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 INTERVENTION ?= pcgrad
 PRESET  ?= laptop
 RESULTS ?= results
-SETTINGS := INTERVENTION PRESET RESULTS SIZES SEEDS STEPS SET WANDB TUNE_RATE
+SETTINGS := INTERVENTION PRESET RESULTS SIZES SEEDS STEPS SET WANDB TUNE_RATE PACK
 $(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
@@ -23,14 +23,14 @@ help:  ## list the targets
 	@echo
 	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu] [SIZES="0.1M 0.2M"] [SEEDS=3]'
 	@echo '             [STEPS=2000] [RESULTS=results] [SET="pcgrad.groups=domain optim.lr=1e-3"] [WANDB=offline]'
-	@echo '             [TUNE_RATE=1]'
+	@echo '             [TUNE_RATE=1] [PACK=auto|off|32]'
 
 setup: $(READY)  ## create or update the environment in .venv
 
 sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERVENTION=pcgrad
 	@$(BIN)/zslx sweep "$$INTERVENTION" --preset "$$PRESET" --results "$$RESULTS" $${SIZES:+--sizes "$$SIZES"} \
 	    $${SEEDS:+--seeds "$$SEEDS"} $${STEPS:+--steps "$$STEPS"} $${SET:+--set "$$SET"} $${WANDB:+--wandb "$$WANDB"} \
-	    $${TUNE_RATE:+--tune-rate}
+	    $${TUNE_RATE:+--tune-rate} $${PACK:+--pack "$$PACK"}
 
 report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone
 	@$(BIN)/zslx report "$$RESULTS"

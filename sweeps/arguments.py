@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wandb", default="offline", choices=WANDB_MODES, help="default: offline, never asking")
     parser.add_argument("--slots", type=int, help="trials at a time (default: one a core)")
     parser.add_argument(
+        "--pack",
+        default="auto",
+        help="small trials that train together as one process on a GPU: auto, off, or how many (default: auto)",
+    )
+    parser.add_argument(
         "--tune-rate", action="store_true", help="first tune the learning rate of each arm and size, on other seeds"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")

@@ -25,6 +25,7 @@ from sweeps import tune_rate, wandb_log
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
+from sweeps.packing import checked, packs
 from sweeps.progress import Progress
 from sweeps.study import PlannedStudy, PlannedTrial, build, command, parse_seeds, split_pair
 from sweeps.trial import Job
@@ -73,7 +74,12 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
     while True:
         asked = ask(args)
         study = tune_rate.tuning_study(
-            asked.specs, args.preset, sizes=asked.sizes, overrides=asked.overrides, factors=factors
+            asked.specs,
+            args.preset,
+            sizes=asked.sizes,
+            overrides=asked.overrides,
+            factors=factors,
+            pack=args.pack,
         )
         sweep = sweep_of(study, args)
         if args.dry_run:
@@ -175,6 +181,7 @@ def ask(args: argparse.Namespace) -> Asked:
     overrides = args.set.split() + ([f"train.steps={args.steps}"] if args.steps is not None else [])
     settings = dict(once(split_pair(item) for item in overrides))
     seeds = parse_seeds(args.seeds)
+    checked(args.pack)
     if args.slots is not None and args.slots < 1:
         raise ValueError(f"--slots {args.slots}: at least 1")
     prepare_text(args.preset, settings)
@@ -192,6 +199,7 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
         overrides=asked.overrides,
         rates=rates,
         tuning=tuning,
+        pack=args.pack,
     )
     return sweep_of(study, args)
 
@@ -207,7 +215,7 @@ def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
         done=done,
         pending=pending,
         estimate=estimate(pending, args.results),
-        slots=args.slots or max(1, cores() // threads),
+        slots=max(1, min(args.slots or cores() // threads, len(packs(pending, study.pack)) or 1)),
         wandb=args.wandb,
     )
 
@@ -249,9 +257,10 @@ def announce(sweep: Sweep) -> None:
     if not sweep.pending:
         return
     before = f", {len(sweep.done)} of {len(sweep.done) + len(sweep.pending)} finished before" if sweep.done else ""
-    seconds = sweep.seconds()
+    seconds, workers = sweep.seconds(), packs(sweep.pending, study.pack)
+    together = f" in {len(workers)} packs" if any(trial.packed for trial in sweep.pending) else ""
     say(
-        f"{len(sweep.pending)} trials to train{before}, {sweep.slots} at a time: about {duration(seconds)} "
+        f"{len(sweep.pending)} trials to train{before}{together}, {sweep.slots} at a time: about {duration(seconds)} "
         f"(estimated from {sweep.estimate.source})"
     )
     if seconds > LONG:
@@ -281,24 +290,24 @@ def train(sweep: Sweep) -> Outcome:
 
     # Workers start in another folder: paths become absolute.
     os.environ["ZSLX_PLUGINS"] = os.pathsep.join(str(folder) for folder in plugin_folders())
-    jobs = [
-        (
-            trial,
-            Job(
-                config=trial.config.to_dict(),
-                folder=str(sweep.ledger.folder(trial.key).absolute()),
-                identity=trial.identity,
-                working_directory=os.getcwd(),
-                labels=asdict(labels(sweep, trial)),
-                wandb=sweep.wandb,
-            ),
-        )
-        for trial in sweep.pending
-    ]
+    jobs = [[(trial, job(sweep, trial)) for trial in pack] for pack in packs(sweep.pending, sweep.study.pack)]
     total = len(sweep.pending) + len(sweep.done)
     print("starting Ray ...", file=sys.stderr, flush=True)
     with Progress(sweep.pending, total, sweep.ledger, sweep.estimate, sweep.slots) as progress:
         return train_all(jobs, progress, sweep.slots)
+
+
+def job(sweep: Sweep, trial: PlannedTrial) -> Job:
+    """The trial as it is sent to a worker."""
+    return Job(
+        config=trial.config.to_dict(),
+        folder=str(sweep.ledger.folder(trial.key).absolute()),
+        identity=trial.identity,
+        packed=trial.packed,
+        working_directory=os.getcwd(),
+        labels=asdict(labels(sweep, trial)),
+        wandb=sweep.wandb,
+    )
 
 
 def labels(sweep: Sweep, trial: PlannedTrial) -> wandb_log.Labels:

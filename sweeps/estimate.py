@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.packing import on_gpu
 from sweeps.study import PlannedTrial
 from zslx.config.run_config import Config
 from zslx.config.spec import BASELINE
@@ -25,6 +26,7 @@ from zslx.runs.records import read_config, read_manifest
 
 START = 8.0  # seconds: Ray, imports in the workers, the analysis
 UNKNOWN_COST = 1.4  # of a step with an intervention that was never timed here, relative to the plain one
+PACK_GAIN = 20.0  # of a step in a pack on a GPU that was never timed here
 INSTRUMENTS = 1.15  # a trial's time relative to its training alone
 NEWEST = 400  # trials in RESULTS whose timings are read
 MEASURED_TOKENS = 4096  # of a batch, where there are no timings
@@ -54,13 +56,14 @@ def estimate(
         where = (trial.arm, trial.size)
         if where in rates:
             continue
-        kind = workload(trial.config)
+        kind = workload(trial.config, trial.packed)
         if (kind, trial.config.intervention) in known:
             rates[where] = known[kind, trial.config.intervention]
             continue
         if kind not in plain:
             measured |= (kind, BASELINE) not in known
-            plain[kind] = known.get((kind, BASELINE)) or (measure or step_seconds)(trial.config) * INSTRUMENTS
+            gain = PACK_GAIN if trial.packed and on_gpu(trial.config) else 1.0
+            plain[kind] = known.get((kind, BASELINE)) or (measure or step_seconds)(trial.config) * INSTRUMENTS / gain
         rates[where] = plain[kind] * (1.0 if trial.config.intervention == BASELINE else UNKNOWN_COST)
     source = "a quick measurement of each size" if measured else f"earlier trials in {results}"
     return Estimate(rates, source)
@@ -72,12 +75,12 @@ def study_seconds(seconds: Iterable[float], slots: int) -> float:
     return max(sum(every) / slots, max(every)) + START if every else 0.0
 
 
-def workload(config: Config) -> str:
+def workload(config: Config, packed: bool) -> str:
     """What decides the time of a plain step."""
     values = config.to_dict()
     train = values["train"]
     parts = [values["model"], values["data"]["batch_size"], values["data"]["seq_len"]]
-    return json.dumps([*parts, train["device"], train["dtype"], train["threads"]], sort_keys=True)
+    return json.dumps([*parts, train["device"], train["dtype"], train["threads"], packed], sort_keys=True)
 
 
 def earlier(results: Path) -> dict[tuple[str, str], float]:
@@ -93,7 +96,10 @@ def earlier(results: Path) -> dict[tuple[str, str], float]:
             config = Config.from_dict(read_config(path.parent))
         except (ValueError, OSError):
             continue
-        found.setdefault((workload(config), config.intervention), []).append(totals["seconds"] / totals["steps"])
+        packed = bool(manifest.get("ingredients", {}).get("packed"))
+        found.setdefault((workload(config, packed), config.intervention), []).append(
+            totals["seconds"] / totals["steps"]
+        )
     return {key: statistics.median(values) for key, values in found.items()}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from analysis.inference.evidence import VERDICT_SEEDS
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.declaration import Declaration, Entry
+from sweeps.packing import AUTO, packed
 from zslx.config import presets
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
@@ -43,7 +44,10 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-    """One run of a study. `key` names its folder: the identity, lengthened where SET changes what is measured."""
+    """One run of a study. `key` names its folder: the identity, lengthened where SET changes what is measured.
+
+    `packed`: it trains in a pack (packing.py), alone in it perhaps.
+    """
 
     arm: str
     size: str
@@ -51,6 +55,7 @@ class PlannedTrial:
     config: Config
     identity: str
     key: str
+    packed: bool = False
 
     @property
     def label(self) -> str:
@@ -73,6 +78,7 @@ class PlannedStudy:
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]
     trials: tuple[PlannedTrial, ...]
+    pack: str = AUTO  # which trials are packed: auto, off or how many together
     tuning: Mapping[str, Any] | None = None  # how the rates of the arms were tuned (tune_rate.py)
 
     @property
@@ -116,6 +122,7 @@ def build(
     overrides: Sequence[str] = (),
     rates: Mapping[str, Mapping[str, float]] | None = None,
     tuning: Mapping[str, Any] | None = None,
+    pack: str = AUTO,
 ) -> PlannedStudy:
     """The study that a command line asks for. Needs the text prepared: identities hash it.
 
@@ -129,7 +136,7 @@ def build(
     seeds = tuple(dict.fromkeys(seeds)) or tuple(range(preset.seeds))
     pairs = once(split_pair(item) for item in overrides)
     arms = tuple(_with_rates(arm, rates or {}, sizes) for arm in plan(asked, preset, pairs))
-    trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs))
+    trials = tuple(t for arm in arms for size in sizes for t in _trials(preset, arm, size, seeds, pairs, pack))
     short = digest([trial.key for trial in trials])[:8]
     return PlannedStudy(
         name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
@@ -140,6 +147,7 @@ def build(
         seeds=seeds,
         overrides=tuple(overrides),
         trials=trials,
+        pack=pack,
         tuning=tuning,
     )
 
@@ -155,7 +163,9 @@ def _with_rates(arm: Arm, rates: Mapping[str, Mapping[str, float]], sizes: Seque
 def with_arms(study: PlannedStudy, arms: Sequence[Arm]) -> PlannedStudy:
     """The study of other arms at the same sizes, seeds and settings: a tuning of rates."""
     preset, pairs = presets.preset(study.preset), once(split_pair(item) for item in study.overrides)
-    trials = tuple(t for arm in arms for size in study.sizes for t in _trials(preset, arm, size, study.seeds, pairs))
+    trials = tuple(
+        t for arm in arms for size in study.sizes for t in _trials(preset, arm, size, study.seeds, pairs, study.pack)
+    )
     short = digest([trial.key for trial in trials])[:8]
     name = f"{slug('-'.join(study.asked))}-rates-{study.preset}-{short}"
     return dataclasses.replace(study, name=name, arms=tuple(arms), trials=trials)
@@ -243,7 +253,9 @@ def _reference(arm: Arm, pairs: Pairs) -> str:
     return str(Path(given).resolve()) if method else ""
 
 
-def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs) -> Iterable[PlannedTrial]:
+def _trials(
+    preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pairs, pack: str
+) -> Iterable[PlannedTrial]:
     """The trials of one arm at one size. Seeds differ in train.seed alone, so the rest is hashed once."""
     config = dataclasses.replace(
         preset.for_size(size),
@@ -255,7 +267,8 @@ def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pa
     if factor := arm.rates.get(size):
         lr = float(f"{config.optim.lr * factor:.3g}")
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=lr))
-    parts = ingredients(config)
+    together = packed(config, pack)
+    parts = ingredients(config, packed=together)
     usual = config.instruments == preset.config.instruments
     measured = "" if usual else digest(config.to_dict()["instruments"])[:8]
     for seed in seeds:
@@ -269,6 +282,7 @@ def _trials(preset: Preset, arm: Arm, size: str, seeds: Sequence[int], pairs: Pa
             config=dataclasses.replace(config, train=train),
             identity=name,
             key=name + measured,
+            packed=together,
         )
 
 
@@ -292,6 +306,8 @@ def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> 
         words["SEEDS"] = seeds_text(study.seeds)
     if study.tuning:
         words["TUNE_RATE"] = "1"
+    if study.pack != AUTO:
+        words["PACK"] = study.pack
     if study.overrides:
         words["SET"] = " ".join(study.overrides)
     if results != "results":

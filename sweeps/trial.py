@@ -13,7 +13,7 @@ import importlib
 import os
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ import numpy as np
 import torch
 
 from sweeps import wandb_log
+from sweeps.faults import described, may_pass
 from sweeps.ledger import DONE, claim, is_done, set_aside
 from sweeps.wandb_log import Labels
 from zslx.config.run_config import Config
 from zslx.runs.identity import identity
 from zslx.runs.records import read_config, read_manifest
+from zslx.training.pack import train_pack
 from zslx.training.train import train
 
 PLUGINS = ("interventions.", "zslx_plugins.")
@@ -34,11 +36,12 @@ PLUGINS = ("interventions.", "zslx_plugins.")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A trial as it is sent to a worker: plain JSON values."""
+    """A trial as it is sent to a worker: plain JSON values. `packed`: its gradients come from a pass over several."""
 
     config: Mapping[str, Any]
     folder: str
     identity: str
+    packed: bool
     working_directory: str
     labels: Mapping[str, Any]  # of wandb_log.Labels
     wandb: str  # off | offline | online
@@ -53,11 +56,21 @@ def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = 
     return _trained(config, Path(out), expected)[0]
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Train a trial of a sweep and log it to wandb: its status, whether it was trained here, and wandb's error."""
-    if Path(job.working_directory).is_dir():  # another node of a cluster may not have it
-        os.chdir(job.working_directory)
-    manifest, trained = _trained(job.config, Path(job.folder), job.identity)
+def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Train the trials of one worker, one or a pack, and log them to wandb.
+
+    Of each its status, whether it was trained here, and wandb's error; of a trial in a pack that raised, the error.
+    """
+    if Path(jobs[0].working_directory).is_dir():  # another node of a cluster may not have it
+        os.chdir(jobs[0].working_directory)
+    if jobs[0].packed:
+        outcomes = zip(jobs, _pack(jobs), strict=True)
+        return [described(o) if isinstance(o, BaseException) else _logged(job, *o) for job, o in outcomes]
+    job = jobs[0]
+    return [_logged(job, *_trained(job.config, Path(job.folder), job.identity))]
+
+
+def _logged(job: Job, manifest: Mapping[str, Any], trained: bool) -> dict[str, Any]:
     wrong = wandb_log.log(Path(job.folder), Labels(**job.labels), job.wandb)
     return {"status": manifest["status"], "trained": trained, "wandb": wrong}
 
@@ -67,18 +80,44 @@ def _trained(config: Mapping[str, Any], folder: Path, expected: str | None) -> t
     wanted = Config.from_dict(config)
     fresh(wanted)
     with claim(folder):
-        name = identity(wanted)
-        if expected not in (None, name):
-            raise ValueError(
-                f"the intervention {wanted.intervention!r} or the text changed while the sweep was running: "
-                "give the same command again"
-            )
-        if is_done(folder, name):
-            return read_manifest(folder), False
-        return train(_as_begun(wanted, folder, name), folder), True
+        begun = _to_train(wanted, folder, expected, packed=False)
+        return (read_manifest(folder), False) if begun is None else (train(begun, folder), True)
 
 
-def _as_begun(wanted: Config, folder: Path, name: str) -> Config:
+def _pack(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], bool] | BaseException]:
+    """As `_trained`, of the trials of a pack; the error of one that raised. An error that may pass is raised here."""
+    configs = [Config.from_dict(job.config) for job in jobs]
+    fresh(configs[0])
+    found: dict[str, tuple[dict[str, Any], bool] | BaseException] = {}
+    with contextlib.ExitStack() as claims:
+        for folder in sorted(job.folder for job in jobs):  # one order: sweeps never wait for each other
+            claims.enter_context(claim(Path(folder)))
+        left = {}
+        for job, config in zip(jobs, configs, strict=True):
+            begun = _to_train(config, Path(job.folder), job.identity, packed=True)
+            if begun is None:
+                found[job.folder] = (read_manifest(job.folder), False)
+            else:
+                left[job.folder] = begun
+        for folder, outcome in zip(left, train_pack(list(left.values()), list(left)) if left else [], strict=True):
+            if isinstance(outcome, BaseException) and may_pass(outcome):
+                raise outcome
+            found[folder] = outcome if isinstance(outcome, BaseException) else (outcome, True)
+    return [found[job.folder] for job in jobs]
+
+
+def _to_train(wanted: Config, folder: Path, expected: str | None, *, packed: bool) -> Config | None:
+    """The configuration to train in a folder that is claimed; None where the trial is done."""
+    name = identity(wanted, packed=packed)
+    if expected not in (None, name):
+        raise ValueError(
+            f"the intervention {wanted.intervention!r} or the text changed while the sweep was running: "
+            "give the same command again"
+        )
+    return None if is_done(folder, name) else _as_begun(wanted, folder, name, packed=packed)
+
+
+def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Config:
     """The configuration with which the run in `folder` was begun if it describes the same run, else `wanted`.
 
     One identity has several spellings (a default given explicitly, a text at another path). A folder that holds
@@ -88,7 +127,7 @@ def _as_begun(wanted: Config, folder: Path, name: str) -> Config:
         return wanted
     with contextlib.suppress(ValueError):
         begun = Config.from_dict(read_config(folder))
-        same = identity(begun) == name and begun.instruments == wanted.instruments
+        same = identity(begun, packed=packed) == name and begun.instruments == wanted.instruments
         if same and read_manifest(folder)["status"] not in DONE:
             return begun
     set_aside(folder)

@@ -22,6 +22,7 @@ import numpy as np
 from analysis.study.arm import Arm
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
+from sweeps.packing import AUTO
 from sweeps.study import BASELINE_ARM, PlannedStudy, PlannedTrial, build, with_arms
 from zslx.intervention import registry
 
@@ -39,9 +40,10 @@ def tuning_study(
     sizes: Sequence[str],
     overrides: Sequence[str],
     factors: Sequence[float] = FACTORS,
+    pack: str = AUTO,
 ) -> PlannedStudy:
     """The arms that have a rate of their own, at each factor on it."""
-    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides)
+    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides, pack=pack)
     tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
     return with_arms(plain, [at(arm, factor, plain.sizes) for arm in tuned for factor in factors])
 

@@ -213,11 +213,12 @@ def test_a_trial_says_whether_this_process_trained_it(config, tmp_path):
         config=values,
         folder=str(tmp_path / "t"),
         identity=identity(config()),
+        packed=False,
         working_directory=str(tmp_path),
         labels=about,
         wandb="off",
     )
-    assert [run(job)["trained"] for _ in range(2)] == [True, False]
+    assert [run([job])[0]["trained"] for _ in range(2)] == [True, False]
 
 
 def test_study_json_keeps_the_traceback_of_a_failure(tiny, tmp_path):
