@@ -14,6 +14,9 @@ from typing import Any
 import torch
 
 from zslx.config.run_config import Config
+from zslx.config.spec import Spec
+from zslx.intervention import registry
+from zslx.intervention.hooks import claims
 from zslx.training.pack import shape
 
 SMALL = 10e6  # parameters below which a pack gains
@@ -43,8 +46,8 @@ def packs(trials: Sequence[Any], pack: str) -> list[list[Any]]:
         if not trial.packed:
             found.append([trial])
             continue
-        # Runs of one length end together, so that no row of a pack is idle.
-        kind = json.dumps([shape(trial.config), trial.config.train.steps], sort_keys=True)
+        # Runs of one length end together, so that no row of a pack is idle; surgery has a pass of its own kind.
+        kind = json.dumps([shape(trial.config), trial.config.train.steps, surgery(trial.config)], sort_keys=True)
         limit = most(trial.config) if pack == AUTO else int(pack)
         if len(open_packs.get(kind, [])) >= limit or kind not in open_packs:
             open_packs[kind] = []
@@ -70,8 +73,14 @@ def memory(config: Config) -> float:
     rows = model.vocab_size or data.vocab_size
     tokens = data.batch_size * data.seq_len
     activations = tokens * 4 * (24 * model.n_layers * model.d_model + 4 * rows)
+    gradients = 3 * 4 * data.batch_size * parameters(config) if surgery(config) else 0  # one a sequence, and sums
     attention = 4 * model.n_layers * model.n_heads * tokens * data.seq_len if packed(config, AUTO) else 0
-    return 28 * parameters(config) + 2 * (activations + 3 * attention)
+    return 28 * parameters(config) + gradients + 2 * (activations + 3 * attention)
+
+
+def surgery(config: Config) -> bool:
+    """Whether a method of the run acts on the gradients of groups."""
+    return any("gradient" in claims(registry.load_class(name)) for name in Spec.parse(config.intervention).names)
 
 
 def parameters(config: Config) -> float:

@@ -12,10 +12,13 @@ one run needs; on a GPU in one launch, from a CUDA graph.
     the rest    each run's own, by the code that trains a run by itself: data order, token weights, schedule, other
                 optimizers, records, checkpoints, folder
 
-A run makes its gradient for itself where that takes more than one forward and backward (gradient surgery, token
-alignment), and where its attention is masked. A run that is over, or waits for others that resumed from an earlier
-step, keeps its row, and batches of another shape than the others' get a pass of their own: the numbers of a run are,
-bit for bit, those that it has whatever becomes of the others.
+Gradient surgery over sequences, or groups of them, has the gradients of all sequences of all runs from one pass, and
+each method its weights from its own Gramian. A run makes its gradient for itself where that takes more (groups of
+tokens, token alignment), and where its attention is masked.
+
+A run that is over, or waits for others that resumed from an earlier step, keeps its row, and batches of another shape
+than the others' get a pass of their own: the numbers of a run are, bit for bit, those that it has whatever becomes of
+the others.
 
 Exact but for rounding: matrix products over a stack add up in another order than single ones, so `packed` is part of a
 run's identity. Checked against runs by themselves by tests/unit/test_pack.py.
@@ -26,7 +29,7 @@ Shapes: R runs, B sequences, T positions, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +38,12 @@ import torch
 from torch import Tensor
 
 from zslx.config.run_config import Config
+from zslx.intervention.gradient_method import CoordinateSums
 from zslx.training.course import Begin, Course, Gradient, Losses, Request, Update, check_norm
 from zslx.training.numbers import Block, Later, Number
 from zslx.training.stack import Stack, StackedAdamW
 from zslx.training.stacked_pass import StackedPass
-from zslx.training.step_gradient import StepGradient, check_loss
+from zslx.training.step_gradient import GradientPass, StepGradient, check_loss
 from zslx.training.train import training
 
 Outcome = dict[str, Any] | BaseException  # a manifest, or what ended the run
@@ -156,15 +160,19 @@ class Pack:
     def gradients(self, due: Mapping[int, Gradient]) -> Answers:
         """The gradient of each run, in its row of `self.gradient`."""
         alone: dict[int, Gradient] = {}
-        by_shape: dict[torch.Size, dict[int, Gradient]] = {}
+        plain: dict[torch.Size, dict[int, Gradient]] = {}
+        surgery: dict[torch.Size, dict[int, Gradient]] = {}
         for i, ask in due.items():
-            if ask.own.one_pass and ask.batch.context is None:
-                by_shape.setdefault(ask.batch.tokens.shape, {})[i] = ask
-            else:
+            together = plain if ask.own.one_pass else surgery if ask.own.by_sequence else None
+            if together is None or ask.batch.context is not None:
                 alone[i] = ask
+            else:
+                together.setdefault(ask.batch.tokens.shape, {})[i] = ask
         found: Answers = {}
-        for together in by_shape.values():
-            found |= self._together(together)
+        for of_one_shape in plain.values():
+            found |= self._together(of_one_shape)
+        for of_one_shape in surgery.values():
+            found |= self._by_sequence(of_one_shape)
         found |= {i: attempt(partial(self._alone, i, ask)) for i, ask in alone.items()}
         # The losses' row of the block; those of runs that are not due say nothing.
         at = self._keep(self.losses.clone())
@@ -175,11 +183,68 @@ class Pack:
 
     def _alone(self, i: int, ask: Gradient) -> StepGradient:
         found = ask.by_itself()
-        rows = self._gradient_rows(i)
-        for name, p in self.stack.parameters[self.row[i]].items():
-            rows[name].zero_() if p.grad is None else rows[name].copy_(p.grad)
+        self._take(i)
         self.losses[self.row[i]] = float(found.loss)
         return found
+
+    def _take(self, i: int) -> None:
+        """Put a run's own `.grad` into its row."""
+        rows = self.stack.rows(self.gradient)[self.row[i]]
+        for name, p in self.stack.parameters[self.row[i]].items():
+            rows[name].zero_() if p.grad is None else rows[name].copy_(p.grad)
+
+    def _by_sequence(self, due: Mapping[int, Gradient]) -> Answers:
+        """Gradient surgery, from the gradients of each sequence of each run."""
+        spare = next(iter(due.values()))
+        batches = [due.get(i, spare).batch for i in self.begun]
+        losses, gradients, gramians, means = self.passes.sequence_gradients(batches)
+        # The methods solve for their weights on the host.
+        here = gramians.to("cpu", torch.promote_types(gramians.dtype, torch.float32))
+        shares, seen = losses.mean(2).div(losses.shape[1]).cpu(), means.tolist()
+        weights = here.new_zeros(here.shape[:2])
+        rows = [self.row[i] for i in due]
+        found: Answers = {}
+
+        def operate(i: int, ask: Gradient) -> StepGradient:
+            row, own = self.row[i], ask.own
+            check_loss(seen[row], ask.step)
+            outcome = own.outcome(losses[row], ask.batch)
+            assert outcome.view is not None
+            ids, count = own.methods.group_ids(outcome.view)
+            member = torch.nn.functional.one_hot(ids.cpu(), count).to(here)  # (B, K)
+            outcome.group_losses = member.T @ shares[row].to(here)
+            if own.methods.has("combine"):
+                own_group = torch.equal(member, torch.eye(len(member)).to(member))
+                groups = gradients[row] if own_group else member.T.to(gradients) @ gradients[row]
+                own.combine(outcome, self._sums(own, groups), ask.step)
+                self._take(i)
+                return outcome
+            outcome.gramian = member.T @ here[row] @ member
+            chosen = own.weigh_groups(outcome, ask.step)
+            if chosen is not None:
+                weights[row] = member @ chosen
+            return outcome
+
+        for i, ask in due.items():
+            found[i] = attempt(partial(operate, i, ask))
+        weighted = [self.row[i] for i in due if not due[i].own.methods.has("combine")]
+        if weighted:
+            combined = torch.einsum("rb,rbp->rp", weights.to(gradients), gradients)
+            self.gradient[weighted] = combined[weighted]
+        self.losses[rows] = means[rows]
+        return found
+
+    def _sums(self, own: GradientPass, groups: Tensor) -> Iterator[CoordinateSums]:
+        """Sums over the group gradients (K, P), by parameter."""
+        wanted = own.methods.surgeon.sums
+        every = {
+            "sum": groups.sum(0),
+            "abs_sum": groups.abs().sum(0) if "abs_sum" in wanted else None,
+            "sign_sum": groups.sign().sum(0) if "sign_sum" in wanted else None,
+        }
+        named = {what: self.stack.rows(sums[None])[0] for what, sums in every.items() if sums is not None}
+        for name in self.stack.shapes:
+            yield CoordinateSums(name=name, count=len(groups), **{what: rows[name] for what, rows in named.items()})
 
     def _together(self, due: Mapping[int, Gradient]) -> Answers:
         spare = next(iter(due.values()))  # for the rows of runs that are not due: no loss of theirs counts
@@ -243,9 +308,6 @@ class Pack:
         for optimizer in ask.optimizers:
             optimizer.step()
         return norm
-
-    def _gradient_rows(self, i: int) -> dict[str, Tensor]:
-        return self.stack.rows(self.gradient)[self.row[i]]
 
     def _keep(self, numbers: Tensor) -> tuple[Block, int]:
         """Where the numbers (R,) will be found."""

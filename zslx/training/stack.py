@@ -44,6 +44,15 @@ class Stack:
             for piece, (name, shape) in zip(pieces, self.shapes.items(), strict=True)
         }
 
+    def joined(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The matrix (..., P) of parts (..., *shape) by name, its gaps zero."""
+        leading = next(iter(parts.values())).shape[: -len(next(iter(self.shapes.values()))) or None]
+        pieces = []
+        for (name, shape), gap in zip(self.shapes.items(), self.sizes[1::2], strict=True):
+            pieces.append(parts[name].reshape(*leading, shape.numel()))
+            pieces.append(pieces[-1].new_zeros(*leading, gap))
+        return torch.cat(pieces, dim=-1)
+
     def rows(self, flat: Tensor) -> list[dict[str, Tensor]]:
         """By run, then by name: the parts of a matrix (R, P). Views."""
         parts = self.parts(flat)

@@ -38,7 +38,7 @@ class StackedPass:
         self.leaf = stack.weights.detach().requires_grad_()
         self.device = self.leaf.device
         self.graphs: dict[torch.Size, Pass] = {}
-        self.held_out_graph: Callable[[], Tensor] | None = None
+        self.replays: dict[tuple[torch.Size, str], Callable[..., Any]] = {}
 
     def forward(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Losses (R, B, T) with their graph, logits (R, B, T, V) where needed, and each run's mean loss (R,)."""
@@ -47,15 +47,44 @@ class StackedPass:
         losses, *logits = run(self.leaf, tokens, targets)
         return losses, logits[0] if logits else None, losses.detach().mean((1, 2))
 
+    def sequence_gradients(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses (R, B, T), the gradients (R, B, P) of each sequence's share of its run's mean loss, their Gramians
+        (R, B, B), and each run's mean loss (R,)."""
+        tokens, targets = (torch.stack([getattr(batch, what) for batch in batches]) for what in ("tokens", "targets"))
+        key = (tokens.shape, "sequences")
+        if self.device.type == "cuda":
+            if key not in self.replays:
+                self.replays[key] = captured(self._by_sequence, tokens, targets)
+            losses, gradients, gramians = self.replays[key](tokens, targets)
+        else:
+            losses, gradients, gramians = self._by_sequence(tokens, targets)
+        return losses, gradients, gramians, losses.mean((1, 2))
+
+    def _by_sequence(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        share = 1 / tokens[0].numel()
+
+        def one(own: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            losses = cross_entropy(torch.func.functional_call(self.model, own, (tokens[None],)), targets[None])[0]
+            return losses.sum() * share, losses
+
+        of_sequence = torch.func.grad(one, has_aux=True)
+        of_run = torch.vmap(of_sequence, (None, 0, 0))
+        with self._cast(), attention():
+            by_name, losses = torch.vmap(of_run)(self.stack.parts(self.leaf.detach()), tokens, targets)
+        gradients = self.stack.joined(by_name)
+        return losses, gradients, gradients @ gradients.mT
+
     def backward(self, total: Tensor) -> Tensor:
         """Gradient (R, P) of a sum over the runs."""
         return torch.autograd.grad(total, self.leaf)[0]
 
     def _training(self, weights: Tensor, tokens: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        bfloat16 = self.dtype == "bfloat16"
-        cast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16, cache_enabled=False)
-        with cast, attention():
+        with self._cast(), attention():
             return self._all_runs(weights, tokens, targets, logits=self.logits)
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        bfloat16 = self.dtype == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16, cache_enabled=False)
 
     def _all_runs(self, weights: Tensor, tokens: Tensor, targets: Tensor, *, logits: bool) -> tuple[Tensor, ...]:
         """Losses (R, B, T), and the logits where asked for, of tokens (R, B, T), or of tokens (B, T) common to all."""
@@ -98,23 +127,28 @@ class StackedPass:
         return torch.cat(found, dim=1)
 
     def _held_out_graph(self, heldout: HeldOut) -> Tensor:
-        if self.held_out_graph is None:
-            self.held_out_graph = captured(lambda: self._held_out(heldout, {}))
-        return self.held_out_graph()
+        key = (heldout.batch.tokens.shape, "held-out")
+        if key not in self.replays:
+            self.replays[key] = captured(lambda: self._held_out(heldout, {}))
+        return self.replays[key]()
 
 
-def captured(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """`work`, recorded once and replayed at each call; its tensors keep their addresses."""
+def captured(work: Callable[..., Any], *sample: Tensor) -> Callable[..., Any]:
+    """`work`, recorded once and replayed at each call, on tensors of the sample's shapes. What it returns keeps its
+    addresses, and so is overwritten by the next call."""
+    fixed = [tensor.clone() for tensor in sample]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what a first run sets up must not be recorded
-        work()
+        work(*fixed)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = work()
+        found = work(*fixed)
 
-    def replay() -> Tensor:
+    def replay(*given: Tensor) -> Any:
+        for own, tensor in zip(fixed, given, strict=True):
+            own.copy_(tensor)
         graph.replay()
         return found
 

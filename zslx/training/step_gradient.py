@@ -9,6 +9,7 @@ are combined without a second one. `scale=matched` rescales the combined gradien
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ from zslx.training.numbers import Number
 
 SCALE_LIMITS = (0.1, 10.0)
 WATCHING = ("token_weights", "extra_loss", "group_ids", "group_weights", "combine", "observe")  # hooks that see a view
+
+PASSES = frozenset({"token_alignment", "logits", "entropy", "reference_losses"})  # needs that a surgeon's pass lacks
 
 
 class Diverged(Exception):
@@ -82,6 +85,12 @@ class GradientPass:
     def one_pass(self) -> bool:
         """Whether a step takes one forward and one backward, and nothing else."""
         return not self.methods.surgery and "token_alignment" not in self.methods.needs
+
+    @property
+    def by_sequence(self) -> bool:
+        """Whether a step is surgery on the gradients of sequences, or of groups of them, and nothing else."""
+        other = self.methods.has("token_weights") or self.methods.has("extra_loss") or self.methods.needs & PASSES
+        return self.methods.surgery and not self.methods.surgeon.by_token and not other
 
     @property
     def watched(self) -> bool:
@@ -205,63 +214,75 @@ class GradientPass:
         return stats, plain[0], views[0]
 
     def _surgery(self, batch: Batch, step: int) -> StepGradient:
-        if self.methods.has("combine"):
-            return self._elementwise(batch, step)
-        stats, losses, view = self._stats(batch, step, ("gramian",), keep=True)
-        assert stats.gramian is not None
-        if not torch.isfinite(stats.gramian).all():
+        method = self.methods.surgeon
+        elementwise = self.methods.has("combine")
+        want = ("sum", *method.sums) if elementwise else ("gramian",)
+        stats, losses, view = self._stats(batch, step, want, keep=not elementwise)
+        loss = check_loss(float(losses.mean()), step)
+        outcome = StepGradient(view=view, losses=losses, loss=loss, group_losses=stats.group_losses)
+        if elementwise:
+            used = (name for name, _ in self.model.named_parameters() if name not in stats.unused)
+            self.combine(outcome, (self._sums_of(stats, name) for name in used), step)
+            return outcome
+        outcome.gramian = stats.gramian
+        weights = self.weigh_groups(outcome, step)
+        if weights is not None:
+            stats.combine(weights)
+        return outcome
+
+    def outcome(self, losses: Tensor, batch: Batch) -> StepGradient:
+        """Of a step whose losses (B, T) are there, and no gradient yet."""
+        plain = losses.detach().clone()
+        view = StepView(tokens=batch.tokens, targets=batch.targets, losses=plain.clone(), domains=batch.domains)
+        return StepGradient(view=view, losses=plain, loss=math.nan)
+
+    def weigh_groups(self, outcome: StepGradient, step: int) -> Tensor | None:
+        """Weights (K,) of the group gradients, scale included, from the outcome's Gramian; None skips the step."""
+        gramian, group_losses = outcome.gramian, outcome.group_losses
+        assert gramian is not None and group_losses is not None
+        if not torch.isfinite(gramian).all():
             raise Diverged(f"a group's gradient is not finite at step {step}")
-        weights = self.methods.group_weights(stats.gramian, stats.group_losses)
-        outcome = StepGradient(
-            view=view,
-            losses=losses,
-            loss=check_loss(float(losses.mean()), step),
-            gramian=stats.gramian,
-            group_losses=stats.group_losses,
-        )
+        weights = self.methods.group_weights(gramian, group_losses)
         if weights is None:
             outcome.skipped = True
-            return outcome
+            return None
         factor = 1.0
         if self.methods.surgeon.scale == "matched":
             # Some methods sum and some average: that is no part of the factor. A signed mean may be next to nothing.
             weights = weights / (weights.abs() if self.methods.surgeon.signed else weights).mean()
-            factor = matched_scale(stats.gramian, weights)
-        stats.combine(weights * factor)
+            factor = matched_scale(gramian, weights)
         outcome.group_weights = weights
-        outcome.record = gramian_record(stats.gramian, weights) | {"scale": factor}
-        return outcome
+        outcome.record = gramian_record(gramian, weights) | {"scale": factor}
+        return weights * factor
 
-    def _elementwise(self, batch: Batch, step: int) -> StepGradient:
-        """Each parameter's gradient from sums over the sequences' gradients (or over groups)."""
-        method = self.methods.surgeon
-        stats, losses, view = self._stats(batch, step, ("sum", *method.sums), keep=False)
-        count = len(stats.group_losses)
+    def _sums_of(self, stats: GroupStats, name: str) -> CoordinateSums:
+        wanted = self.methods.surgeon.sums
+        return CoordinateSums(
+            name=name,
+            sum=stats.sum[name],
+            abs_sum=stats.abs_sum[name] if "abs_sum" in wanted else None,
+            sign_sum=stats.sign_sum[name] if "sign_sum" in wanted else None,
+            count=len(stats.group_losses),
+        )
+
+    def combine(self, outcome: StepGradient, every: Iterable[CoordinateSums], step: int) -> None:
+        """Each parameter's gradient from sums over the groups' gradients, into its `.grad`."""
+        method, parameters = self.methods.surgeon, dict(self.model.named_parameters())
         plain = combined = 0.0
-        for name, parameter in self.model.named_parameters():
-            if name in stats.unused:
-                continue
-            if not torch.isfinite(stats.sum[name]).all():
-                raise Diverged(f"the gradient of {name} is not finite at step {step}")
-            sums = CoordinateSums(
-                name=name,
-                sum=stats.sum[name],
-                abs_sum=stats.abs_sum[name] if "abs_sum" in method.sums else None,
-                sign_sum=stats.sign_sum[name] if "sign_sum" in method.sums else None,
-                count=count,
-            )
+        for sums in every:
+            if not torch.isfinite(sums.sum).all():
+                raise Diverged(f"the gradient of {sums.name} is not finite at step {step}")
+            parameter = parameters[sums.name]
             parameter.grad = self.methods.combine(sums).to(parameter.dtype)
             plain += float(sums.sum.double().square().sum())
             combined += float(parameter.grad.double().square().sum())
-        record: dict[str, float | bool] = {"norm_ratio": math.sqrt(combined / plain) if plain else 1.0}
+        outcome.record = {"norm_ratio": math.sqrt(combined / plain) if plain else 1.0}
         if method.scale == "matched" and combined > 0:
             factor = clamp(math.sqrt(plain / combined))
-            for parameter in self.model.parameters():
+            for parameter in parameters.values():
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
-            record["scale"] = factor
-        loss = check_loss(float(losses.mean()), step)
-        return StepGradient(view=view, losses=losses, loss=loss, record=record, group_losses=stats.group_losses)
+            outcome.record["scale"] = factor
 
 
 def check_loss(loss: float, step: int) -> float:
