@@ -137,8 +137,11 @@ def test_a_step_that_changes_nothing_has_no_update(tiny: Callable[..., Config], 
     assert found["dtt"]["M"] == 0 and found["grad_token"]["ratio"] > 0
 
 
-def test_an_arm_that_averages_is_probed_by_what_it_ships(tiny: Callable[..., Config], tmp_path: Path) -> None:
-    values = {"train.steps": 4, "train.dtype": "float64", "intervention": "ema", "instruments.probes": True}
+@pytest.mark.parametrize("name", ["ema", "schedule_free"])
+def test_an_arm_that_averages_is_probed_by_what_it_ships(
+    name: str, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    values = {"train.steps": 4, "train.dtype": "float64", "intervention": name, "instruments.probes": True}
     train(tiny(**values), tmp_path)
     own = {line["step"]: line for line in read_lines(tmp_path / "probes.jsonl")}
     for step, record in RunProbe(tmp_path, SETTINGS).measure([2, 4], quiet).items():

@@ -236,6 +236,7 @@ class Intervention:
         """The optimizer, or a list of several, for these parameter groups ("params" and "weight_decay" each).
 
         Together they must hold every parameter once. `run.parameters` and `run.roles` tell what a parameter is.
+        An optimizer may keep in `state` what other hooks have to see of it: this dict stays the method's own.
         """
         raise NotImplementedError
 

@@ -371,5 +371,7 @@ class TrainingRun:
         """Put into place what every kind of checkpoint holds: enough to measure, not to go on."""
         load_weights(self.model, state["model"])
         self.loader.load_state_dict(state["data"])
-        self.methods.states = state["interventions"]
+        for name, kept in state["interventions"].items():  # in place: a method's optimizer may hold its state
+            self.methods.states[name].clear()
+            self.methods.states[name].update(kept)
         self.tokens = self.tokens_written = state["tokens"]
