@@ -26,6 +26,7 @@ from zslx.config.presets import Preset
 from zslx.config.run_config import Config, known_keys, once, override
 from zslx.config.spec import BASELINE, Part, Spec
 from zslx.intervention import registry
+from zslx.intervention.base import Intervention
 from zslx.intervention.hooks import claims
 from zslx.runs.identity import digest, ingredients
 from zslx.slug import slug
@@ -236,19 +237,23 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
     return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings, has_placebo=has_placebo)
 
 
-def _needs_reference(arm: Arm) -> str | None:
-    """The first method of the arm that needs a reference model."""
+def _needs_reference(arm: Arm) -> Intervention | None:
+    """The first method of the arm that needs a reference run."""
     methods = registry.load_spec(arm.intervention, arm.settings)
-    return next((m.name for m in methods if "reference_losses" in m.needs), None)
+    return next((m for m in methods if m.needs & {"reference_losses", "reference_actions"}), None)
 
 
 def _reference(arm: Arm, pairs: Pairs) -> str:
-    """The folder of the arm's reference model, absolute, since trials run elsewhere; empty where it needs none."""
+    """The folder of the arm's reference run, absolute, since trials run elsewhere; empty where it needs none."""
     method, given = _needs_reference(arm), dict(pairs).get(REFERENCE, "")
     if method and not given:
+        what, more = "model", ""
+        if "reference_actions" in method.needs:  # a placebo that replays what its method did
+            plain = method.name.rpartition(":")[2]
+            what, more = f"run of {plain}", f"intervention={plain} "
         raise ValueError(
-            f'{method} needs a reference model: SET="reference=RUN_FOLDER" of a finished run, such as that of '
-            "zslx train laptop model=0.4M train.seed=1000 --out runs/reference"
+            f'{method.name} needs a reference {what}: SET="reference=RUN_FOLDER" of a finished run, such as that of '
+            f"zslx train laptop model=0.4M train.seed=1000 {more}--out runs/reference"
         )
     return str(Path(given).resolve()) if method else ""
 

@@ -10,11 +10,11 @@ Train a run, read it back, and fit its deceleration:
     found = zslx.fit(zslx.curve(run.steps["step"], run.steps["loss"]))
     print(found.status, found.L_d, found.t_d, found.r_d)
 
-Write an intervention: subclass `Intervention`, `GradientMethod` or `GramianMethod` with fields made by `setting`, and
-implement the hooks that you need; hooks see `RunView`, `StepView`, `StepStats` or `CoordinateSums`, and remember in
-`State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `sweep` compares
-interventions with the baseline, classes of a notebook cell, too; `load_study` reads what a sweep left. docs/api.md
-lists every name; the guides are in docs/.
+Write an intervention: subclass `Intervention`, `GradientMethod`, `GramianMethod` or `Controller` with fields made by
+`setting`, and implement the hooks that you need; hooks see `RunView`, `StepView`, `StepStats` or `CoordinateSums`, and
+remember in `State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `sweep`
+compares interventions with the baseline, classes of a notebook cell, too; `load_study` reads what a sweep left.
+docs/api.md lists every name; the guides are in docs/.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zslx.deceleration.loss_curve import curve
     from zslx.gradients import group_stats, sequence_stats
     from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView, setting
+    from zslx.intervention.controller import Controller
     from zslx.intervention.gradient_method import GROUPINGS, CoordinateSums, GradientMethod, GramianMethod, floating
     from zslx.intervention.registry import load_intervention
     from zslx.runs.records import read_run as load_run
@@ -52,12 +53,14 @@ HOMES = {
     "curve": "zslx.deceleration.loss_curve",
     "load_intervention": "zslx.intervention.registry",
     **dict.fromkeys(("Intervention", "RunView", "State", "StepStats", "StepView", "setting"), _BASE),
+    "Controller": "zslx.intervention.controller",
     **dict.fromkeys(("CoordinateSums", "GROUPINGS", "GradientMethod", "GramianMethod", "floating"), _GRADIENT),
     **dict.fromkeys(("group_stats", "sequence_stats"), "zslx.gradients"),
 }
 __all__ = [
     "GROUPINGS",
     "Config",
+    "Controller",
     "CoordinateSums",
     "FitOptions",
     "GradientMethod",

@@ -117,6 +117,17 @@ def test_a_reference_model_goes_to_the_arms_that_need_one(tiny, tmp_path, monkey
     assert {t.arm: t.identity for t in made.trials if t.arm != "rho1"} == plain
 
 
+def test_the_placebo_of_a_controller_needs_a_run_of_it(tiny, tmp_path):
+    asked = ("adaptive_rate", "placebo:adaptive_rate")
+    needed = r"placebo:adaptive_rate needs a reference run of adaptive_rate: SET.* intervention=adaptive_rate --out"
+    with pytest.raises(ValueError, match=needed):
+        study(tiny, *asked)
+    train(study(tiny, "adaptive_rate").trials[-1].config, tmp_path / "donor")
+    made = study(tiny, *asked, extra=f"reference={tmp_path / 'donor'}")
+    given = {trial.arm: trial.config.reference for trial in made.trials}
+    assert given == {"baseline": "", "adaptive_rate": "", "placebo:adaptive_rate": str(tmp_path / "donor")}
+
+
 def test_name_follows_what_is_compared(tiny):
     name = study(tiny).name
     assert study(tiny).name == name

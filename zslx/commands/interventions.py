@@ -80,6 +80,7 @@ PLACEBOS = {
     "tokens": "its weights are permuted over the tokens of the batch",
     "samples": "as many sequences as it would keep are drawn at random",
     "windows": "the windows of the text that it chooses are exchanged for others, each always for the same one",
+    "actions": "its controller repeats, in a random order, what that of another run of it did (reference=RUN_FOLDER)",
 }
 
 
@@ -196,7 +197,7 @@ def smoke(name: str, settings: dict[str, str], folder: Path) -> bool:
     """Two short trials, baseline and arm; whether both finished."""
     from zslx.config.presets import preset
     from zslx.config.run_config import override
-    from zslx.intervention.registry import load_intervention
+    from zslx.intervention.registry import reference_of
     from zslx.progress import Progress
     from zslx.runs.records import read_run
     from zslx.training.train import train
@@ -205,8 +206,9 @@ def smoke(name: str, settings: dict[str, str], folder: Path) -> bool:
     size, plain = chosen.sizes[0], chosen.for_size(chosen.sizes[0])
     head = name.rpartition(":")[2]
     arm = override(plain, [("intervention", name), *((f"{head}.{k}", v) for k, v in settings.items())])
-    if "reference_losses" in load_intervention(name, **settings).needs:
-        arm = override(arm, [("reference", str(folder / "smoke-baseline"))])
+    if needed := reference_of(arm):
+        train(needed, folder / "smoke-reference")
+        arm = override(arm, [("reference", str(folder / "smoke-reference"))])
     bar, ends = Progress("smoke study"), []
     for i, (label, config) in enumerate((("baseline", plain), (name, arm))):
         out = folder / f"smoke-{'arm' if i else 'baseline'}"

@@ -56,6 +56,7 @@ NEEDS = {
     "post_losses": "stats.post_losses (B, T), nats: losses of the same batch after the update, every `cadence` steps",
     "interference": "run.interference: D and M of the last measured update, every `cadence` steps",
     "domain_losses": "run.domain_losses (D,), nats: mean loss of each domain, every `cadence` steps",
+    "reference_actions": "run.reference_actions: what the controller of the same method did in the reference run",
 }
 
 
@@ -85,6 +86,7 @@ class RunView:
 
     `interference` and `domain_losses` are measured on a control set, a fixed sample of the training text, for methods
     that need them; None until the first measurement. The held-out set that judges the run is never shown to a method.
+    `reference_actions`: of the reference run's controllers, by name, a list of actions a reading; for placebos.
     """
 
     step: int = 0
@@ -99,6 +101,7 @@ class RunView:
     config: Config = field(default_factory=Config)
     interference: Mapping[str, float | None] | None = None  # step, D, M; D is None where nothing changed
     domain_losses: Sequence[float] | None = None
+    reference_actions: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -157,8 +160,8 @@ class Intervention:
         needs       what the trainer must compute for it (NEEDS); `cadence`: at the first step and every how many
                     steps, where that has one
         keep_scale  token weights are not renormalised to mean 1, since their scale is part of the method
-        placebo     what its placebo permutes: group_weights, elementwise, tokens, samples or windows (placebo.py);
-                    None if no placebo exists: its control is then the baseline with an equally tuned learning rate
+        placebo     what its placebo permutes: group_weights, elementwise, tokens, samples, windows or actions (see
+                    placebo.py); None if none exists: its control is then the baseline with an equally tuned rate
         status      "available", or "absent: <reason>"
     """
 

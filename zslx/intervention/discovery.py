@@ -188,11 +188,12 @@ def literals(node: ast.ClassDef) -> dict[str, Any]:
 
 def settings_of(node: ast.ClassDef) -> list[dict[str, Any]]:
     """The settings that a class declares in its text, and those of the bases that zslx gives."""
-    from zslx.intervention import gradient_method
+    from zslx.intervention import controller, gradient_method
 
     rows = []
     for base in node.bases:
-        cls = getattr(gradient_method, base.id, None) if isinstance(base, ast.Name) else None
+        name = base.id if isinstance(base, ast.Name) else ""
+        cls = getattr(gradient_method, name, None) or getattr(controller, name, None)
         if isinstance(cls, type) and issubclass(cls, Intervention):
             rows += cls.describe()["settings"]
     for item in node.body:

@@ -8,6 +8,8 @@
     samples         as many sequences as the method would keep, drawn at random
     windows         the chosen windows renamed by one random permutation of each domain's: as many different ones, as
                     often repeated and as late, but others
+    actions         the actions of the controller in another run of the method (`reference=RUN_FOLDER`), each at the
+                    time of another one: as many steps up and down, but not when there was reason to
 
 A method that beats its placebo does so because of where it acts; one that does not merely perturbs the step.
 """
@@ -15,7 +17,7 @@ A method that beats its placebo does so because of where it acts; one that does 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,7 @@ from zslx.text.permutation import ROUNDS, permuted
 
 DRAWS = "placebo_generator"
 NAMES = "placebo_names"  # the key of the permutation that renames windows
+ORDER = "placebo_order"  # of the reference run's actions
 
 
 def placebo_of(cls: type[Intervention]) -> type[Intervention]:
@@ -52,6 +55,7 @@ def placebo_of(cls: type[Intervention]) -> type[Intervention]:
         "name": f"placebo:{cls.name}",
         "placebo": None,
         "neutral": None,
+        "needs": cls.needs | MORE_NEEDS.get(kind, frozenset()),
         "init_state": init_state,
         hook: function(cls),
         "__module__": cls.__module__,
@@ -118,6 +122,21 @@ def renamed_windows(cls: type[Intervention]) -> Callable[..., Any]:
     return windows
 
 
+def permuted_actions(cls: type[Intervention]) -> Callable[..., Any]:
+    """The reference run's actions in a random order, from the start again where that run took fewer."""
+
+    def moves(self: Any, run: RunView, errors: Sequence[float], state: State) -> list[float]:
+        given = run.reference_actions[cls.name]
+        if ORDER not in state:
+            if not given or len(given[0]) != len(errors):
+                wrong = f"for {len(given[0])} numbers" if given else "none"
+                raise ValueError(f"the reference run's actions are {wrong}; wanted are actions for {len(errors)}")
+            state[ORDER] = permutation(len(given), state, torch.device("cpu")).tolist()
+        return list(given[state[ORDER][len(state["actions"]) % len(given)]])
+
+    return moves
+
+
 def random_order(weights: Tensor, state: State) -> Tensor:
     return weights[permutation(len(weights), state, weights.device)]
 
@@ -128,4 +147,6 @@ KINDS = {
     "tokens": ("token_weights", permuted_token_weights),
     "samples": ("token_weights", random_samples),
     "windows": ("windows", renamed_windows),
+    "actions": ("moves", permuted_actions),
 }
+MORE_NEEDS = {"actions": frozenset({"reference_actions"})}

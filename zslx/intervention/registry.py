@@ -23,7 +23,7 @@ from typing import Any
 
 from zslx.config.fields import convert, unknown
 from zslx.config.groups import GROUPS
-from zslx.config.run_config import PLAIN
+from zslx.config.run_config import PLAIN, Config
 from zslx.config.spec import BASELINE, Spec
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
@@ -167,6 +167,19 @@ def load_spec(spec: str, settings: Mapping[str, Mapping[str, Any]]) -> list[Inte
             raise ValueError(f"{method.name} stands twice in {spec!r}")
         methods.append(method)
     return [m for m in methods if m.name != BASELINE]
+
+
+def reference_of(config: Config) -> Config | None:
+    """The configuration of a run that can serve as this one's reference: one of the same method with another seed,
+    where its actions are replayed; the baseline for its losses. None where no reference is needed."""
+    needs = frozenset().union(*(m.needs for m in load_spec(config.intervention, config.settings)))
+    if "reference_actions" in needs:
+        plain, train = str(Spec.parse(config.intervention).plain), config.train
+        seeded = dataclasses.replace(train, seed=train.seed + 1)
+        return dataclasses.replace(config, intervention=plain, train=seeded)
+    if "reference_losses" in needs:
+        return dataclasses.replace(config, intervention=BASELINE, settings={})
+    return None
 
 
 def source_files(method: Intervention) -> list[Path]:

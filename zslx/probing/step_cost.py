@@ -24,7 +24,7 @@ import torch
 
 from zslx.config.run_config import Config, override
 from zslx.config.sizes import model_preset
-from zslx.intervention.registry import load_spec
+from zslx.intervention.registry import reference_of
 from zslx.training.clock import Clock
 from zslx.training.course import Update
 from zslx.training.loop import TrainingRun
@@ -83,8 +83,8 @@ def steppers(spec: str, size: str, settings: list[tuple[str, Any]] | None = None
         usual = override(base, [("intervention", spec), *shape, *quiet])
         config = override(usual, settings or [])
         plain = dataclasses.replace(config, intervention="none", settings={})
-        if any("reference_losses" in m.needs for m in load_spec(spec, config.settings)):
-            train(override(plain, [("train.steps", 1)]), Path(folder) / "reference")
+        if needed := reference_of(config):
+            train(override(needed, [("train.steps", 2)]), Path(folder) / "reference")
             config = dataclasses.replace(config, reference=str(Path(folder) / "reference"))
         pair = Stepper(plain, Path(folder) / "plain"), Stepper(config, Path(folder) / "arm")
         yield pair

@@ -21,6 +21,19 @@ def reference_model(folder: str, method: str) -> Transformer:
     return load_run_model(folder).requires_grad_(False)
 
 
+def reference_actions(folder: str, method: str) -> list[list[float]]:
+    """What the controller of `method` did in a finished run of it, a list a reading."""
+    if not folder:
+        raise ValueError(f"placebo:{method} needs a run of {method}: give reference=RUN_FOLDER of a finished one")
+    kept = Path(folder) / checkpoints.CHECKPOINTS
+    available = checkpoints.steps(kept)
+    states = checkpoints.load(kept, available[-1])["interventions"] if available else {}
+    if "actions" not in states.get(method, {}):
+        ran = f"a run of {'+'.join(states) or 'none'}" if available else "no run that got to its first checkpoint"
+        raise ValueError(f"reference={folder!r} is {ran}; allowed is a finished run of {method}")
+    return states[method]["actions"]
+
+
 def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
     """The model of a run at a checkpoint (the last by default). The run's text is not needed, and not read."""
     folder = Path(folder)

@@ -29,6 +29,7 @@ from zslx.training.pack import train_pack
 from zslx.training.train import train
 
 STEPS = 6
+REFERENCE_STEPS = 64  # of a reference run: enough for a controller to have acted
 TINY = {
     "data.vocab_size": 308,
     "data.batch_size": 4,
@@ -102,6 +103,7 @@ class Subject:
         self.name, self.folder = name, Path(folder)
         self.settings = {key: getattr(loaded, key) for key in settings}
         self._runs = itertools.count()
+        self._reference: str | None = None
 
     @property
     def method(self) -> Intervention:
@@ -118,16 +120,15 @@ class Subject:
     def config(self, values: Mapping[str, Any] | None = None, **settings: Any) -> Config:
         """The tiny run of this intervention with some configuration keys and settings changed."""
         pairs: dict[str, Any] = {"intervention": self.name} | TINY | BLIND | {"data.path": str(text())}
-        if "reference_losses" in self.cls.needs:
-            pairs["reference"] = str(self.reference.folder)
         plain = self.name.rpartition(":")[2]
-        pairs |= {f"{plain}.{key}": value for key, value in (self.settings | settings).items()}
-        return override(Config(), list((pairs | dict(values or {})).items()))
-
-    @cached_property
-    def reference(self) -> Outcome:
-        """A finished plain run, for methods that need a reference model."""
-        return trained(plain({}), self.folder / "reference")
+        own = {f"{plain}.{key}": value for key, value in self.settings.items()}
+        if self._reference is None:  # one for all runs of the intervention, where it needs one
+            longer = {"train.steps": REFERENCE_STEPS}
+            needed = registry.reference_of(override(Config(), list((pairs | own | longer).items())))
+            self._reference = str(trained(needed, self.folder / "reference").folder) if needed else ""
+        own |= {f"{plain}.{key}": value for key, value in settings.items()}
+        pairs |= own | dict(values or {}) | ({"reference": self._reference} if self._reference else {})
+        return override(Config(), list(pairs.items()))
 
     @cached_property
     def whole(self) -> Outcome:

@@ -39,7 +39,7 @@ from zslx.model.transformer import build_model
 from zslx.runs import checkpoints
 from zslx.runs.identity import device_kind
 from zslx.runs.integrity import gap
-from zslx.runs.load import load_weights, reference_model
+from zslx.runs.load import load_weights, reference_actions, reference_model
 from zslx.runs.records import RunRecords, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
@@ -87,6 +87,8 @@ class TrainingRun:
             config=config,
         )
         self.methods = Methods(methods, view)
+        names = [method.name.rpartition(":")[2] for method in self.methods.needing("reference_actions")]
+        view.reference_actions = {name: reference_actions(config.reference, name) for name in names}
         reference = None
         if needing := self.methods.needing("reference_losses"):
             reference = reference_model(config.reference, needing[0].name).to(self.device)

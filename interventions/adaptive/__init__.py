@@ -1,0 +1,1 @@
+"""Methods that steer the run by what they measure of it."""
