@@ -123,14 +123,17 @@ def renamed_windows(cls: type[Intervention]) -> Callable[..., Any]:
 
 
 def permuted_actions(cls: type[Intervention]) -> Callable[..., Any]:
-    """The reference run's actions in a random order, from the start again where that run took fewer."""
+    """The reference run's actions in a random order, from the start again where that run has fewer readings."""
 
     def moves(self: Any, run: RunView, errors: Sequence[float], state: State) -> list[float]:
         given = run.reference_actions[cls.name]
+        if not given:  # a run too short for a reading did nothing
+            return [0.0] * len(errors)
+        if len(given[0]) != len(errors):
+            raise ValueError(
+                f"the reference run steered {len(given[0])} numbers; allowed is one that steered {len(errors)}"
+            )
         if ORDER not in state:
-            if not given or len(given[0]) != len(errors):
-                wrong = f"for {len(given[0])} numbers" if given else "none"
-                raise ValueError(f"the reference run's actions are {wrong}; wanted are actions for {len(errors)}")
             state[ORDER] = permutation(len(given), state, torch.device("cpu")).tolist()
         return list(given[state[ORDER][len(state["actions"]) % len(given)]])
 

@@ -84,7 +84,7 @@ def steppers(spec: str, size: str, settings: list[tuple[str, Any]] | None = None
         config = override(usual, settings or [])
         plain = dataclasses.replace(config, intervention="none", settings={})
         if needed := reference_of(config):
-            train(override(needed, [("train.steps", 2)]), Path(folder) / "reference")
+            train(override(needed, [("train.steps", 1)]), Path(folder) / "reference")
             config = dataclasses.replace(config, reference=str(Path(folder) / "reference"))
         pair = Stepper(plain, Path(folder) / "plain"), Stepper(config, Path(folder) / "arm")
         yield pair
