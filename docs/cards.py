@@ -1,0 +1,125 @@
+"""Writes docs/interventions.md from the cards of our own interventions.
+
+    python docs/cards.py
+
+tests/unit/test_interventions_page.py checks that the page is up to date.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from zslx.commands.interventions import PLACEBOS, allowed
+from zslx.intervention.discovery import discover
+from zslx.intervention.hooks import implemented
+from zslx.intervention.registry import describe, load_class
+
+PAGE = Path(__file__).parent / "interventions.md"
+# What a hook acts on; hooks that only watch or tell are left out.
+ACTS = {
+    "mixture": "mixture of the domains",
+    "batch_size": "batch size",
+    "sequence": "sequence length",
+    "windows": "choice of the text",
+    "context": "attention mask",
+    "token_weights": "weights of tokens",
+    "extra_loss": "loss",
+    "group_weights": "weights of group gradients",
+    "combine": "coordinates of the gradient",
+    "lr_factor": "learning rate",
+    "optimizer": "update",
+    "average": "weights that are evaluated",
+}
+HEAD = """# The interventions
+
+Made by `python docs/cards.py` from the cards. `zslx interventions show NAME` prints the whole card of one, and
+docs/write-an-intervention.md says how to write another.
+
+Cost is the time of a step relative to the plain one. A placebo, `placebo:NAME`, does all that the method does, but:
+
+{placebos}
+
+Where the column says none, the control is the baseline with an equally tuned learning rate. A setting `*.KEY` is one of
+every method of the family; where a method has another default or range, it stands again by its name."""
+
+
+def own() -> dict[str, list[dict[str, Any]]]:
+    """The cards by family, controls last; each with what the method acts on."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, sources in discover().items():
+        if (sources[0].module or "").startswith("interventions."):
+            hooks = implemented(load_class(name, sources))
+            acts = ", ".join(ACTS[hook] for hook in hooks if hook in ACTS)
+            card = describe(name, sources[:1]) | {"acts": acts}
+            found.setdefault(card["family"], []).append(card)
+    return {family: found[family] for family in sorted(found, key=lambda f: (f == "controls", f))}
+
+
+def page() -> str:
+    placebos = "\n".join(f"- `{kind}`: {how}" for kind, how in PLACEBOS.items())
+    parts = [HEAD.format(placebos=placebos)]
+    for family, cards in own().items():
+        about = (importlib.import_module(f"interventions.{family}").__doc__ or "").strip()
+        rows = [
+            (
+                f"`{c['name']}`",
+                does(c),
+                c["acts"] or "nothing",
+                c["cost"],
+                c["placebo"] or "none",
+                c["source"] or "none",
+            )
+            for c in cards
+        ]
+        parts += [
+            f"## {family.replace('_', ' ').capitalize()}\n\n{about}",
+            table(("name", "what it does", "acts on", "cost", "placebo", "source"), rows),
+        ]
+        if settings := settings_of(cards):
+            parts.append(table(("setting", "default", "allowed", "meaning"), settings))
+    return "\n\n".join(parts) + "\n"
+
+
+def does(card: dict[str, Any]) -> str:
+    """The card's first sentence, and the status of a method that cannot be asked for by its name."""
+    first = re.split(r"(?<=[.?!])\s", " ".join(card["description"].split()))[0]
+    return first if card["status"] == "available" else f"{first} ({card['status']})"
+
+
+def settings_of(cards: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of the settings. Those that every method of the family has stand first, once, as `*.KEY`, with what holds
+    for most; and again where a method has another default or range."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for card in cards:
+        for s in card["settings"]:
+            row = (s["name"], shown(s["default"]), limits(s), s["help"])
+            found.setdefault(row, []).append(card["name"])
+    having = Counter(s["name"] for card in cards for s in card["settings"])
+    most = max(1, len(cards) / 2)
+    shared = {row for row, names in found.items() if having[row[0]] == len(cards) and len(names) > most}
+    rows = [(f"`*.{row[0]}`", *row[1:]) for row in found if row in shared]
+    single = [(name, row) for row, names in found.items() if row not in shared for name in names]
+    order = [card["name"] for card in cards]
+    single.sort(key=lambda pair: order.index(pair[0]))
+    return rows + [(f"`{name}.{row[0]}`", *row[1:]) for name, row in single]
+
+
+def limits(setting: dict[str, Any]) -> str:
+    return allowed(setting).strip(" []") or ("true, false" if setting["type"] == "bool" else "any")
+
+
+def shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
