@@ -93,7 +93,7 @@ def test_an_unknown_need_is_refused():
         name = "needy"
         needs = frozenset({"hessian"})
 
-    with pytest.raises(ValueError, match=r"'needy': needs has \['hessian'\]; allowed are domain_losses, entropy"):
+    with pytest.raises(ValueError, match=r"'needy': needs has \['hessian'\]; allowed are domain_gramian,"):
         Methods([Needy()], RUN)
 
 

@@ -57,6 +57,8 @@ NEEDS = {
     "interference": "run.interference: D and M of the last measured update, every `cadence` steps",
     "domain_losses": "run.domain_losses (D,), nats: mean loss of each domain, every `cadence` steps",
     "reference_actions": "run.reference_actions: what the controller of the same method did in the reference run",
+    "domain_gramian": "run.domain_gramian (D, D): products of the domains' mean gradients, every `cadence` steps",
+    "domain_variance": "run.domain_variance (D,): variance of a sequence's gradient, by domain, with the Gramian",
 }
 
 
@@ -84,8 +86,11 @@ class RunView:
     themselves, to be read only. roles: by name, which part of the model a parameter belongs to (`group`: embedding,
     attention, mlp, norm, unembedding or other; `layer`). config: the whole configuration.
 
-    `interference` and `domain_losses` are measured on a control set, a fixed sample of the training text, for methods
-    that need them; None until the first measurement. The held-out set that judges the run is never shown to a method.
+    What `interference`, `domain_losses`, `domain_gramian` and `domain_variance` have is measured for the methods that
+    need it, on a control set: a fixed sample of the training text, with `control_sequences` (D,) of each domain. It is
+    None until the first measurement. Losses are those after a step's update, gradients (float64, on the CPU) those of
+    the domains' mean losses before it. The variance is E‖g − E g‖² over a domain's sequences, NaN where the set has
+    one. The held-out set that judges the run is never shown to a method.
     `reference_actions`: of the reference run's controllers, by name, a list of actions a reading; for placebos.
     """
 
@@ -102,6 +107,9 @@ class RunView:
     interference: Mapping[str, float | None] | None = None  # step, D, M; D is None where nothing changed
     domain_losses: Sequence[float] | None = None
     reference_actions: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    domain_gramian: Tensor | None = None
+    domain_variance: Tensor | None = None
+    control_sequences: Sequence[int] = ()
 
 
 @dataclass(kw_only=True)
