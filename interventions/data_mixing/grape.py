@@ -1,0 +1,52 @@
+"""GRAPE: draw what helps the tasks that improve least.
+
+    a_n = ⟨∇ log L_n, Σ_d p_d g_d⟩           how fast task n improves under the mixture
+    z ∝ z exp(−task_rate · a)                weights of the tasks
+    p ∝ p exp(rate · b),   b_d = ⟨g_d, Σ_n z_n ∇ log L_n⟩
+
+∇ log L_n = g_n / L_n: all from the Gramian of the domains' gradients. The tasks are the domains themselves. Exact up
+to the departures on the card. Cost: a pass of the gradient engine over the control set, and two forward passes, every
+`cadence` steps. Oracle: published values, and the formulas on explicit gradients (tests/unit/test_mixing.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from interventions.data_mixing.domain_gradients import ByGradients, without_noise
+from interventions.data_mixing.learned_shares import equal_shares, exponentiated
+from zslx import RunView, State, setting
+
+
+@dataclass(frozen=True)
+class GRAPE(ByGradients):
+    """Draws domains by how much they help the domains whose log loss falls most slowly.
+
+    Acts on the mixture. Two players: the weights z move to the domains that improve least, the shares to what improves
+    those. Departures: the target tasks are the training domains, since no method may see other text; gradients and
+    losses are those of the control set, the losses after the step's update; squares of gradients are estimated without
+    the bias that few sequences give them, as they are where tasks and domains have texts of their own. The rates are
+    the paper's γμ, once every `cadence` steps (there 100). There is no placebo: its control is the baseline at other
+    learning rates.
+    """
+
+    name = "grape"
+    source = "Fan et al. 2025, arXiv 2505.20380, Algorithm 1"
+    cost = "1.3: the gradients of the control set and two forward passes every 10 steps"
+    needs = frozenset({"domain_gramian", "domain_variance", "domain_losses"})
+
+    rate: float = setting(0.05, "step size of the shares' exponents", low=0.0, high=1e6)
+    task_rate: float = setting(0.05, "step size of the task weights' exponents", low=0.0, high=1e6)
+    cadence: int = setting(10, "steps from one measurement to the next", low=1, high=10_000)
+
+    def init_state(self, run: RunView, generator: torch.Generator) -> State:
+        return super().init_state(run, generator) | {"tasks": equal_shares(run)}
+
+    def learn(self, run: RunView, state: State) -> None:
+        assert run.domain_losses is not None
+        gramian, losses = without_noise(run), torch.tensor(run.domain_losses, dtype=torch.float64)
+        improvement = gramian @ state["shares"] / losses
+        state["tasks"] = exponentiated(state["tasks"], -self.task_rate * improvement)
+        state["shares"] = exponentiated(state["shares"], self.rate * (gramian @ (state["tasks"] / losses)))
