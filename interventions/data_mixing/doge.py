@@ -4,7 +4,7 @@
     p ∝ p exp(rate · W)                                        at every measurement
 
 Exact up to the departures on the card. Cost: a pass of the gradient engine over the control set, every `cadence`
-steps. Oracle: published values (tests/unit/test_mixing.py).
+steps. Oracle: reference numbers (tests/unit/test_mixing_gradients.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DoGE(ByGradients):
 
     name = "doge"
     source = "Fan et al. 2023, arXiv 2310.15393, Algorithm 1, with the clipping of the authors' code"
-    cost = "1.2: the gradients of the control set every 10 steps"
+    cost = "1.12: the gradients of the control set every 10 steps"
     needs = frozenset({"domain_gramian"})
 
     rate: float = setting(0.1, "step size of the shares' exponents", low=0.0, high=100.0)

@@ -4,7 +4,7 @@
     p ← (1 − c) p exp(rate · λ) / Σ p exp(rate · λ) + c / D
     every token of domain d weighs p_d
 
-Exact. Cost: a forward pass of the reference model. Oracle: published values (tests/unit/test_mixing.py).
+Exact. Cost: a forward pass of the reference model. Oracle: reference numbers (tests/unit/test_mixing.py).
 """
 
 from __future__ import annotations

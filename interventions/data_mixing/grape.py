@@ -6,7 +6,7 @@
 
 ∇ log L_n = g_n / L_n: all from the Gramian of the domains' gradients. The tasks are the domains themselves. Exact up
 to the departures on the card. Cost: a pass of the gradient engine over the control set, and two forward passes, every
-`cadence` steps. Oracle: published values, and the formulas on explicit gradients (tests/unit/test_mixing.py).
+`cadence` steps. Oracle: reference numbers, and the formulas on explicit gradients (tests/unit/test_mixing_gradients.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GRAPE(ByGradients):
 
     name = "grape"
     source = "Fan et al. 2025, arXiv 2505.20380, Algorithm 1"
-    cost = "1.3: the gradients of the control set and two forward passes every 10 steps"
+    cost = "1.20: the gradients of the control set and two forward passes every 10 steps"
     needs = frozenset({"domain_gramian", "domain_variance", "domain_losses"})
 
     rate: float = setting(0.05, "step size of the shares' exponents", low=0.0, high=1e6)

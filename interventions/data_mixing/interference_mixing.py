@@ -12,7 +12,7 @@ to descend always: p ← √(p · exp(strength · Ap / max |A|)), scaled to sum 
 
 A comes from the domain Gramian, its diagonal without the part of the variance; it is averaged over the measurements.
 Cost: a pass of the gradient engine over the control set, every `cadence` steps. Oracle: explicit gradients, and a
-general solver (tests/unit/test_mixing.py).
+general solver (tests/unit/test_mixing_gradients.py).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class InterferenceMixing(ByGradients):
 
     name = "interference_mixing"
     source = "ours: the interference that this project studies, between domains"
-    cost = "1.2: the gradients of the control set every 10 steps"
+    cost = "1.14: the gradients of the control set every 10 steps"
     needs = frozenset({"domain_gramian", "domain_variance"})
 
     strength: float = setting(1.0, "how far conflict moves the shares; 0: equal shares", low=0.0, high=1.0)

@@ -3,8 +3,8 @@
     w_d ∝ w_d exp(ζ₁ ‖∇L_d‖² − ζ₂ σ_d² / (2b))        at every measurement
 
 σ² is the variance of a sequence's gradient, b the sequences of a batch. Exact up to the departures on the card. Cost:
-a pass of the gradient engine over the control set, every `cadence` steps. Oracle: published values
-(tests/unit/test_mixing.py).
+a pass of the gradient engine over the control set, every `cadence` steps. Oracle: reference numbers
+(tests/unit/test_mixing_gradients.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PiKE(ByGradients):
 
     name = "pike"
     source = "Li et al. 2025, arXiv 2502.06244, Algorithm 1"
-    cost = "1.2: the gradients of the control set every 10 steps"
+    cost = "1.14: the gradients of the control set every 10 steps"
     needs = frozenset({"domain_gramian", "domain_variance"})
 
     zeta1: float = setting(0.01, "ζ₁: what a gradient's square counts", low=0.0, high=1e6)

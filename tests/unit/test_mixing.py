@@ -68,7 +68,7 @@ def test_odm_learns_nothing_in_its_warmup():
     assert state["rewards"].tolist() == [0.0, 0.0] and method.mixture(run, state) == [0.5, 0.5]
 
 
-def test_doremi_has_the_published_shares_and_weighs_by_them():
+def test_doremi_has_the_reference_shares_and_weighs_by_them():
     run = run_of(3)
     tokens = torch.zeros(4, 2, dtype=torch.int64)
     view = StepView(
@@ -79,8 +79,8 @@ def test_doremi_has_the_published_shares_and_weighs_by_them():
     )
     # Excess losses: 0 counts where the reference is worse. Means .1, .4 and 0.
     view.reference_losses = torch.tensor([[1.6, 2.0], [1.4, 1.2], [0.9, 0.8], [2.6, 1.0]], dtype=torch.float64)
-    published = {1e-4: (0.46042419, 0.37291093, 0.16666488), 1e-3: (0.4603098, 0.3728753, 0.1668149)}
-    for smoothing, expected in published.items():
+    reference = {1e-4: (0.46042419, 0.37291093, 0.16666488), 1e-3: (0.4603098, 0.3728753, 0.1668149)}
+    for smoothing, expected in reference.items():
         method = load_intervention("doremi", smoothing=smoothing)
         state = fresh(method, run) | {"shares": doubles(0.5, 0.3, 0.2)}
         weights = method.token_weights(run, view, state)

@@ -61,7 +61,7 @@ def test_noise_is_taken_off_the_squares_of_the_gradients_alone():
             assert found[d, e] == pytest.approx(np.mean(pairs), rel=1e-10)
 
 
-def test_doge_has_the_published_shares():
+def test_doge_has_the_reference_shares():
     rows = np.array([[1.0, 0], [0, 2], [-1, 1]])
     method = load_intervention("doge", rate=1.0)
     assert learned(method, run_of(rows @ rows.T))["shares"].tolist() == pytest.approx(
@@ -98,7 +98,7 @@ def test_shares_change_at_measurements_alone():
         seen = state["shares"]
 
 
-def test_pike_has_the_published_shares():
+def test_pike_has_the_reference_shares():
     variance = np.array([4.0, 1.0, 2.0])
     squares = np.array([1.0, 2.0, 0.5])
     method = load_intervention("pike", zeta1=0.1, zeta2=0.2)
@@ -117,7 +117,7 @@ def test_methods_that_need_a_variance_need_two_sequences_a_domain():
 
 
 def test_grape_moves_to_the_task_that_improves_least():
-    # Published: z = (.5, .5), a = (.2, −.1), γμ = .05.
+    # Reference numbers: z = (.5, .5), a = (.2, −.1), γμ = .05.
     gramian, losses = np.array([[0.6, 0.2], [0.2, -0.6]]), [2.0, 2.0]
     state = learned(load_intervention("grape", task_rate=0.05), run_of(gramian, losses=losses))
     assert state["tasks"].tolist() == pytest.approx([0.49625007, 0.50374993], abs=1e-8)
