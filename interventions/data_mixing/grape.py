@@ -6,7 +6,7 @@
 
 ∇ log L_n = g_n / L_n: all from the Gramian of the domains' gradients. The tasks are the domains themselves. Exact up
 to the departures on the card. Cost: a pass of the gradient engine over the control set, and two forward passes, every
-`cadence` steps. Oracle: reference numbers, and the formulas on explicit gradients (tests/unit/test_mixing_gradients.py).
+`cadence` steps. Oracle: reference numbers, the formulas on explicit gradients (tests/unit/test_mixing_gradients.py).
 """
 
 from __future__ import annotations
