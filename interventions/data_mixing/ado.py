@@ -38,8 +38,8 @@ class ADO(LearnedShares):
     Acts on the mixture. Domains that are read anyway get the credit for what they learn (h). Until the first fit, and
     where a fit fails, the prior is drawn. The paper's prior is the natural one, `size`; here it is what the baseline
     draws, equal shares, unless that is asked for. The first `skip` steps are left out of the fits: theirs is no power
-    law. In the paper skip = every = 1000 of 60,000 steps. A batch without a domain repeats its last loss. There is no
-    placebo: its control is the baseline at other learning rates.
+    law. In the authors' settings skip = every = 1000 of 60,000 steps. A batch without a domain repeats that domain's
+    last loss. There is no placebo: its control is the baseline at other learning rates.
     """
 
     name = "ado"

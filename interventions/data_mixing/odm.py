@@ -24,9 +24,10 @@ class ODM(LearnedShares):
     """Draws domains by an adversarial bandit (EXP3) whose reward is the loss of the step's own batch.
 
     Acts on the mixture after every step. A loss counts by the inverse of its domain's share, so that a domain is not
-    favoured for being seen often. Every domain keeps a share of ε at least, which falls as the run goes on. In the
-    first `warmup` of the run the shares are equal and nothing is learned; the authors draw by the size of the domains
-    there. There is no placebo: its control is the baseline at other learning rates.
+    favoured for being seen often. Where every batch has all domains, as here unless a share is tiny, shares end up
+    proportional to the losses. Every domain keeps a share of ε at least, which falls as the run goes on. In the first
+    `warmup` of the run the shares are equal and nothing is learned; the authors draw by the size of the domains there.
+    There is no placebo: its control is the baseline at other learning rates.
     """
 
     name = "odm"

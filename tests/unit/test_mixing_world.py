@@ -147,6 +147,7 @@ def test_more_is_read_of_what_helps(name: str):
 def test_a_bandit_that_is_paid_by_the_loss_reads_noise():
     found, losses = run(load_intervention("odm"))
     assert sorted(found, key=lambda name: found[name]) == ["easy", "core", "mixed", "noise"]  # as the losses
+    assert list(found.values()) == pytest.approx(losses / losses.sum(), abs=0.02)
     assert losses.mean() > final(EQUAL)
 
 
