@@ -29,7 +29,7 @@ Shapes: R runs, B sequences, T positions, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,10 @@ class Pack:
             self.stack, [r.optimizers[0] if r.plain else None for r in runs], [r.clip for r in runs]
         )
         self.gradient = torch.zeros_like(self.stack.weights)
+        self.gradient_rows = self.stack.rows(self.gradient)
         self.losses = self.stack.weights.new_zeros(len(runs))  # of the step, by run
         self.block = Block()
+        self.masks: dict[tuple[int, ...], Tensor] = {}
 
     def answers(self, due: Mapping[int, Any]) -> Answers:
         """The answer to each request; all are of one kind and step."""
@@ -189,7 +191,7 @@ class Pack:
 
     def _take(self, i: int) -> None:
         """Put a run's own `.grad` into its row."""
-        rows = self.stack.rows(self.gradient)[self.row[i]]
+        rows = self.gradient_rows[self.row[i]]
         for name, p in self.stack.parameters[self.row[i]].items():
             rows[name].zero_() if p.grad is None else rows[name].copy_(p.grad)
 
@@ -202,7 +204,6 @@ class Pack:
         here = gramians.to("cpu", torch.promote_types(gramians.dtype, torch.float32))
         shares, seen = losses.mean(2).div(losses.shape[1]).cpu(), means.tolist()
         weights = here.new_zeros(here.shape[:2])
-        rows = [self.row[i] for i in due]
         found: Answers = {}
 
         def operate(i: int, ask: Gradient) -> StepGradient:
@@ -227,11 +228,10 @@ class Pack:
 
         for i, ask in due.items():
             found[i] = attempt(partial(operate, i, ask))
-        weighted = [self.row[i] for i in due if not due[i].own.methods.has("combine")]
+        weighted = [i for i, ask in due.items() if not ask.own.methods.has("combine")]
         if weighted:
-            combined = torch.einsum("rb,rbp->rp", weights.to(gradients), gradients)
-            self.gradient[weighted] = combined[weighted]
-        self.losses[rows] = means[rows]
+            self._put(self.gradient, torch.einsum("rb,rbp->rp", weights.to(gradients), gradients), weighted)
+        self._put(self.losses, means, due)
         return found
 
     def _sums(self, own: GradientPass, groups: Tensor) -> Iterator[CoordinateSums]:
@@ -242,7 +242,7 @@ class Pack:
             "abs_sum": groups.abs().sum(0) if "abs_sum" in wanted else None,
             "sign_sum": groups.sign().sum(0) if "sign_sum" in wanted else None,
         }
-        named = {what: self.stack.rows(sums[None])[0] for what, sums in every.items() if sums is not None}
+        named = {what: self.stack.row(sums) for what, sums in every.items() if sums is not None}
         for name in self.stack.shapes:
             yield CoordinateSums(name=name, count=len(groups), **{what: rows[name] for what, rows in named.items()})
 
@@ -250,37 +250,47 @@ class Pack:
         spare = next(iter(due.values()))  # for the rows of runs that are not due: no loss of theirs counts
         batches = [due.get(i, spare).batch for i in self.begun]
         losses, logits, means = self.passes.forward(batches)
-        rows = [self.row[i] for i in due]
+        plain = losses.detach().unbind()
         watched = [i for i, ask in due.items() if ask.own.watched]
         seen = means.tolist() if watched else []
         found: Answers = {}
-        weighted: list[Tensor] = []
+        totals: list[Tensor] = []
 
         def weigh(i: int, ask: Gradient) -> StepGradient:
             row, view = self.row[i], None
-            own = losses[row]
             if ask.own.watched:
                 check_loss(seen[row], ask.step)
                 with ask.own.autocast(ask.batch):
-                    own, view = ask.own.weighted(own, None if logits is None else logits[row], ask.batch)
-                weighted.append(own.mean())
-            return StepGradient(view=view, losses=losses[row].detach(), loss=0.0)
+                    weighted, view = ask.own.weighted(losses[row], None if logits is None else logits[row], ask.batch)
+                totals.append(weighted.mean())
+            return StepGradient(view=view, losses=plain[row], loss=0.0)
 
         for i, ask in due.items():
             found[i] = attempt(partial(weigh, i, ask))
-        plain = [self.row[i] for i in due if i not in watched]
-        if plain:
-            mask = losses.new_zeros(len(self.begun))
-            mask[plain] = 1.0
-            weighted.append((losses.mean((1, 2)) * mask).sum())
-        if weighted:
-            gradient = self.passes.backward(torch.stack(weighted).sum())
-            if len(rows) == len(self.begun):
-                self.gradient.copy_(gradient)
-            else:
-                self.gradient[rows] = gradient[rows]
-        self.losses[rows] = means[rows]
+        if len(watched) < len(due):
+            own = self._mask(i for i in due if i not in watched)
+            totals.append(torch.where(own, losses.mean((1, 2)), 0.0).sum())
+        if totals:
+            self._put(self.gradient, self.passes.backward(torch.stack(totals).sum()), due)
+        self._put(self.losses, means, due)
         return found
+
+    def _mask(self, runs: Iterable[int]) -> Tensor:
+        """(R,): which rows are those of the runs. Kept on the device, since making one is a transfer."""
+        rows = tuple(self.row[i] for i in runs)
+        if rows not in self.masks:
+            mask = torch.zeros(len(self.begun), dtype=torch.bool)
+            mask[list(rows)] = True
+            self.masks[rows] = mask.to(self.losses.device)
+        return self.masks[rows]
+
+    def _put(self, into: Tensor, found: Tensor, runs: Collection[int]) -> None:
+        """Copy the rows of these runs."""
+        if len(runs) == len(self.begun):
+            into.copy_(found)
+        else:
+            mask = self._mask(runs)
+            torch.where(mask.view(-1, *[1] * (into.ndim - 1)), found, into, out=into)
 
     def updates(self, due: Mapping[int, Update]) -> Answers:
         """Clip the gradients, and let every run move by its own; the norms before clipping."""
@@ -292,10 +302,9 @@ class Pack:
         at = self._keep(norms)
         found: Answers = {i: Later(*at, self.row[i]) for i in due}
         own = {i: ask for i, ask in due.items() if not self.begun[i].plain}
-        if own:
-            rows = self.stack.rows(clipped)
-            for i, ask in own.items():
-                found[i] = attempt(partial(self._own_update, ask, rows[self.row[i]], found[i], self.row[i]))
+        for i, ask in own.items():
+            gradient = self.stack.row(clipped[self.row[i]])
+            found[i] = attempt(partial(self._own_update, ask, gradient, found[i], self.row[i]))
         if len(self.block.rows) >= 2 * STEPS:
             self.block.fetch()
         return found

@@ -53,10 +53,13 @@ class Stack:
             pieces.append(pieces[-1].new_zeros(*leading, gap))
         return torch.cat(pieces, dim=-1)
 
+    def row(self, flat: Tensor) -> dict[str, Tensor]:
+        """By name, the parts of one row (P,). Views."""
+        return {name: part[0] for name, part in self.parts(flat[None]).items()}
+
     def rows(self, flat: Tensor) -> list[dict[str, Tensor]]:
         """By run, then by name: the parts of a matrix (R, P). Views."""
-        parts = self.parts(flat)
-        return [{name: part[row] for name, part in parts.items()} for row in range(len(flat))]
+        return [self.row(one) for one in flat]
 
 
 class StackedAdamW:
@@ -113,9 +116,3 @@ class StackedAdamW:
         rate = torch.where(moves, rate, 0.0)
         self.stack.weights.mul_(1 - rate * self.decay).sub_(change.mul_(rate / corrected1))
         return norm, gradient
-
-
-def hand_out(rows: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
-    """Make the rows of a gradient the `.grad` of a run's parameters."""
-    for name, p in parameters.items():
-        p.grad = rows[name]
