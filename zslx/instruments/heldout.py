@@ -53,10 +53,7 @@ class HeldOut:
             return token_losses(model, batch)
 
     def parts(self) -> list[Batch]:
-        b = self.batch
-        starts = range(0, len(b.tokens), self.chunk)
-        cuts = [slice(i, i + self.chunk) for i in starts]
-        return [Batch(tokens=b.tokens[c], targets=b.targets[c], domains=b.domains[c]) for c in cuts]
+        return self.batch.parts(self.chunk)
 
     def measure(
         self, model: nn.Module, average: Mapping[str, Tensor] | None, decomposition: Decomposition | None

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+from torch.utils.checkpoint import checkpoint
 
 from zslx.config.groups import ModelConfig
 from zslx.config.run_config import Config
@@ -76,6 +77,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
+        self.checkpointing = False
         self._rotations: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         self.embedding = skip_init(nn.Embedding, config.vocab_size, config.d_model)
         if config.positions == "learned":
@@ -95,7 +97,10 @@ class Transformer(nn.Module):
         rotation = self.rotation(tokens.shape[1], x)
         mask = None if context is None else attention_mask(context)
         for block in self.blocks:
-            x = block(x, rotation, mask)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, mask, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, rotation, mask)
         return self.unembedding(self.norm(x))
 
     def rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,4 +180,5 @@ def build_model(config: Config, vocab_size: int, generator: torch.Generator | No
             f"model.max_positions={config.model.max_positions} is less than data.seq_len={config.data.seq_len}"
         )
     model = Transformer(dataclasses.replace(config.model, vocab_size=rows), generator)
+    model.checkpointing = config.train.checkpointing
     return model.double() if config.train.dtype == "float64" else model

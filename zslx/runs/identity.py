@@ -24,6 +24,8 @@ from zslx.text import token_cache
 # Raise by hand whenever a change to the core may change a run's numbers; tests/invariants/test_numerics.py
 # fails when the numbers move and this does not.
 NUMERICS = 1
+# Settings of `train` that came later: a run that does not use them has the identity that it always had.
+LATER = ("micro_batch", "checkpointing")
 
 
 def device_kind(config: Config) -> str:
@@ -44,6 +46,9 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
     for key in ("instruments", "run"):
         values.pop(key)
     values["train"].pop("device")
+    for key in LATER:
+        if not values["train"][key]:
+            values["train"].pop(key)
     path = values["data"].pop("path")  # the text's hash counts, not where it lies
     methods = registry.load_spec(config.intervention, config.settings)
     values["settings"] = {m.name: {s["name"]: s["default"] for s in m.card()["settings"]} for m in methods}

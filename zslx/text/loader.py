@@ -57,6 +57,19 @@ class Batch:
             context=None if self.context is None else self.context.to(device),
         )
 
+    def parts(self, sequences: int) -> list[Batch]:
+        """So many sequences at a time, in their order."""
+        cuts = [slice(at, at + sequences) for at in range(0, len(self.tokens), sequences)]
+        return [
+            Batch(
+                tokens=self.tokens[cut],
+                targets=self.targets[cut],
+                domains=self.domains[cut],
+                context=None if self.context is None else self.context[cut],
+            )
+            for cut in cuts
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:

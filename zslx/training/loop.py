@@ -98,6 +98,7 @@ class TrainingRun:
             dtype=config.train.dtype,
             reference=reference,
             compiled=config.train.compile,
+            micro_batch=config.train.micro_batch,
         )
         groups = parameter_groups(self.model, config.optim)
         made = self.methods.optimizers(groups) if self.methods.has("optimizer") else None

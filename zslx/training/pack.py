@@ -99,7 +99,7 @@ def give(answer: Any, seconds: float, course: Course) -> Request:
 
 
 SHAPES = ("model", "data.batch_size", "data.seq_len", "data.vocab_size", "data.path", "data.heldout_sequences",
-          "train.dtype", "train.device", "train.threads")  # fmt: skip
+          "train.dtype", "train.device", "train.threads", "train.compile")  # fmt: skip
 
 
 def shape(config: Config) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class StackedPass:
 
     def __init__(self, stack: Stack, first: GradientPass, *, logits: bool):
         self.stack, self.model, self.dtype, self.logits = stack, first.model, first.dtype, logits
+        compiled: Callable[[Any], Any] = torch.compile if first.compiled else lambda work: work
+        self.training, self.by_sequence = compiled(self._training), compiled(self._by_sequence)
         self.leaf = stack.weights.detach().requires_grad_()
         self.device = self.leaf.device
         self.graphs: dict[torch.Size, Pass] = {}
@@ -54,10 +56,10 @@ class StackedPass:
         key = (tokens.shape, "sequences")
         if self.device.type == "cuda":
             if key not in self.replays:
-                self.replays[key] = captured(self._by_sequence, tokens, targets)
+                self.replays[key] = captured(self.by_sequence, tokens, targets)
             losses, gradients, gramians = self.replays[key](tokens, targets)
         else:
-            losses, gradients, gramians = self._by_sequence(tokens, targets)
+            losses, gradients, gramians = self.by_sequence(tokens, targets)
         return losses, gradients, gramians, losses.mean((1, 2))
 
     def _by_sequence(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,10 +102,10 @@ class StackedPass:
     def _graphed(self, tokens: Tensor, targets: Tensor) -> Pass:
         shape = tokens.shape
         if self.device.type != "cuda" or (shape not in self.graphs and len(self.graphs) >= GRAPHS):
-            return self._training
+            return self.training
         if shape not in self.graphs:
             sample = (self.leaf, tokens.clone(), targets.clone())
-            self.graphs[shape] = torch.cuda.make_graphed_callables(self._training, sample)  # type: ignore[assignment]
+            self.graphs[shape] = torch.cuda.make_graphed_callables(self.training, sample)  # type: ignore[assignment]
         return self.graphs[shape]
 
     @torch.no_grad()

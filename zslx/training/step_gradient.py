@@ -65,9 +65,12 @@ class GradientPass:
         dtype: str,
         reference: nn.Module | None = None,
         compiled: bool = False,
+        micro_batch: int = 0,
     ):
         self.model, self.methods, self.reference = model, methods, reference
-        self.dtype = dtype
+        self.dtype, self.compiled, self.micro_batch = dtype, compiled, micro_batch
+        if micro_batch:
+            self._check_parts()
         # The loss is compiled with the model, so that the logits need not be kept; the engine runs eagerly.
         self.forward = torch.compile(self._forward) if compiled else self._forward
 
@@ -75,22 +78,61 @@ class GradientPass:
         self.model.zero_grad(set_to_none=True)
         if self.methods.surgery:
             return self._surgery(batch, step)
+        if self.micro_batch and len(batch.tokens) > self.micro_batch:
+            return self._in_parts(batch, step)
         alignment = self._token_alignment(batch)
         with self.autocast(batch):
             weighted, losses, view = self._weighted_losses(self.model, batch, step, alignment)
         weighted.mean().backward()
         return StepGradient(view=view, losses=losses, loss=check_loss(float(losses.mean()), step))
 
+    def _check_parts(self) -> None:
+        """ValueError, naming the method, where one needs the graph of the whole batch."""
+        methods = self.methods
+        own = [*methods.hooks["extra_loss"], *methods.hooks["group_weights"], *methods.hooks["combine"]]
+        own += [m for need in ("logits", "entropy", "token_alignment") for m in methods.needing(need)]
+        if own:
+            raise ValueError(
+                f"train.micro_batch={self.micro_batch}: {own[0].name} needs the whole batch in one pass; allowed is 0"
+            )
+
+    def _in_parts(self, batch: Batch, step: int) -> StepGradient:
+        """The gradient from `micro_batch` sequences at a time. Methods see the whole batch: where they weight its
+        tokens, its losses come first, from a forward of their own."""
+        parts, view, weights = batch.parts(self.micro_batch), None, None
+        if self.watched:
+            outcome = self.outcome(torch.cat([self.losses(part) for part in parts]), batch)
+            check_loss(float(outcome.losses.mean()), step)
+            view = outcome.view
+            assert view is not None
+            self._fill(view, None, outcome.losses, batch)
+            weights = self.methods.token_weights(view)
+        found = []
+        of_part = [None] * len(parts) if weights is None else weights.split(self.micro_batch)
+        for part, own in zip(parts, of_part, strict=True):
+            with self.autocast(batch):
+                losses, _ = self.forward(self.model, part.tokens, part.targets, part.context)
+                weighted = losses if own is None else losses * own
+            (weighted.sum() / batch.tokens.numel()).backward()
+            found.append(losses.detach())
+        losses = torch.cat(found)
+        return StepGradient(view=view, losses=losses, loss=check_loss(float(losses.mean()), step))
+
+    @property
+    def stackable(self) -> bool:
+        """Whether a pass over several runs can be made of this one's: the whole batch, nothing computed twice."""
+        return not self.micro_batch and not getattr(self.model, "checkpointing", False)
+
     @property
     def one_pass(self) -> bool:
         """Whether a step takes one forward and one backward, and nothing else."""
-        return not self.methods.surgery and "token_alignment" not in self.methods.needs
+        return self.stackable and not self.methods.surgery and "token_alignment" not in self.methods.needs
 
     @property
     def by_sequence(self) -> bool:
         """Whether a step is surgery on the gradients of sequences, or of groups of them, and nothing else."""
         other = self.methods.has("token_weights") or self.methods.has("extra_loss") or self.methods.needs & PASSES
-        return self.methods.surgery and not self.methods.surgeon.by_token and not other
+        return self.stackable and self.methods.surgery and not self.methods.surgeon.by_token and not other
 
     @property
     def watched(self) -> bool:
