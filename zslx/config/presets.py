@@ -69,9 +69,10 @@ PRESETS = {
         arms=("none", "rate:0.5", "rate:2", "cosine", "{arm}", "placebo:{arm}", "{arm}+cosine"),
     ),
     "gpu": Preset(
-        help="minutes a trial on a GPU: 0.8M to 14M",
+        help="a GPU: 0.8M, 4M and 14M with placebo and cosine; small ones train in packs",
         sizes=("0.8M", "4M", "14M"),
         seeds=3,
+        arms=("none", "cosine", "{arm}", "placebo:{arm}"),
         # 1e-3 at 4M is where its break was first seen. The rates are not tuned: --tune-rate does it.
         config=Config(
             data=DataConfig(vocab_size=4096, batch_size=16, seq_len=128, heldout_sequences=64),
