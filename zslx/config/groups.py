@@ -117,6 +117,8 @@ class TrainConfig(Group):
     compile: bool = option(False, "torch.compile the plain step's forward")
     micro_batch: int = option(0, "sequences of one pass, whose gradients are added up; 0: the whole batch", low=0)
     checkpointing: bool = option(False, "compute each block again in the backward: less memory, a third more time")
+    loss_chunk: int = option(0, "positions whose logits are there at a time; 0: all", low=0)
+    deterministic: bool = option(False, "on a GPU only kernels that give the same bits again, where torch has them")
 
 
 @dataclass(frozen=True, kw_only=True)

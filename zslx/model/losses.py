@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from zslx.text.loader import Batch
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Losses (B, T), nats per token, of the next tokens. In float32 at least, exact (no fused approximation)."""
-    return cross_entropy(logits_of(model, batch.tokens, batch.context), batch.targets)
+    return losses_of(model, batch.tokens, batch.targets, batch.context)
+
+
+def losses_of(model: nn.Module, tokens: Tensor, targets: Tensor, context: Tensor | None) -> Tensor:
+    """Losses (B, T). With `model.loss_chunk` only the logits of so many positions are there at a time.
+
+    They are made again in the backward, so that of B·T·V numbers no more than B·chunk·V are kept; exact.
+    """
+    chunk = getattr(model, "loss_chunk", 0)
+    if not chunk or not torch.is_grad_enabled():
+        return cross_entropy(logits_of(model, tokens, context), targets)
+    hidden: Tensor = model.hidden(tokens, context)  # type: ignore[operator]
+    found = [
+        checkpoint(_head_losses, model.unembedding, h, y, use_reentrant=False, preserve_rng_state=False)
+        for h, y in zip(hidden.split(chunk, 1), targets.split(chunk, 1), strict=True)
+    ]
+    return torch.cat(found, 1)
+
+
+def _head_losses(unembedding: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(unembedding(hidden), targets)
 
 
 def logits_of(model: nn.Module, tokens: Tensor, context: Tensor | None) -> Tensor:

@@ -77,7 +77,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.checkpointing, self.loss_chunk = False, 0
         self._rotations: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         self.embedding = skip_init(nn.Embedding, config.vocab_size, config.d_model)
         if config.positions == "learned":
@@ -91,6 +91,11 @@ class Transformer(nn.Module):
             self.initialise(generator)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.unembedding(self.hidden(tokens, context))
+        return logits
+
+    def hidden(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, T, D): what the unembedding makes logits of."""
         x = self.embedding(tokens)
         if self.config.positions == "learned":
             x = x + self.position_embedding(torch.arange(tokens.shape[1], device=tokens.device))
@@ -101,7 +106,8 @@ class Transformer(nn.Module):
                 x = checkpoint(block, x, rotation, mask, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, rotation, mask)
-        return self.unembedding(self.norm(x))
+        normed: Tensor = self.norm(x)
+        return normed
 
     def rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The rotary table, made once: a compiled model would compute its sines anew for every number it rotates."""
@@ -180,5 +186,5 @@ def build_model(config: Config, vocab_size: int, generator: torch.Generator | No
             f"model.max_positions={config.model.max_positions} is less than data.seq_len={config.data.seq_len}"
         )
     model = Transformer(dataclasses.replace(config.model, vocab_size=rows), generator)
-    model.checkpointing = config.train.checkpointing
+    model.checkpointing, model.loss_chunk = config.train.checkpointing, config.train.loss_chunk
     return model.double() if config.train.dtype == "float64" else model

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import chain
@@ -66,6 +67,9 @@ class TrainingRun:
         self.config, self.out = config, out
         keep_freed_memory()
         torch.set_num_threads(config.train.threads)
+        if config.train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the GPU is first used
+        torch.use_deterministic_algorithms(config.train.deterministic)
         self.device = torch.device(device_kind(config).split()[0])
         corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
         data, seed = config.data, config.train.seed

@@ -23,7 +23,7 @@ from zslx.gradients import GroupStats, group_stats, token_changes
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
-from zslx.model.losses import cross_entropy, logits_of, token_losses
+from zslx.model.losses import cross_entropy, logits_of, losses_of, token_losses
 from zslx.text.loader import Batch
 from zslx.training.numbers import Number
 
@@ -121,7 +121,8 @@ class GradientPass:
     @property
     def stackable(self) -> bool:
         """Whether a pass over several runs can be made of this one's: the whole batch, nothing computed twice."""
-        return not self.micro_batch and not getattr(self.model, "checkpointing", False)
+        twice = (getattr(self.model, name, False) for name in ("checkpointing", "loss_chunk"))
+        return not self.micro_batch and not any(twice)
 
     @property
     def one_pass(self) -> bool:
@@ -197,8 +198,10 @@ class GradientPass:
         self, model: nn.Module, tokens: Tensor, targets: Tensor, context: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Losses (B, T), and the logits (B, T, V) where a method needs them."""
+        if not self.needs_logits:
+            return losses_of(model, tokens, targets, context), None
         logits = logits_of(model, tokens, context)
-        return cross_entropy(logits, targets), logits if self.needs_logits else None
+        return cross_entropy(logits, targets), logits
 
     def _fill(self, view: StepView, logits: Tensor | None, losses: Tensor, batch: Batch) -> None:
         """What the methods asked for beyond the losses."""
