@@ -81,13 +81,22 @@ def unpack(value: Any, tensors: dict[str, torch.Tensor], device: torch.device | 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write the checkpoint of `step` under `folder`; returns its path."""
+    return write(folder, step, *packed(state))
+
+
+def packed(state: dict[str, Any]) -> tuple[Any, dict[str, torch.Tensor]]:
+    """What `write` takes: a copy of the state, as JSON values and tensors."""
+    tensors: dict[str, torch.Tensor] = {}
+    return pack(state, tensors), tensors
+
+
+def write(folder: Path, step: int, skeleton: Any, tensors: dict[str, torch.Tensor]) -> Path:
+    """Write what `packed` gives; see `save`."""
     folder.mkdir(parents=True, exist_ok=True)
     final, temporary = _path(folder, step), folder / f".tmp-{step:09d}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        tensors: dict[str, torch.Tensor] = {}
-        skeleton = pack(state, tensors)
         try:
             save_file(tensors, temporary / "tensors.safetensors")
         except SafetensorError as error:  # a full disk

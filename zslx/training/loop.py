@@ -51,6 +51,7 @@ from zslx.training.control_set import ControlSet
 from zslx.training.course import Answer, Begin, Course, Gradient, Losses, Request, Update, alone, check_norm
 from zslx.training.malloc import keep_freed_memory
 from zslx.training.numbers import known
+from zslx.training.saver import Saver
 from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
 
 Progress = Callable[[int, int, float], None]
@@ -116,7 +117,7 @@ class TrainingRun:
         self.instruments = Instruments(
             config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
         )
-        self.records = RunRecords(out)
+        self.records, self.saver = RunRecords(out), Saver()
         self.tokens = self.tokens_written = 0
         self.lines: list[dict[str, Any]] = []  # of steps whose numbers are not here yet
         self.loss = math.nan  # of the last step that was written
@@ -135,7 +136,7 @@ class TrainingRun:
         clock = Clock(self.records)
         saved_at = time.monotonic()
         status, step = "finished", done  # a run killed after its last checkpoint has no step left to take
-        with self.records:
+        with self.records, self.saver:
             yield self.begin()
             if done == 0:
                 yield from self.probe(0, clock)
@@ -330,7 +331,6 @@ class TrainingRun:
         if self.control:
             state["control"] = self.control.state
         self._write(checkpoints.RESUME, step, state)
-        checkpoints.prune(self.out / checkpoints.RESUME)
 
     def _measured(self) -> dict[str, Any]:
         """What every kind of checkpoint holds."""
@@ -343,10 +343,17 @@ class TrainingRun:
 
     def _write(self, kind: str, step: int, state: dict[str, Any]) -> None:
         try:
-            checkpoints.save(self.out / kind, step, state)
+            packed = checkpoints.packed(state)
         except TypeError as error:  # a method's state: the rest is the trainer's own
             raise InterventionError(f"intervention state at step {step}: {error}") from None
-        checkpoints.clear(self.out / kind)
+
+        def write(folder: Path = self.out / kind) -> None:
+            checkpoints.write(folder, step, *packed)
+            checkpoints.clear(folder)
+            if kind == checkpoints.RESUME:
+                checkpoints.prune(folder)
+
+        self.saver.start(write)
 
     def resume(self, continued_from: int = 0) -> int:
         """Restore the newest readable state and cut the records back to it; the step it stands at."""
