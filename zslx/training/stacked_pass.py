@@ -54,12 +54,9 @@ class StackedPass:
         (R, B, B), and each run's mean loss (R,)."""
         tokens, targets = (torch.stack([getattr(batch, what) for batch in batches]) for what in ("tokens", "targets"))
         key = (tokens.shape, "sequences")
-        if self.device.type == "cuda":
-            if key not in self.replays:
-                self.replays[key] = captured(self.by_sequence, tokens, targets)
-            losses, gradients, gramians = self.replays[key](tokens, targets)
-        else:
-            losses, gradients, gramians = self.by_sequence(tokens, targets)
+        if self.device.type == "cuda" and key not in self.replays and len(self.replays) < GRAPHS:
+            self.replays[key] = captured(self.by_sequence, tokens, targets)
+        losses, gradients, gramians = self.replays.get(key, self.by_sequence)(tokens, targets)
         return losses, gradients, gramians, losses.mean((1, 2))
 
     def _by_sequence(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
