@@ -15,112 +15,30 @@ end; the whole state, to go on from, every `resume_seconds` and at the end (zslx
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 import time
-from collections.abc import Callable, Generator, Sequence
-from itertools import chain
-from pathlib import Path
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zslx.config.run_config import Config
-from zslx.gradients import parameter_roles
-from zslx.instruments.during_training import Instruments
-from zslx.instruments.heldout import HeldOut
-from zslx.intervention import registry
-from zslx.intervention.base import Intervention, RunView, StepStats
-from zslx.intervention.composed import InterventionError, Methods
-from zslx.model.optimization import adamw, parameter_groups, schedule_factor
-from zslx.model.transformer import build_model
-from zslx.runs import checkpoints
-from zslx.runs.identity import device_kind
-from zslx.runs.integrity import gap
-from zslx.runs.load import load_weights, reference_actions, reference_model
-from zslx.runs.records import RunRecords, read_manifest
-from zslx.seeds import generator
-from zslx.text import token_cache
-from zslx.text.loader import Batch, Choice, Ids, Loader, Walk, control, heldout
+from zslx.intervention.base import StepStats
+from zslx.model.optimization import schedule_factor
+from zslx.runs.records import read_manifest
+from zslx.text.loader import Batch, Choice, Ids, Walk
+from zslx.training.built_run import BuiltRun
 from zslx.training.clock import Clock
-from zslx.training.control_set import NEEDS as CONTROL_NEEDS
-from zslx.training.control_set import ControlSet
 from zslx.training.course import Answer, Begin, Course, Gradient, Losses, Request, Update, alone, check_norm
-from zslx.training.malloc import keep_freed_memory
 from zslx.training.numbers import known
-from zslx.training.saver import Saver
-from zslx.training.step_gradient import Diverged, GradientPass, StepGradient, check_loss
+from zslx.training.step_gradient import Diverged, StepGradient, check_loss
 
 Progress = Callable[[int, int, float], None]
 BLOCK = 64  # steps whose lines may wait for their numbers
 
 
-class TrainingRun:
-    """A run in memory: model, data, optimizer, interventions, instruments, records.
-
-    `methods` stand in for those that the configuration names (the tests' way to try a class without a name).
-    """
-
-    def __init__(self, config: Config, out: Path, methods: Sequence[Intervention] | None = None):
-        self.config, self.out = config, out
-        keep_freed_memory()
-        torch.set_num_threads(config.train.threads)
-        if config.train.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the GPU is first used
-        torch.use_deterministic_algorithms(config.train.deterministic)
-        self.device = torch.device(device_kind(config).split()[0])
-        corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
-        data, seed = config.data, config.train.seed
-        self.loader = Loader(
-            corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)
-        )
-        self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
-        methods = registry.load_spec(config.intervention, config.settings) if methods is None else methods
-        counts = torch.as_tensor(corpus.token_counts)
-        view = RunView(
-            steps=config.train.steps,
-            seq_len=data.seq_len,
-            batch_size=data.batch_size,
-            domains=corpus.domains,
-            domain_tokens=[len(stream) for stream in corpus.train],
-            token_counts=counts,
-            parameters=dict(self.model.named_parameters()),
-            roles=parameter_roles(self.model),
-            config=config,
-        )
-        self.methods = Methods(methods, view)
-        names = [method.name.rpartition(":")[2] for method in self.methods.needing("reference_actions")]
-        view.reference_actions = {name: reference_actions(config.reference, name) for name in names}
-        reference = None
-        if needing := self.methods.needing("reference_losses"):
-            reference = reference_model(config.reference, needing[0].name).to(self.device)
-        self.gradient = GradientPass(
-            self.model,
-            self.methods,
-            dtype=config.train.dtype,
-            reference=reference,
-            compiled=config.train.compile,
-            micro_batch=config.train.micro_batch,
-        )
-        groups = parameter_groups(self.model, config.optim)
-        made = self.methods.optimizers(groups) if self.methods.has("optimizer") else None
-        self.optimizers = made or [adamw(groups, config.optim)]
-        self.base_rates = [g["lr"] for g in self._rate_groups()]
-        self.control = None
-        if self.methods.needs & set(CONTROL_NEEDS):
-            fixed = control(corpus, sequences=data.batch_size, seq_len=data.seq_len).to(self.device)
-            self.control = ControlSet(fixed, self.methods, self.gradient)
-        fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
-        self.instruments = Instruments(
-            config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
-        )
-        self.records, self.saver = RunRecords(out), Saver()
-        self.tokens = self.tokens_written = 0
-        self.lines: list[dict[str, Any]] = []  # of steps whose numbers are not here yet
-        self.loss = math.nan  # of the last step that was written
+class TrainingRun(BuiltRun):
+    """A run that trains."""
 
     def loop(self, progress: Progress | None = None) -> dict[str, Any]:
         """Train by itself; returns status and totals."""
@@ -269,16 +187,13 @@ class TrainingRun:
     def rates(self, step: int) -> dict[str, Any]:
         """Set the learning rates of the step; what is recorded of them."""
         factor = schedule_factor(step, self.config) * self.methods.lr_factor()
-        groups = self._rate_groups()
+        groups = self.rate_groups()
         for group, rate in zip(groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         record: dict[str, Any] = {"lr": groups[0]["lr"]}
         if len(self.optimizers) > 1:
             record["lrs"] = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         return record
-
-    def _rate_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def observe(self, gradient: StepGradient, batch: Batch) -> None:
         """Let stateful methods observe the finished step."""
