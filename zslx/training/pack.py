@@ -13,8 +13,8 @@ one run needs; on a GPU in one launch, from a CUDA graph.
                 optimizers, records, checkpoints, folder
 
 Gradient surgery over sequences, or groups of them, has the gradients of all sequences of all runs from one pass, and
-each method its weights from its own Gramian. A run makes its gradient for itself where that takes more (groups of
-tokens, token alignment), and where its attention is masked.
+each method its weights from its own Gramian. A run that takes more than that (groups of tokens, token alignment) makes
+gradient and update for itself; one whose attention is masked makes its gradient.
 
 A run that is over, or waits for others that resumed from an earlier step, keeps its row, and batches of another shape
 than the others' get a pass of their own: the numbers of a run are, bit for bit, those that it has whatever becomes of
@@ -132,9 +132,10 @@ class Pack:
         runs = list(self.begun.values())
         self.stack = Stack([run.gradient.model for run in runs])
         self.passes = StackedPass(self.stack, runs[0].gradient, logits=any(r.gradient.needs_logits for r in runs))
-        self.adamw = StackedAdamW(
-            self.stack, [r.optimizers[0] if r.plain else None for r in runs], [r.clip for r in runs]
-        )
+        self.alone = {i for i, run in self.begun.items() if not (run.gradient.one_pass or run.gradient.by_sequence)}
+        self.stacked = {i for i, run in self.begun.items() if run.plain and i not in self.alone}
+        optimizers = [run.optimizers[0] if i in self.stacked else None for i, run in self.begun.items()]
+        self.adamw = StackedAdamW(self.stack, optimizers, [run.clip for run in runs])
         self.gradient = torch.zeros_like(self.stack.weights)
         self.gradient_rows = self.stack.rows(self.gradient)
         self.losses = self.stack.weights.new_zeros(len(runs))  # of the step, by run
@@ -165,10 +166,10 @@ class Pack:
         plain: dict[torch.Size, dict[int, Gradient]] = {}
         surgery: dict[torch.Size, dict[int, Gradient]] = {}
         for i, ask in due.items():
-            together = plain if ask.own.one_pass else surgery if ask.own.by_sequence else None
-            if together is None or ask.batch.context is not None:
+            if i in self.alone or ask.batch.context is not None:
                 alone[i] = ask
             else:
+                together = plain if ask.own.one_pass else surgery
                 together.setdefault(ask.batch.tokens.shape, {})[i] = ask
         found: Answers = {}
         for of_one_shape in plain.values():
@@ -295,16 +296,18 @@ class Pack:
     def updates(self, due: Mapping[int, Update]) -> Answers:
         """Clip the gradients, and let every run move by its own; the norms before clipping."""
         rates = [
-            due[i].optimizers[0].param_groups[0]["lr"] if i in due and run.plain else None
+            run.optimizers[0].param_groups[0]["lr"] if i in due and i in self.stacked else None
             for i, run in self.begun.items()
         ]
         norms, clipped = self.adamw.step(self.gradient, self.losses, rates)
         at = self._keep(norms)
         found: Answers = {i: Later(*at, self.row[i]) for i in due}
-        own = {i: ask for i, ask in due.items() if not self.begun[i].plain}
-        for i, ask in own.items():
-            gradient = self.stack.row(clipped[self.row[i]])
-            found[i] = attempt(partial(self._own_update, ask, gradient, found[i], self.row[i]))
+        for i, ask in due.items():
+            if i in self.alone:
+                found[i] = attempt(ask.by_itself)
+            elif i not in self.stacked:
+                gradient = self.stack.row(clipped[self.row[i]])
+                found[i] = attempt(partial(self._own_update, ask, gradient, found[i], self.row[i]))
         if len(self.block.rows) >= 2 * STEPS:
             self.block.fetch()
         return found
