@@ -12,7 +12,9 @@ from zslx.intervention import registry
 from zslx.intervention.discovery import discover
 from zslx.testing import CHECKS, Subject, examine
 
-QUICK = {"none", "focal", "pcgrad", "placebo:and_mask"}  # one of each kind; all the others are CI's
+QUICK = {"none", "focal", "pcgrad", "placebo:and_mask"}  # one of each kind; the others are CI's
+# A placebo is its method with one hook replaced by that of its kind: one of each kind for CI, all in the slow tests.
+PLACEBOS = {f"placebo:{name}" for name in ("pcgrad", "agreement", "focal", "infobatch", "difficulty", "adaptive_rate")}
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -25,7 +27,18 @@ def names() -> list[str]:
     return found + [f"placebo:{n}" for n in found if cards[n].placebo]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.medium) for n in names()])
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    if name in QUICK:
+        return []
+    return [pytest.mark.slow if name.startswith("placebo:") and name not in PLACEBOS else pytest.mark.medium]
+
+
+def test_every_kind_of_placebo_is_tested_each_time():
+    kinds = {registry.load_class(name.rpartition(":")[2]).placebo for name in PLACEBOS}
+    assert kinds == {registry.load_class(n).placebo for n in names() if not n.startswith("placebo:")} - {None}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in names()])
 def test_intervention(name: str, tmp_path: Path):
     results = examine(Subject(name, tmp_path))
     failures = [f"{check.__name__}: {why}" for check, result, why in results if result == "fail"]
