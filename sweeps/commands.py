@@ -26,8 +26,10 @@ from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
 from sweeps.packing import checked, packs
+from sweeps.planned import PlannedTrial
 from sweeps.progress import Progress
-from sweeps.study import PlannedStudy, PlannedTrial, build, command, parse_seeds, split_pair
+from sweeps.rounds import rounds
+from sweeps.study import PlannedStudy, build, command, parse_seeds, split_pair
 from sweeps.trial import Job
 from zslx.config.presets import preset
 from zslx.config.run_config import once, override
@@ -55,7 +57,7 @@ class Sweep:
     wandb: str
 
     def seconds(self) -> float:
-        return study_seconds([self.estimate.seconds(trial) for trial in self.pending], self.slots)
+        return study_seconds([map(self.estimate.seconds, some) for some in rounds(self.pending)], self.slots)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,6 +82,7 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
             overrides=asked.overrides,
             factors=factors,
             pack=args.pack,
+            results=args.results,
         )
         sweep = sweep_of(study, args)
         if args.dry_run:
@@ -200,6 +203,7 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
         rates=rates,
         tuning=tuning,
         pack=args.pack,
+        results=args.results,
     )
     return sweep_of(study, args)
 
@@ -207,15 +211,19 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
 def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
     """A study with what the ledger has of it and the time that the rest takes."""
     ledger = Ledger(args.results)
-    done, pending = ledger.split(study.trials)
+    done, pending = ledger.split(study.in_order)
+    # A reference run that is gone is not trained again for trials that are done.
+    extra, needed = ({t.key for t in study.references}, {t.reference.key for t in pending if t.reference})
+    pending = [trial for trial in pending if trial.key in needed or trial.key not in extra]
     threads = max(trial.config.train.threads for trial in study.trials)
+    together = max((len(packs(some, study.pack)) for some in rounds(pending)), default=1)
     return Sweep(
         study=study,
         ledger=ledger,
         done=done,
         pending=pending,
         estimate=estimate(pending, args.results),
-        slots=max(1, min(args.slots or cores() // threads, len(packs(pending, study.pack)) or 1)),
+        slots=max(1, min(args.slots or cores() // threads, together)),
         wandb=args.wandb,
     )
 
@@ -257,12 +265,15 @@ def announce(sweep: Sweep) -> None:
     if not sweep.pending:
         return
     before = f", {len(sweep.done)} of {len(sweep.done) + len(sweep.pending)} finished before" if sweep.done else ""
-    seconds, workers = sweep.seconds(), packs(sweep.pending, study.pack)
-    together = f" in {len(workers)} packs" if any(trial.packed for trial in sweep.pending) else ""
+    seconds, first = sweep.seconds(), rounds(sweep.pending)
+    workers = sum(len(packs(some, study.pack)) for some in first)
+    together = f" in {workers} packs" if any(trial.packed for trial in sweep.pending) else ""
     say(
         f"{len(sweep.pending)} trials to train{before}{together}, {sweep.slots} at a time: about {duration(seconds)} "
         f"(estimated from {sweep.estimate.source})"
     )
+    if len(first) > 1:
+        say(f"first the reference runs that others of them need: {', '.join(trial.label for trial in first[0])}")
     if seconds > LONG:
         say("interrupt it when you like: the same command goes on where it was")
 
@@ -271,7 +282,7 @@ def dry_run(sweep: Sweep) -> list[str]:
     """Lines that say what would be trained, what the ledger has, and the estimated time by size."""
     study, pending = sweep.study, {trial.key for trial in sweep.pending}
     lines = [f"study  {study.name}", f"arms   {', '.join(f'{a.name} ({a.role})' for a in study.arms)}", "trials"]
-    for trial in study.trials:
+    for trial in study.in_order:
         status = sweep.ledger.status(trial)
         left = f"about {duration(sweep.estimate.seconds(trial))}" if trial.key in pending else "nothing to do"
         lines.append(f"  {trial.label:32s} {trial.key}  {trial.steps} steps  {status:9s} {left}")
@@ -290,7 +301,10 @@ def train(sweep: Sweep) -> Outcome:
 
     # Workers start in another folder: paths become absolute.
     os.environ["ZSLX_PLUGINS"] = os.pathsep.join(str(folder) for folder in plugin_folders())
-    jobs = [[(trial, job(sweep, trial)) for trial in pack] for pack in packs(sweep.pending, sweep.study.pack)]
+    jobs = [
+        [[(trial, job(sweep, trial)) for trial in pack] for pack in packs(together, sweep.study.pack)]
+        for together in rounds(sweep.pending)
+    ]
     total = len(sweep.pending) + len(sweep.done)
     print("starting Ray ...", file=sys.stderr, flush=True)
     with Progress(sweep.pending, total, sweep.ledger, sweep.estimate, sweep.slots) as progress:
@@ -318,7 +332,7 @@ def labels(sweep: Sweep, trial: PlannedTrial) -> wandb_log.Labels:
 def log_rest(sweep: Sweep) -> set[str]:
     """Log to wandb the trials of this study that no sweep has logged yet; returns notes on what went wrong."""
     notes = set()
-    for trial in sweep.study.trials:
+    for trial in sweep.study.in_order:
         folder = sweep.ledger.folder(trial.key)
         if is_done(folder, trial.identity):
             wrong = wandb_log.log(folder, labels(sweep, trial), sweep.wandb)
@@ -337,17 +351,17 @@ def report_failures(sweep: Sweep, failures: dict[str, Failure]) -> None:
             by_error.setdefault(failures[trial.key].error, []).append(trial)
     for error, failed in by_error.items():
         names = ", ".join(trial.label for trial in failed[:4]) + (", ..." if len(failed) > 4 else "")
-        say(one_line(f"failed: {len(failed)} of {len(sweep.study.trials)} trials ({names}): {error}"))
+        say(one_line(f"failed: {len(failed)} of {len(sweep.study.in_order)} trials ({names}): {error}"))
         if (path := sweep.ledger.traceback(sweep.study, failed[0].key)).exists():
             say(f"        traceback in {path}")
 
 
 def interrupted(sweep: Sweep) -> int:
     """Say after Ctrl-C what is kept and how to go on."""
-    done, _ = sweep.ledger.split(sweep.study.trials)
+    trials = [*sweep.done, *sweep.pending]
+    done, _ = sweep.ledger.split(trials)
     sweep.ledger.record(sweep.study)
-    unique = len({trial.key for trial in sweep.study.trials})
     print()
-    say(f"stopped: {len(done)} of {unique} trials are finished, and the others keep their checkpoints; go on with")
+    say(f"stopped: {len(done)} of {len(trials)} trials are finished, and the others keep their checkpoints; go on with")
     say(f"  {command(sweep.study, str(sweep.ledger.results))}")
     return 130

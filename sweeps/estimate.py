@@ -1,6 +1,6 @@
 """How long trials take: from earlier timings in RESULTS, else from a quick measurement of each size.
 
-    trial ≈ steps × (seconds a step),   study ≈ max(Σ trials / slots, longest trial) + START
+    trial ≈ steps × (seconds a step),   round ≈ max(Σ trials / slots, longest trial),   study ≈ Σ rounds + START
 
 Seconds a step of an arm at a size: the median of earlier trials of the same model, batch, device and intervention;
 else the plain step of that model (earlier, or measured here on random tokens) times UNKNOWN_COST where there is an
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.packing import on_gpu
-from sweeps.study import PlannedTrial
+from sweeps.planned import PlannedTrial
 from zslx.config.run_config import Config
 from zslx.config.spec import BASELINE
 from zslx.runs.records import read_config, read_manifest
@@ -69,10 +69,10 @@ def estimate(
     return Estimate(rates, source)
 
 
-def study_seconds(seconds: Iterable[float], slots: int) -> float:
-    """Wall time of trials that take `seconds`, `slots` at a time."""
-    every = list(seconds)
-    return max(sum(every) / slots, max(every)) + START if every else 0.0
+def study_seconds(rounds: Iterable[Iterable[float]], slots: int) -> float:
+    """Wall time of trials that take so long, `slots` at a time, one round after the other."""
+    every = [list(seconds) for seconds in rounds]
+    return sum(max(sum(some) / slots, max(some)) for some in every if some) + (START if any(every) else 0.0)
 
 
 def workload(config: Config, packed: bool) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from analysis.study.declaration import Declaration, Entry
 from sweeps.outcome import Failure
-from sweeps.study import PlannedStudy, PlannedTrial
+from sweeps.planned import PlannedTrial, folder
+from sweeps.study import PlannedStudy
 from zslx.locking import locked
 from zslx.runs.integrity import fault
 from zslx.runs.records import read_manifest, read_run
@@ -33,7 +34,7 @@ class Ledger:
     results: Path
 
     def folder(self, key: str) -> Path:
-        return self.results / "trials" / key
+        return folder(self.results, key)
 
     def status(self, trial: PlannedTrial) -> str:
         """One of finished, diverged, partial and missing."""
@@ -65,12 +66,16 @@ class Ledger:
         with contextlib.suppress(ValueError):
             created = Declaration.read(folder).created
         created = created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        entries = [self._entry(trial, (failures or {}).get(trial.key)) for trial in study.trials]
-        return study.declaration(entries, str(self.results), created).write(folder)
+        trials, references = (
+            [self._entry(trial, (failures or {}).get(trial.key)) for trial in some]
+            for some in (study.trials, study.references)
+        )
+        return study.declaration(trials, str(self.results), created, references).write(folder)
 
     def _entry(self, trial: PlannedTrial, failure: Failure | None) -> Entry:
         """How a trial stands."""
-        entry = Entry(arm=trial.arm, size=trial.size, seed=trial.seed, identity=trial.key)
+        reference = trial.reference.key if trial.reference else ""
+        entry = Entry(arm=trial.arm, size=trial.size, seed=trial.seed, identity=trial.key, reference=reference)
         if failure:
             return replace(entry, status="failed", error=failure.error)
         status = self.status(trial)

@@ -16,7 +16,8 @@ from typing import Any
 
 from sweeps.estimate import Estimate
 from sweeps.ledger import Ledger
-from sweeps.study import PlannedTrial
+from sweeps.planned import PlannedTrial
+from sweeps.rounds import rounds
 from zslx.printable import printable
 from zslx.progress import duration
 from zslx.runs.json_files import last_line
@@ -109,12 +110,17 @@ class Progress:
         """Seconds until the last trial ends, about."""
         ratios = [rate / self.estimate.rates[where] for where, rate in self.rates.items()]
         drift = sum(ratios) / len(ratios) if ratios else 1.0
-        seconds = []
-        for trial in self.pending.values():
-            rate = self.rates.get((trial.arm, trial.size), drift * self.estimate.rates[trial.arm, trial.size])
-            pace = self.paces.get(trial.key)
-            seconds.append(rate * (trial.steps - (pace.step if pace else 0)))
-        return max(sum(seconds) / self.slots, max(seconds)) if seconds else 0.0
+        total = 0.0
+        for together in rounds(self.pending.values()):
+            seconds = [self._left(trial, drift) for trial in together]
+            total += max(sum(seconds) / self.slots, max(seconds))
+        return total
+
+    def _left(self, trial: PlannedTrial, drift: float) -> float:
+        """Seconds of work that are left of a trial; `drift` corrects the estimate of one whose rate is not known."""
+        rate = self.rates.get((trial.arm, trial.size), drift * self.estimate.rates[trial.arm, trial.size])
+        pace = self.paces.get(trial.key)
+        return rate * (trial.steps - (pace.step if pace else 0))
 
     def headline(self) -> str:
         done = self.total - len(self.pending)

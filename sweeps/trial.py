@@ -9,6 +9,7 @@ hashes. `run` sets the working directory. Installed packages stay imported, with
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import random
@@ -120,13 +121,13 @@ def _to_train(wanted: Config, folder: Path, expected: str | None, *, packed: boo
 def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Config:
     """The configuration with which the run in `folder` was begun if it describes the same run, else `wanted`.
 
-    One identity has several spellings (a default given explicitly, a text at another path). A folder that holds
-    another run, or one that wrongly claims to be done, is set aside.
+    One identity has several spellings (a default given explicitly, a text at another path), and its reference run may
+    lie elsewhere by now. A folder that holds another run, or one that wrongly claims to be done, is set aside.
     """
     if not (folder / "config.json").exists():
         return wanted
     with contextlib.suppress(ValueError):
-        begun = Config.from_dict(read_config(folder))
+        begun = dataclasses.replace(Config.from_dict(read_config(folder)), reference=wanted.reference)
         same = identity(begun, packed=packed) == name and begun.instruments == wanted.instruments
         if same and read_manifest(folder)["status"] not in DONE:
             return begun

@@ -1,11 +1,11 @@
 """Trains trials as Ray Tune trials.
 
 One of Ray's trials is one call of `sweeps.trial.run` in a reused actor, so that a worker imports torch once: one trial
-of ours, or a pack. Ray gets what the ledger does not have, the largest first so that the slots stay full. Each has one
-CPU core for each of its threads and a share of a GPU where there is one. A worker that dies is started again, and its
-trials go on from their own checkpoints, MAX_FAILURES times; those of a pack then go on by themselves, since one of them
-may be what kills it. An error that would come back is reported at once. Ray's own state is thrown away: what survives
-a sweep is the ledger.
+of ours, or a pack. Ray gets what the ledger does not have: first the reference runs, then what needs them (rounds.py),
+the largest first in each round so that the slots stay full. Each has one CPU core for each of its threads and a share
+of a GPU where there is one. A worker that dies is started again, and its trials go on from their own checkpoints,
+MAX_FAILURES times; those of a pack then go on by themselves, since one of them may be what kills it. An error that
+would come back is reported at once. Ray's own state is thrown away: what survives a sweep is the ledger.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from sweeps import trial as trials
 from sweeps.faults import NoSpace, described, may_pass
 from sweeps.outcome import Failure, Outcome
 from sweeps.packing import gpu_share, parameters
+from sweeps.planned import PlannedTrial
 from sweeps.progress import Progress
 from sweeps.ray_session import ray, started  # before anything else of Ray
-from sweeps.study import PlannedTrial
+from sweeps.rounds import lost
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import define, defined
 from zslx.intervention.registry import ready_to_send
@@ -121,17 +122,34 @@ class Watch(tune.Callback):
 Jobs = Sequence[Sequence[tuple[PlannedTrial, trials.Job]]]  # by worker
 
 
-def train_all(jobs: Jobs, progress: Progress, slots: int) -> Outcome:
-    """Train every job, `slots` at a time. KeyboardInterrupt leaves no process behind; NoSpace ends the whole sweep."""
+def train_all(rounds: Sequence[Jobs], progress: Progress, slots: int) -> Outcome:
+    """Train every job, `slots` at a time, one round after the other. A trial whose reference run came to nothing fails.
+
+    KeyboardInterrupt leaves no process behind; NoSpace ends the whole sweep.
+    """
     outcome = Outcome()
-    every = {trial.key: (trial, job) for pack in jobs for trial, job in pack}
+    every = {trial.key: (trial, job) for jobs in rounds for pack in jobs for trial, job in pack}
     cpus = slots * max(trial.config.train.threads for trial, _ in every.values())
-    results = Path(jobs[0][0][1].labels["results"])
+    results = Path(rounds[0][0][0][1].labels["results"])
     with started(results, cpus, any(gpu_share([trial.config]) for trial, _ in every.values())) as scratch:
-        again = train_round(jobs, progress, outcome, scratch / "packs")
-        if again:
-            train_round([[every[trial.key]] for trial in again], progress, outcome, scratch / "alone")
+        for number, jobs in enumerate(rounds):
+            left = with_reference(jobs, progress, outcome)
+            again = train_round(left, progress, outcome, scratch / f"packs-{number}") if left else []
+            if again:
+                train_round([[every[trial.key]] for trial in again], progress, outcome, scratch / f"alone-{number}")
     return outcome
+
+
+def with_reference(jobs: Jobs, progress: Progress, outcome: Outcome) -> Jobs:
+    """The jobs without those trials whose reference run came to nothing: these are among the failures."""
+    gone = lost((trial for pack in jobs for trial, _ in pack), progress.ledger.status, outcome.failures)
+    outcome.failures |= gone
+    for pack in jobs:
+        for trial, _ in pack:
+            if trial.key in gone:
+                progress.finished(trial, failed=True)
+    left = [[(trial, job) for trial, job in pack if trial.key not in gone] for pack in jobs]
+    return [pack for pack in left if pack]
 
 
 def train_round(jobs: Jobs, progress: Progress, outcome: Outcome, scratch: Path) -> list[PlannedTrial]:

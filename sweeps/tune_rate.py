@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ import numpy as np
 from analysis.study.arm import Arm
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
+from sweeps.arms import BASELINE_ARM
 from sweeps.packing import AUTO
-from sweeps.study import BASELINE_ARM, PlannedStudy, PlannedTrial, build, with_arms
+from sweeps.planned import PlannedTrial
+from sweeps.study import PlannedStudy, build, with_arms
 from zslx.intervention import registry
 
 FACTORS = tuple(2 ** (k / 2) for k in (-2, -1, 0, 1, 2))
@@ -41,11 +44,12 @@ def tuning_study(
     overrides: Sequence[str],
     factors: Sequence[float] = FACTORS,
     pack: str = AUTO,
+    results: str | Path = "results",
 ) -> PlannedStudy:
     """The arms that have a rate of their own, at each factor on it."""
-    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides, pack=pack)
+    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides, pack=pack, results=results)
     tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
-    return with_arms(plain, [at(arm, factor, plain.sizes) for arm in tuned for factor in factors])
+    return with_arms(plain, [at(arm, factor, plain.sizes) for arm in tuned for factor in factors], results)
 
 
 def at(arm: Arm, factor: float, sizes: Sequence[str]) -> Arm:

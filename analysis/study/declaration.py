@@ -18,6 +18,15 @@ from zslx.runs.json_files import read_json, write_json
 from zslx.runs.shapes import Shape, check
 
 FILE = "study.json"
+TRIAL: Shape = {
+    "arm": str,
+    "size": str,
+    "seed": int,
+    "identity?": str | None,
+    "status?": str | None,
+    "error?": str | None,
+    "reference?": str | None,
+}
 SHAPE: Shape = {
     "name": str,
     "preset?": str | None,
@@ -33,16 +42,8 @@ SHAPE: Shape = {
     ],
     "sizes": [str],
     "seeds": [int],
-    "trials": [
-        {
-            "arm": str,
-            "size": str,
-            "seed": int,
-            "identity?": str | None,
-            "status?": str | None,
-            "error?": str | None,
-        }
-    ],
+    "trials": [TRIAL],
+    "references?": [TRIAL],
     "protocol?": dict | None,
     "tuning?": dict | None,
 }
@@ -50,7 +51,10 @@ SHAPE: Shape = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A trial, arm × size × seed. `identity` names its run folder; `error` says why it was given up."""
+    """A trial, arm × size × seed. `identity` names its run folder; `error` says why it was given up.
+
+    `reference` names the folder of the run that it needed, where the sweep trained this one itself.
+    """
 
     arm: str
     size: str
@@ -58,6 +62,10 @@ class Entry:
     identity: str = ""
     status: str = "waiting"
     error: str = ""
+    reference: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Entry)}
 
     @staticmethod
     def from_dict(found: Mapping[str, Any]) -> Entry:
@@ -77,6 +85,7 @@ class Entry:
 class Declaration:
     """Arms × sizes × seeds, and the trials that were asked for.
 
+    references        runs that trials needed and that are no trials of an arm; they are not compared
     curve             the loss curve on which L_d, t_d and r_d are compared: "training" or "heldout"
     exploratory       too few seeds were planned for a verdict
     tuning            how the learning rates of the arms were tuned, None where they were not
@@ -89,6 +98,7 @@ class Declaration:
     sizes: tuple[str, ...]
     seeds: tuple[int, ...]
     trials: tuple[Entry, ...]
+    references: tuple[Entry, ...] = ()
     preset: str | None = None
     overrides: tuple[str, ...] = ()
     exploratory: bool = False
@@ -103,7 +113,8 @@ class Declaration:
         del found["curve"]
         return found | {
             "arms": [arm.to_dict() for arm in self.arms],
-            "trials": [{f.name: getattr(t, f.name) for f in dataclasses.fields(Entry)} for t in self.trials],
+            "trials": [trial.to_dict() for trial in self.trials],
+            "references": [trial.to_dict() for trial in self.references],
             "protocol": {"curve": self.curve},
         }
 
@@ -116,6 +127,7 @@ class Declaration:
             sizes=tuple(found["sizes"]),
             seeds=tuple(found["seeds"]),
             trials=tuple(map(Entry.from_dict, found["trials"])),
+            references=tuple(map(Entry.from_dict, found.get("references") or ())),
             preset=found.get("preset"),
             overrides=tuple(found.get("overrides") or ()),
             exploratory=bool(found.get("exploratory")),

@@ -51,8 +51,8 @@ def test_a_real_measurement_is_a_positive_time(study, tmp_path):
 
 
 def test_a_study_takes_as_long_as_its_slots_or_its_longest_trial():
-    assert study_seconds([10.0] * 6, 2) == 30 + START
-    assert study_seconds([10.0, 90.0], 4) == 90 + START
+    assert study_seconds([[10.0] * 6], 2) == 30 + START
+    assert study_seconds([[10.0, 90.0], [20.0]], 4) == 90 + 20 + START
     assert study_seconds([], 2) == 0
 
 

@@ -55,9 +55,12 @@ def same_run(out: Path, config: Config, identity: str) -> None:
     """Refuse a folder that holds another run."""
     if not (out / "config.json").exists():
         return
-    if keys := sorted(_differing(read_config(out), config)):
-        raise ValueError(f"{out} holds a run with other settings ({', '.join(keys)}): choose another folder")
-    if read_manifest(out).get("identity") not in (None, identity):
+    known, keys = read_manifest(out).get("identity"), set(_differing(read_config(out), config))
+    if known == identity:
+        keys -= {"reference"}  # the same run in another place: the identity has the reference's own
+    if keys:
+        raise ValueError(f"{out} holds a run with other settings ({', '.join(sorted(keys))}): choose another folder")
+    if known not in (None, identity):
         raise ValueError(f"{out} {ANOTHER}")
 
 

@@ -1,0 +1,98 @@
+"""The arms of a study: the preset's pattern for each intervention that is asked for, the baseline first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from analysis.study.arm import Arm, rate_factor
+from zslx.config.fields import unknown
+from zslx.config.groups import GROUPS
+from zslx.config.presets import Preset
+from zslx.config.run_config import known_keys
+from zslx.config.spec import BASELINE, Part, Spec
+from zslx.intervention import registry
+from zslx.intervention.hooks import claims
+
+BASELINE_ARM = "baseline"  # the arm that runs `none`
+REFERENCE = "reference"  # of SET: the folder of a finished run, for the arms whose methods need one
+Pairs = Sequence[tuple[str, str]]
+
+
+def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
+    """The arms: the preset's pattern for each intervention asked for, the baseline first."""
+    arms: dict[str, Arm] = {}
+    for spec in asked:
+        for pattern in (BASELINE, *preset.arms):
+            made = _spec(pattern, spec)
+            if made and made not in arms:
+                arms[made] = _arm(made, asked, pairs)
+    known = {method for arm in arms.values() for method in Spec.parse(arm.intervention).names}
+    for key, _ in pairs:
+        if key == REFERENCE and not any(needed_by(arm) for arm in arms.values()):
+            raise ValueError(f"SET: {REFERENCE} is for methods that need a reference model, and none of the arms does")
+        if key.partition(".")[0] not in {*GROUPS, *known, REFERENCE}:
+            methods = [f"{method}.<setting>" for method in sorted(known - {BASELINE})]
+            raise ValueError("SET: " + unknown(key, [*methods, *known_keys()]))
+    return tuple(arms.values())
+
+
+def _spec(pattern: str, spec: str) -> str | None:
+    """The spec that a preset's pattern gives for an intervention; None where there is no such arm.
+
+    `placebo:{arm}` permutes every part that declares a placebo. `{arm}+cosine` is left out where the arm has cosine.
+    """
+    if "{arm}" not in pattern:
+        return pattern
+    if spec == BASELINE:
+        return None
+    if rate_factor(spec):
+        return spec if pattern == "{arm}" else None
+    if pattern == "placebo:{arm}":
+        parts = Spec.parse(spec).parts
+        made = [Part(p.name, registry.load_class(p.name).placebo is not None) for p in parts]
+        return None if any(p.placebo for p in parts) or not any(p.placebo for p in made) else str(Spec(tuple(made)))
+    formed = pattern.format(arm=spec)
+    if formed != spec:
+        names = Spec.parse(formed).names
+        places = [place for name in names for place in claims(registry.load_class(name))]
+        if len(set(names)) < len(names) or len(set(places)) < len(places):
+            return None
+    return formed
+
+
+def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
+    if rate_factor(spec):
+        return Arm(name=spec, intervention=BASELINE, role="control", has_placebo=False)
+    settings: dict[str, dict[str, str]] = {}
+    for key, value in pairs:
+        head, _, name = key.partition(".")
+        if head not in GROUPS and head in Spec.parse(spec).names:
+            settings.setdefault(head, {})[name] = value
+    methods = registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
+    if spec == BASELINE:
+        return Arm(name=BASELINE_ARM, intervention=spec, role="baseline", has_placebo=False)
+    plain = str(Spec.parse(spec).plain)
+    role, of = "control", None
+    if plain != spec and plain in asked:
+        role, of = "placebo", plain
+    elif spec in asked:
+        role = "arm"
+    else:
+        of = next((one for one in asked if spec.startswith(f"{one}+")), None)
+    has_placebo = any(method.placebo is not None for method in methods)
+    return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings, has_placebo=has_placebo)
+
+
+def needed_by(arm: Arm) -> dict[str, str]:
+    """What the arm needs of another run (reference_losses, reference_actions), and the method that needs it."""
+    methods = registry.load_spec(arm.intervention, arm.settings)
+    return {need: m.name for need in ("reference_losses", "reference_actions") for m in methods if need in m.needs}
+
+
+def with_rates(arm: Arm, rates: Mapping[str, Mapping[str, float]], sizes: Sequence[str]) -> Arm:
+    """The arm with its factors on the learning rate. The factor of a rate control multiplies the baseline's."""
+    own = rates.get(arm.name) or rates.get(arm.of or "") or rates.get(BASELINE_ARM) or {}
+    factor = rate_factor(arm.name) or 1.0
+    found = {size: factor * own.get(size, 1.0) for size in sizes}
+    return dataclasses.replace(arm, rates={} if set(found.values()) == {1.0} else found)
