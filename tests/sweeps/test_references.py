@@ -37,7 +37,7 @@ class Fragile(AdaptiveRate):
     name = "fragile"
 
     def lr_factor(self, run, state):
-        if run.config.train.seed == 1 and run.step == 7:
+        if run.config.train.seed == 2 and run.step == 7:
             raise RuntimeError("no more")
         return super().lr_factor(run, state)
 """
@@ -247,8 +247,8 @@ def test_a_reference_that_fails_costs_the_trials_that_need_it(sweep, plugins):
     done = sweep("placebo:fragile", *OPTIONS)
     assert done.returncode == 1, done.stdout + done.stderr
     statuses = {(t["arm"], t["seed"]): t["status"] for t in sweep.study()["trials"]}
-    assert statuses.pop(("placebo:fragile", 0)) == "failed" and set(statuses.values()) == {"finished"}
+    assert statuses.pop(("placebo:fragile", 1)) == "failed" and set(statuses.values()) == {"finished"}
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed:")]
     assert len(failed) == 2, "the reference, and the trial that needs it"
-    assert "reference fragile/0.1M/1" in failed[0] and "no more" in failed[0]
-    assert "(placebo:fragile/0.1M/0): its reference run reference fragile/0.1M/1 failed:" in failed[1]
+    assert "reference fragile/0.1M/2" in failed[0] and "no more" in failed[0]
+    assert "(placebo:fragile/0.1M/1): its reference run reference fragile/0.1M/2 failed:" in failed[1]
