@@ -4,7 +4,7 @@ Some methods need another run: its losses, or what a controller did in it (for t
 order). Without SET="reference=..." the sweep trains it, as a trial of the ledger that studies share, before the trials
 that need it:
 
-    for losses     a baseline of the same size, at the preset's rate and with the settings of SET, with seed SEED
+    for losses     a baseline of the same size with the settings of SET, at the rate before any tuning, with seed SEED
     for actions    the method without its placebo, at the trial's rate, with the trial's seed + 1
 
 A trial's identity contains that of its reference. This follows from the reference's own settings, so it is the same
