@@ -56,11 +56,12 @@ def test_equals_what_the_run_recorded(run: Path, measured: dict[int, dict[str, A
     own = {line["step"]: line for line in read_lines(run / "probes.jsonl")}
     assert list(measured) == [1, 2, 4, 8, 12]
     for step, record in measured.items():
-        for key in ("heldout_loss", "heldout_by_domain", "decomposition", "tokens"):
+        for key in ("heldout_loss", "heldout_by_domain", "heldout_by_frequency", "decomposition", "tokens"):
             assert record[key] == own[step][key], (step, key)
         if step < 12:  # the run has a probe at 6, but no checkpoint
             assert record.get("dtt") == own[step].get("dtt")
         assert record["dt1_heldout"] == own[step]["dt1_heldout"]
+        assert all(len(record[key]["by_domain"]["names"]) == 4 for key in ("dt1_heldout", "dtt") if key in record)
         assert record["update_norm"] == own[step]["update_norm"]
         same = ("ratio", "mean", "negative_cosines", "noise_scale")
         assert all(record["grad_sequence"][k] == own[step]["grad_sequence"][k] for k in same)
@@ -145,7 +146,13 @@ def test_an_arm_that_averages_is_probed_by_what_it_ships(
     train(tiny(**values), tmp_path)
     own = {line["step"]: line for line in read_lines(tmp_path / "probes.jsonl")}
     for step, record in RunProbe(tmp_path, SETTINGS).measure([2, 4], quiet).items():
-        for key in ("heldout_loss", "heldout_loss_trained", "heldout_by_domain", "decomposition"):
+        for key in (
+            "heldout_loss",
+            "heldout_loss_trained",
+            "heldout_by_domain",
+            "heldout_by_frequency",
+            "decomposition",
+        ):
             assert record[key] == own[step][key], (step, key)
         assert record["heldout_loss"] != record["heldout_loss_trained"]
 

@@ -3,6 +3,7 @@
     update_norm              ‖Δθ‖ of one step
     dt1_batch, dt1_heldout   D and M of the loss changes by the update t−1 → t, on its batch and held-out
     dtt                      D and M of the changes from t/2 to t, held-out
+    ….by_domain              of both, held-out: D within and between the domains (domain_interference.py)
     grad_sequence, grad_position, grad_token   gradient interference at θ_t (gradient_interference.py)
     first_order              C_g, C_ug, C_uG of the update t−1 → t, at θ_{t−1}; where tokens' gradients are sampled
     decomposition            error-entropy, self-alignment, confidence at θ_t, held-out (rank_decomposition.py)
@@ -105,7 +106,7 @@ class Instruments:
         weights, self._weights = self._weights, []
         record["update_norm"] = norm((new - old).detach() for new, old in zip(model.parameters(), weights, strict=True))
         record["dt1_batch"] = interference(batch_after - batch_losses)
-        record["dt1_heldout"] = interference(losses - before[1])
+        record["dt1_heldout"] = self.heldout.interference(losses - before[1])
         record |= self._doubling(step, losses)
         if self._sample(step).tokens:
             record["first_order"] = self._update_effect(step, model, weights)
@@ -142,7 +143,7 @@ class Instruments:
         kept = self.state["losses"]
         found = {}
         if step % 2 == 0 and str(step // 2) in kept:
-            found["dtt"] = {"from": step // 2} | interference(losses - kept[str(step // 2)])
+            found["dtt"] = {"from": step // 2} | self.heldout.interference(losses - kept[str(step // 2)])
         kept[str(step)] = losses
         for old in [s for s in kept if 2 * int(s) <= step]:  # a later 2t needs only what lies above
             del kept[old]

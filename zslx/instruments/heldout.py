@@ -1,28 +1,41 @@
-"""Held-out loss on the fixed set."""
+"""Held-out loss on the fixed set: of all tokens, of each domain, and of rare and frequent tokens apart.
+
+The set is the same for all arms of a text, whatever they trained on: an arm that leaves a domain or the rare tokens out
+is charged for it here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from zslx.instruments.domain_interference import domain_interference
+from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import cross_entropy, token_losses
 from zslx.text.loader import Batch
+from zslx.text.token_frequency import frequency_groups
+
+FREQUENCY_GROUPS = 4  # of the targets, each about a quarter of the training text; group 0 the most frequent
 
 
 class HeldOut:
     """Per-token losses of the fixed held-out set, in passes that leave nothing behind.
 
     Always in the dtype of the parameters, float32 at least: loss changes of a single update are of the size of
-    bfloat16's rounding, which would pass for interference.
+    bfloat16's rounding, which would pass for interference. `token_counts` (V,) are those of the training text.
     """
 
-    def __init__(self, batch: Batch, domains: tuple[str, ...], *, chunk: int, dtype: str):
+    def __init__(self, batch: Batch, domains: tuple[str, ...], *, token_counts: Tensor, chunk: int, dtype: str):
         self.batch, self.domains, self.chunk, self.dtype = batch, domains, max(1, chunk), dtype
+        groups = frequency_groups(token_counts.to(batch.targets.device), FREQUENCY_GROUPS)[batch.targets]
+        self._by_domain = _members(batch.domains, domains)
+        self._by_frequency = _members(groups, [str(group) for group in range(FREQUENCY_GROUPS)])
 
     @torch.no_grad()
     def losses(
@@ -69,14 +82,25 @@ class HeldOut:
         return losses, record | {"heldout_loss_trained": float(losses.double().mean())}
 
     def record(self, losses: Tensor) -> dict[str, object]:
-        """Mean loss, over all tokens and by domain."""
-        by_sequence = losses.double().mean(1)
-        by_domain = {
-            name: float(by_sequence[self.batch.domains == d].mean())
-            for d, name in enumerate(self.domains)
-            if bool((self.batch.domains == d).any())
+        """Mean loss over all tokens, by domain, and by frequency of the target; groups without a token are left out."""
+        losses = losses.double()
+        by_sequence = losses.mean(1)
+        return {
+            "heldout_loss": float(losses.mean()),
+            "heldout_by_domain": {name: float(by_sequence[at].mean()) for name, at in self._by_domain.items()},
+            "heldout_by_frequency": {name: float(losses[at].mean()) for name, at in self._by_frequency.items()},
         }
-        return {"heldout_loss": float(losses.double().mean()), "heldout_by_domain": by_domain}
+
+    def interference(self, changes: Tensor) -> dict[str, Any]:
+        """D and M of the changes (S, T) of the tokens' losses, and what they are between the domains."""
+        by_domain = domain_interference(changes, self.batch.domains, self.domains)
+        return interference(changes) | {"by_domain": by_domain}
+
+
+def _members(groups: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Where in `groups` each group lies, by name; those that are nowhere are left out."""
+    found = {name: groups == group for group, name in enumerate(names)}
+    return {name: at for name, at in found.items() if bool(at.any())}
 
 
 class _WithWeights(nn.Module):

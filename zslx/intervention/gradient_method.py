@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from zslx.intervention.base import Intervention, RunView, State, StepView, hook, setting
+from zslx.text.token_frequency import frequency_groups
 
 GROUPINGS = ("sequence", "domain", "microbatch", "token_class", "loss_quantile", "token_frequency")
 SUMS = ("sum", "abs_sum", "sign_sum")
@@ -150,15 +151,10 @@ def loss_quantile(run: RunView, view: StepView, num_groups: int) -> Tensor:
 
 
 def token_frequency(run: RunView, view: StepView, num_groups: int) -> Tensor:
-    """Frequency group (B, T) of each target: its place in the text's tokens sorted by falling frequency."""
+    """Frequency group (B, T) of each target: zslx/text/token_frequency.py."""
     if run.token_counts is None:
         raise ValueError("groups=token_frequency needs the token counts of the training text")
-    counts = run.token_counts.to(view.targets.device, torch.float64)
-    order = counts.argsort(descending=True, stable=True)
-    sorted_counts = counts[order]
-    middle = (sorted_counts.cumsum(0) - sorted_counts / 2) / counts.sum().clamp(min=1)
-    of_id = torch.empty_like(order)
-    of_id[order] = (middle * num_groups).long().clamp(max=num_groups - 1)
+    of_id = frequency_groups(run.token_counts.to(view.targets.device), num_groups)
     return of_id[view.targets]
 
 

@@ -7,7 +7,8 @@ At the checkpoint of step t, θ the weights there, on the fixed held-out set unl
     dt1_heldout     D and M of the loss changes by the run's own update t−1 → t, clipped as it was. The paper takes an
                     unclipped update
     update_norm     ‖Δθ‖ of that update
-    dtt             D and M of the changes from t/2 to t, where there is a checkpoint at t/2
+    dtt             D and M of the changes from t/2 to t, where there is a checkpoint at t/2. Both have `by_domain`:
+                    D within and between the domains
     grad_sequence   exact over the `gradient_sequences` of the run's configuration (16 where it has none), with a
                     histogram of c_j over the body's coordinates (100 bins on [0, 1])
     grad_position   the one-product proxy, the same sequences
@@ -32,13 +33,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zslx.config.run_config import Config
 from zslx.gradients import norm
 from zslx.instruments.gradient_interference import GradientSample, over_sequences, over_tokens, update_effect
 from zslx.instruments.heldout import HeldOut
-from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
 from zslx.runs import checkpoints
@@ -163,7 +164,7 @@ class RunProbe:
         record = {"step": step, "probe": self.key, "settings": dataclasses.asdict(self.settings)}
         record |= {"tokens": run.tokens, **shipped, "decomposition": terms.record()}
         if step % 2 == 0 and step // 2 in self.available:
-            record["dtt"] = {"from": step // 2} | interference(losses - self._losses_at(step // 2))
+            record["dtt"] = {"from": step // 2} | heldout.interference(losses - self._losses_at(step // 2))
         at("sequence gradients")
         sample = self._sample(step)
         record |= over_sequences(run.model, heldout, sample)
@@ -187,7 +188,7 @@ class RunProbe:
         load_weights(model, before)
         return {
             "update_norm": norm(update.values()),
-            "dt1_heldout": interference(after - heldout.losses(model)),
+            "dt1_heldout": heldout.interference(after - heldout.losses(model)),
             "first_order": update_effect(model, heldout, sample, update),
         }
 
@@ -204,7 +205,11 @@ class RunProbe:
         corpus = token_cache.prepare(own.path, own.vocab_size)
         batch = heldout(corpus, sequences=self.settings.sequences or own.heldout_sequences, seq_len=length)
         chunk = max(1, own.batch_size * own.seq_len // length)
-        return run, HeldOut(batch.to(run.device), corpus.domains, chunk=chunk, dtype=config.train.dtype), state
+        counts = torch.as_tensor(corpus.token_counts)
+        fixed = HeldOut(
+            batch.to(run.device), corpus.domains, token_counts=counts, chunk=chunk, dtype=config.train.dtype
+        )
+        return run, fixed, state
 
     def _losses_at(self, step: int) -> Tensor:
         if step not in self.losses:

@@ -100,9 +100,8 @@ class BuiltRun:
             fixed = control(corpus, sequences=data.batch_size, seq_len=data.seq_len).to(self.device)
             self.control = ControlSet(fixed, self.methods, self.gradient)
         fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
-        self.instruments = Instruments(
-            config, HeldOut(fixed, corpus.domains, chunk=data.batch_size, dtype=config.train.dtype)
-        )
+        held = HeldOut(fixed, corpus.domains, token_counts=counts, chunk=data.batch_size, dtype=config.train.dtype)
+        self.instruments = Instruments(config, held)
         self.records, self.saver = RunRecords(out), Saver()
         self.tokens = self.tokens_written = 0
         self.lines: list[dict[str, Any]] = []  # of steps whose numbers are not here yet
