@@ -21,6 +21,7 @@ import numpy as np
 from analysis.inference import evidence, size_trends
 from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
+from analysis.inference.held_out_parts import held_out_parts
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
 from analysis.inference.rows import ArmComparison, Cell, Comparison, Difference, Interval, Size
@@ -138,6 +139,7 @@ def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> Cell:
             for key in INSTRUMENTS
             if any(key in t.values for t in trials)
         },
+        "held_out": held_out_parts(measures, arm.name, size),
     }
 
 

@@ -33,6 +33,38 @@ class Difference(TypedDict):
     smallest_effect: float | None
 
 
+class Part(TypedDict):
+    """Held-out loss at T of a part of the tokens; the paired difference to the baseline is of its logarithm."""
+
+    loss: Interval | None
+    difference: Difference | None
+
+
+class DomainChanges(TypedDict):
+    """The changes of held-out losses from step `start` to `end` = 2 `start`, by domain (domain_interference.py).
+
+    `names` are the domains in the order of `between`, whose entries are means over `seeds`; `shift` is in nats per
+    token; `difference` is that of `between_share` to the baseline.
+    """
+
+    start: int
+    end: int
+    seeds: int
+    names: list[str]
+    between: list[list[float | None]]
+    shift: dict[str, Interval | None]
+    between_share: Interval | None
+    difference: Difference | None
+
+
+class HeldOutParts(TypedDict):
+    """An arm at a size by domain and by frequency of the target ("0": the most frequent quarter of the text)."""
+
+    by_domain: dict[str, Part]
+    by_frequency: dict[str, Part]
+    last_doubling: DomainChanges | None
+
+
 # L_d, t_d, r_d and L̂_T of the pooled fit of an arm at a size; None without a fit. `break`: status, reason, cut, ...
 PooledBreak = TypedDict(
     "PooledBreak",
@@ -60,6 +92,7 @@ class Cell(PooledBreak):
     cost: Interval | None
     step_seconds: Interval | None
     instruments: dict[str, Interval | None]
+    held_out: HeldOutParts
 
 
 class Size(TypedDict):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -90,17 +90,9 @@ class Look:
 
 def panel(name: str, strokes: Sequence[Stroke], *, marks: Sequence[Marks] = (), **look: Any) -> str:
     """SVG text of one panel. `name` makes its ids unique; the other arguments are those of Look."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    settings: Any = STYLE | {"svg.hashsalt": name}
     wanted = Look(**look)
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # Measured with matplotlib's font, shown with the page's: a glyph that the former lacks is no loss.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=wanted.size, layout="constrained")
-        FigureCanvasSVG(figure)
+
+    def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         if wanted.zero is not None:
             line = axes.axhline if wanted.rows is None else axes.axvline
@@ -110,13 +102,30 @@ def panel(name: str, strokes: Sequence[Stroke], *, marks: Sequence[Marks] = (), 
         for group in marks:
             _marks(axes, group)
         _dress(axes, wanted)
+
+    return drawn(name, wanted.size, draw)
+
+
+def drawn(name: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """SVG text of what `draw` puts into an empty figure of `size` inches."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    settings: Any = STYLE | {"svg.hashsalt": name}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Measured with matplotlib's font, shown with the page's: a glyph that the former lacks is no loss.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure)
         text = StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return themed(text.getvalue(), name)
 
 
 def _stroke(axes: Any, stroke: Stroke) -> None:
-    line, colour = stroke.line, _stand_in(stroke.index)
+    line, colour = stroke.line, stand_in(stroke.index)
     dash = style(stroke.index)[0] if stroke.dash is None else stroke.dash
     pattern = (0, tuple(float(d) for d in dash.split())) if dash else "-"
     if stroke.band and line.low is not None and line.high is not None:
@@ -128,7 +137,7 @@ def _stroke(axes: Any, stroke: Stroke) -> None:
 
 
 def _marks(axes: Any, group: Marks) -> None:
-    colour = _stand_in(group.index)
+    colour = stand_in(group.index)
     if group.low is not None and group.high is not None:
         for y, low, high in zip(group.y, group.low, group.high, strict=True):
             axes.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="round")
@@ -184,7 +193,8 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def _stand_in(index: int) -> str:
+def stand_in(index: int) -> str:
+    """The colour that matplotlib draws with in the place of an arm's."""
     return f"#0301{colour(index):02x}"
 
 
@@ -193,7 +203,7 @@ def themed(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = svg.replace(INK, "currentColor").replace(GRID, "var(--grid, #d9dce1)")
     for i in range(len(PALETTE)):
-        svg = svg.replace(_stand_in(i), style(i)[1])
+        svg = svg.replace(stand_in(i), style(i)[1])
     svg = re.sub(r"font-family: [^;\"]*(?=[;\"])", "font-family: inherit", svg)
     svg = re.sub(r"font: ([^'\";]*?)'[^;\"]*", r"font: \1sans-serif; font-family: inherit", svg)
     for before in ('id="', 'href="#', "url(#"):

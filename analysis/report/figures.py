@@ -67,9 +67,13 @@ class Figures:
         return Stroke(line=line, index=self.index[arm], width=2.0 if arm == self.base else 1.6, **how)
 
     def panel(self, title: str, strokes: Sequence[Stroke], alternative: str, **axes: Any) -> Panel:
-        self._drawn += 1
-        svg = panel(f"f{self._drawn}", strokes, title=printable(title, 24), **axes)
+        svg = panel(self.next_name(), strokes, title=printable(title, 24), **axes)
         return Panel(svg=svg, title=title, alternative=alternative)
+
+    def next_name(self) -> str:
+        """A name that no other drawing of the page has."""
+        self._drawn += 1
+        return f"f{self._drawn}"
 
     # The figures, in the order of the report.
 
@@ -197,9 +201,8 @@ class Figures:
                 )
         if not rows:
             return None
-        self._drawn += 1
         svg = panel(
-            f"f{self._drawn}", [], marks=groups, rows=rows, zero=0.0, log_x=False,
+            self.next_name(), [], marks=groups, rows=rows, zero=0.0, log_x=False,
             x_label="held-out loss at T against the baseline (%)", size=(7.2, 0.9 + 0.26 * len(rows)),
         )  # fmt: skip
         words = "; ".join(

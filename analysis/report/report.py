@@ -1,10 +1,11 @@
 """The report of a study as a list of blocks, in the order in which a sceptical reader asks.
 
 The question and the answer; headline table; loss curves with fits and breaks; deceleration; slopes that need no break;
-paired differences and what they rest on; D and M; gradient interference against chance; decomposition of the loss;
-mechanism; trends over sizes and the scale-equivalent gain; cost; what the intervention did; failures; how to reproduce
-it, and the rule. Everything comes from the records: `comparison` (analysis/inference/compare.py) and the curves of its
-trials. A section without data is left out. page.py renders the blocks.
+paired differences and what they rest on; who gains at whose expense; D and M; gradient interference against chance;
+decomposition of the loss; mechanism; trends over sizes and the scale-equivalent gain; cost; what the intervention did;
+failures; how to reproduce it, and the rule. Everything comes from the records: `comparison`
+(analysis/inference/compare.py) and the curves of its trials. A section without data is left out. page.py renders the
+blocks.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from analysis.report import tables as tables
 from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from analysis.report.figures import Figures
 from analysis.report.headline import headline
+from analysis.report.held_out_blocks import held_out
 from analysis.report.page import render
 from zslx.runs.json_files import write_atomic
 
@@ -63,6 +65,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
             "differences",
             [figures.forest(c["contrasts"]), *tables.contrast_tables(c), tables.seeds_needed(c)],
         ),
+        ("Who gains at whose expense", "heldout", [*held_out(figures, c)]),
         ("Loss interference", "interference", [*instruments.interference(figures), instruments.plane(figures)]),
         ("Gradient interference", "gradients", [*instruments.gradients(figures)]),
         ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),

@@ -49,6 +49,7 @@ class SimulatedArm:
     interference: float = 0.0  # on D
     cost: float = 1.0  # step time over the baseline's
     steps: float = 1.0  # planned steps over the baseline's
+    expense: float = 0.0  # on log held-out loss of code, and as much less on that of prose
     metrics: Mapping[str, float] = field(default_factory=dict)
     has_placebo: bool = True
 
@@ -191,7 +192,9 @@ class _Trial:
                     "tokens": int(step) * tokens,
                     "heldout_loss": value,
                 }
-                line["heldout_by_domain"] = {"code": value * 0.9, "prose": value * 1.1}
+                moved = math.exp(self.arm.expense if step else 0)
+                line["heldout_by_domain"] = {"code": value * 0.9 * moved, "prose": value * 1.1 / moved}
+                line["heldout_by_frequency"] = {str(i): value * (0.4 + 0.4 * i) for i in range(4)}
                 if instruments and step in PROBE_STEPS:
                     line |= self._instruments(step, loss, generator)
                 records.append_probe(line)
@@ -262,18 +265,27 @@ class _Trial:
             records.append_step(line | dict(self.arm.metrics))
 
     def _instruments(self, step: int, loss: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
-        def dm(rise: float, magnitude: float) -> dict[str, float]:
+        def dm(rise: float, magnitude: float) -> dict[str, Any]:
             depth = 1 / (1 + (self.break_step / step) ** 1.5)
             d = 0.15 + 0.82 * depth * rise + self.arm.interference * depth + generator.normal(0, 0.01)
             d = float(np.clip(d, 0, 1))
             m = magnitude * step**-0.3 * float(np.exp(generator.normal(0, 0.02)))
-            return {"D": d, "M": m, "dL": -m * (1 - d), "n": 6144}
+            change = -m * (1 - d)
+            # Code moves by 3/2 of the mean and prose by 1/2: none at the other's expense.
+            by_domain = {
+                "names": ["code", "prose"],
+                "within": [d, d],
+                "between": [[d, d], [d, d]],
+                "shift": [1.5 * change, 0.5 * change],
+                "between_share": 0.0,
+            }
+            return {"D": d, "M": m, "dL": change, "n": 6144, "by_domain": by_domain}
 
         depth = 1 / (1 + (self.break_step / step) ** 0.5)
         ratio = 0.55 + 0.2 * depth + 0.5 * self.arm.interference * depth + float(generator.normal(0, 0.005))
         found: dict[str, Any] = {
             "update_norm": 0.004,
-            "dt1_batch": dm(0.9, 0.9),
+            "dt1_batch": {key: value for key, value in dm(0.9, 0.9).items() if key != "by_domain"},
             "dt1_heldout": dm(1.0, 0.8),
             "grad_sequence": {
                 "ratio": ratio + 0.08,

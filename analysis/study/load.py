@@ -8,7 +8,8 @@ reason, which the report prints. Trials of another machine or version than most 
 way: one comparison never mixes them. Only a study.json that is missing or damaged is an error.
 
 Probe lines become numbers under dotted keys ("heldout_loss", "dt1_heldout.D"), so that 10,000 trials fit in
-memory; nothing else of a run is kept. Cost: about 3 ms a trial of 100 probe lines (benchmarks/analysis.py).
+memory. Beside them only the matrices over domains are kept (doublings.py), nothing else of a run. Cost: about 3 ms a
+trial of 100 probe lines (benchmarks/analysis.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from analysis.study.arm import Arm
 from analysis.study.declaration import FILE, Declaration, Entry
+from analysis.study.doublings import Doublings, doublings
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
 from zslx.runs.json_files import last_line, read_json
@@ -45,7 +47,10 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trial(Entry):
-    """A trial with its records. `values[key]` = (rows, numbers): which probe lines have the key, and its numbers."""
+    """A trial with its records. `values[key]` = (rows, numbers): which probe lines have the key, and its numbers.
+
+    `doublings`: the domains in the changes from t/2 to t; None where the run has not recorded them.
+    """
 
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +58,7 @@ class Trial(Entry):
     probe_steps: np.ndarray = field(default_factory=lambda: np.empty(0))
     probe_tokens: np.ndarray = field(default_factory=lambda: np.empty(0))
     values: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    doublings: Doublings | None = None
 
     @property
     def warmup(self) -> int | None:
@@ -169,6 +175,7 @@ def _trial(results: Path, entry: Entry) -> Trial:
         run = read_run(folder)
         _plausible_config(run)
         steps, tokens, values = numbers_of(run.probes)
+        changes = doublings(run.probes, folder / "probes.jsonl")
         if run.status == "finished":
             _plausible(run, steps, tokens, values)
             _whole(run, steps, values)
@@ -188,6 +195,7 @@ def _trial(results: Path, entry: Entry) -> Trial:
         probe_steps=steps,
         probe_tokens=tokens,
         values=values,
+        doublings=changes,
     )
 
 

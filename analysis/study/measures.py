@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.study.doublings import Doubling
 from analysis.study.load import Study, Trial
 from analysis.study.step_records import StepSummary, summarise
 from zslx.config.groups import ModelConfig
@@ -71,17 +72,19 @@ class Measures:
         keep = (t > 0) & (t <= self.horizon[trial.size] * (1 + 1e-9))
         return t[keep], values[keep]
 
-    def log_loss(self, trial: Trial, t: float | None = None) -> float:
+    def log_loss(self, trial: Trial, t: float | None = None, key: str = "heldout_loss") -> float:
         """log held-out loss at t (T by default): the mean over the points in (7/8 t, t], of which a run has
         eight at its end (zslx.instruments.heldout), each weighted by its share of the steps and carried to t along the
         slope of the last factor of 4; between its neighbours where there is none; nan outside the curve.
 
-        At a constant rate the loss of one step's weights fluctuates by 0.1 to 0.3 %, over tens of steps."""
+        At a constant rate the loss of one step's weights fluctuates by 0.1 to 0.3 %, over tens of steps.
+        `key`: of a part of the held-out tokens, where it is above 0."""
         t = self.horizon[trial.size] if t is None else t
         # The whole curve: a longer run may have no point at T itself.
-        _, tokens, values = trial.series("heldout_loss")
+        _, tokens, values = trial.series(key)
         x = tokens / self.unit[trial.size]
-        x, y = np.log(x[x > 0]), np.log(values[x > 0])
+        keep = (x > 0) & (values > 0)
+        x, y = np.log(x[keep]), np.log(values[keep])
         at = math.log(t)
         if not len(x) or not x[0] <= at <= x[-1] + 1e-9:
             return math.nan
@@ -92,6 +95,15 @@ class Measures:
         slope = np.polyfit(x[recent], y[recent], 1)[0]
         weights = np.gradient(np.exp(x[near])) if near.sum() > 1 else np.ones(1)
         return float(np.average(y[near] + slope * (at - x[near]), weights=weights))
+
+    def last_doubling(self, trial: Trial) -> Doubling | None:
+        """The domains in the changes over the last doubling of the steps that ends at T or before."""
+        found = trial.doublings
+        if found is None:
+            return None
+        t = trial.probe_tokens[found.rows] / self.unit[trial.size]
+        done = np.flatnonzero(t <= self.horizon[trial.size] * (1 + 1e-9))
+        return found.at(done[-1], trial.probe_steps) if len(done) else None
 
     def training_curve(self, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
         """(t, losses) of the training loss of each step, 0 < t ≤ T; empty where the step records cannot be read."""

@@ -102,6 +102,20 @@ def test_every_d_lies_in_0_to_1_and_the_parts_add_up(world: tuple[torch.Tensor, 
     assert math.isclose(mean, float(changes.mean()), rel_tol=1e-9, abs_tol=1e-9)
 
 
+@given(worlds())
+def test_d_of_two_domains_is_the_mean_of_theirs_or_above(world: tuple[torch.Tensor, torch.Tensor]) -> None:
+    changes, domains = world
+    found = domain_interference(changes, domains, NAMES)
+    sizes = [float(changes[domains == NAMES.index(name)].abs().sum()) for name in found["names"]]
+    for i, row in enumerate(found["between"]):
+        for j, both in enumerate(row):
+            if not (sizes[i] and sizes[j]):
+                continue
+            mean = (sizes[i] * found["within"][i] + sizes[j] * found["within"][j]) / (sizes[i] + sizes[j])
+            apart = found["shift"][i] * found["shift"][j] < 0
+            assert both > mean if apart else close(both, mean)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.integers(0, 2**32))
 def test_rounding_takes_no_d_out_of_0_to_1(values: list[float], seed: int) -> None:
     domains = torch.randint(0, 4, (len(values),), generator=torch.Generator().manual_seed(seed))

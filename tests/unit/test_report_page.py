@@ -77,8 +77,8 @@ def hostile_study(folder):
 def test_sections_come_in_the_order_of_the_questions(html):
     headings = re.findall(r'<h2 id="(\w+)">', html)
     assert headings == [
-        "table", "loss", "deceleration", "slopes", "differences", "interference", "gradients", "decomposition",
-        "mechanism", "sizes", "cost", "did", "failures", "reproduce",
+        "table", "loss", "deceleration", "slopes", "differences", "heldout", "interference", "gradients",
+        "decomposition", "mechanism", "sizes", "cost", "did", "failures", "reproduce",
     ]  # fmt: skip
     assert html.index('class="answer"') < html.index('id="table"')
     assert "Does pcgrad lower the loss" in html and "exploratory" in html

@@ -12,8 +12,11 @@ All the interference is what cancels, in nats: Σ|x| − |Σx| = Σ_a (A_a − |
 is what cancels between the tokens of one domain, the rest is what one domain gains while another loses. It is 0 where
 all domains move the same way, however much their tokens oppose one another.
 
-Laws, to rounding: no order of the tokens matters, and an order of the domains only orders the result; every D lies in
-[0, 1]; one domain alone has within = between = the D of loss_interference.py and between_share 0; the two parts add up.
+Laws, to rounding: no order of the tokens matters, and an order of the domains only orders the result. Every D lies in
+[0, 1]. The two parts add up. Where a and b moved the same way, between[a, b] is the mean of within[a] and within[b]
+with the weights A_a and A_b; where they moved apart, it is above it. One domain alone has within = between = the D of
+loss_interference.py, and between_share 0.
+
 A D is None where nothing moved, and between_share where nothing cancels. A domain without a token is left out.
 
 Exact, float64. Cost: a pass over the tokens for each domain. Checked by tests/unit/test_domain_interference.py.
