@@ -204,8 +204,8 @@ def doublings(comparison: Comparison) -> Table | None:
         heads=2,
         caption="Mean change of each domain's held-out loss over the last doubling of the steps, in nats per token: "
         "below 0 the domain still gained. Share between domains: the part of all interference Σ|Δ| − |ΣΔ| that is not "
-        "within the domains; 0 where all of them moved the same way, 1 where each moves as one and they cancel. Means "
-        "over seeds with 95 % t intervals; the difference to the baseline is paired by seed.",
+        "within the domains; 0 where all of them moved the same way, 1 where only whole domains oppose one another. "
+        "Means over seeds with 95 % t intervals; the difference to the baseline is paired by seed.",
     )  # fmt: skip
 
 
