@@ -30,6 +30,7 @@ ACTS = {
     "extra_loss": "loss",
     "group_weights": "weights of group gradients",
     "combine": "coordinates of the gradient",
+    "filter": "gradient",
     "lr_factor": "learning rate",
     "optimizer": "update",
     "average": "weights that are evaluated",

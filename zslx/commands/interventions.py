@@ -81,6 +81,7 @@ PLACEBOS = {
     "samples": "as many sequences as it would keep are drawn at random",
     "windows": "the windows of the text that it chooses are exchanged for others, each always for the same one",
     "actions": "its controller repeats, in a random order, what that of another run of it did (reference=RUN_FOLDER)",
+    "token_sums": "what it learns of the tokens' gradients belongs to other coordinates of the same tensor",
 }
 
 

@@ -7,6 +7,7 @@
     group_stats(model, loss_fn, batch, (ids, K))           the same for groups: ids (B,) of sequences, (B, T) of tokens
     token_interference(model, loss_fn, batch, n)           D of per-token gradients from n sampled tokens
     position_interference(model, loss_fn, batch)           its one-product proxy
+    token_sums(model, loss_fn, batch, n, generator=...)    Σ g_i, Σ |g_i| and Σ ±g_i over tokens, by coordinate
     first_order(model, loss_fn, batch, update)             C_g, C_ug, C_uG and D(Δℓ̂) for an update
 
 Works for any nn.Module whose sequences lie along the first dimension: uses.py, tape.py and contributions.py say how.
@@ -24,6 +25,7 @@ from zslx.gradients.position_interference import PositionInterference, position_
 from zslx.gradients.sequence_groups import GroupStats, sequence_stats
 from zslx.gradients.token_groups import token_group_stats
 from zslx.gradients.token_interference import TokenInterference, token_interference
+from zslx.gradients.token_sums import TokenSums, token_sums
 
 __all__ = [
     "FirstOrder",
@@ -31,6 +33,7 @@ __all__ = [
     "PositionInterference",
     "Role",
     "TokenInterference",
+    "TokenSums",
     "Totals",
     "body_of",
     "first_order",
@@ -43,5 +46,6 @@ __all__ = [
     "token_changes",
     "token_group_stats",
     "token_interference",
+    "token_sums",
     "totals",
 ]

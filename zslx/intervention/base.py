@@ -10,6 +10,7 @@ An intervention acts at the hooks of a training step. In the order of the loop:
     token_weights(run, view, state)     weights (B, T) of the tokens' losses            per-token reweighting
     extra_loss(run, view, state)        a scalar added to the mean loss
     (gradient hooks)                    see GradientMethod, gradient_method.py          gradient surgery
+    filter(run, name, gradient, state)  each parameter's gradient, before clipping      token conflict
     lr_factor(run, state)               a factor on the configured learning rate        schedules, controllers
     optimizer(run, groups, state)       made once, when the run is built                optimization
     observe(run, stats, state)          learn from the finished step
@@ -40,6 +41,7 @@ from torch import Tensor
 from zslx.config.fields import check
 from zslx.config.run_config import Config
 from zslx.gradients.parameter_roles import Role
+from zslx.gradients.token_sums import TokenSums
 
 if TYPE_CHECKING:
     from zslx.text.loader import Ids, Walk
@@ -58,6 +60,7 @@ NEEDS = {
     "domain_losses": "run.domain_losses (D,), nats: mean loss of each domain, every `cadence` steps",
     "reference_actions": "run.reference_actions: what the controller of the same method did in the reference run",
     "domain_gramian": "run.domain_gramian (D, D): products of the domains' mean gradients, every `cadence` steps",
+    "token_sums": "run.token_sums: sums over single tokens' gradients, by coordinate, every `cadence` steps",
     "domain_variance": "run.domain_variance (D,): variance of a sequence's gradient, by domain, with the Gramian",
 }
 
@@ -91,6 +94,8 @@ class RunView:
     None until the first measurement. Losses are those after a step's update, gradients (float64, on the CPU) those of
     the domains' mean losses before it. The variance is E‖g − E g‖² over a domain's sequences, NaN where the set has
     one. The held-out set that judges the run is never shown to a method.
+    `token_sums`: of a step's batch at the weights before its update, the losses unweighted; those last measured. By
+    parameter `sum` Σ g_i, `abs_sum` Σ |g_i| and `signed_sum` Σ ±g_i, with the `step` (zslx/gradients/token_sums.py).
     `reference_actions`: of the reference run's controllers, by name, a list of actions a reading; for placebos.
     """
 
@@ -110,6 +115,7 @@ class RunView:
     domain_gramian: Tensor | None = None
     domain_variance: Tensor | None = None
     control_sequences: Sequence[int] = ()
+    token_sums: TokenSums | None = None
 
 
 @dataclass(kw_only=True)
@@ -166,10 +172,11 @@ class Intervention:
         cost        expected step time relative to the plain step, and memory
         neutral     settings at which the run equals the baseline; None if there are none
         needs       what the trainer must compute for it (NEEDS); `cadence`: at the first step and every how many
-                    steps, where that has one
+                    steps, where that has one; `samples`: how many tokens `token_sums` takes for Σ |g_i|, 0 for none
         keep_scale  token weights are not renormalised to mean 1, since their scale is part of the method
-        placebo     what its placebo permutes: group_weights, elementwise, tokens, samples, windows or actions (see
-                    placebo.py); None if none exists: its control is then the baseline with an equally tuned rate
+        placebo     what its placebo permutes: group_weights, elementwise, tokens, samples, windows, actions or
+                    token_sums (see placebo.py); None if none exists: its control is then the baseline with an equally
+                    tuned rate
         status      "available", or "absent: <reason>"
     """
 
@@ -181,6 +188,7 @@ class Intervention:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
     cadence = 1  # without annotation, so that a method may make it a setting
+    samples = 0
     keep_scale: ClassVar[bool] = False
     placebo: ClassVar[str | None] = None
 
@@ -235,6 +243,11 @@ class Intervention:
     @hook
     def extra_loss(self, run: RunView, view: StepView, state: State) -> Tensor:
         """A scalar, nats per token, built on view.live_losses or view.logits, that is added to the mean loss."""
+        raise NotImplementedError
+
+    @hook
+    def filter(self, run: RunView, name: str, gradient: Tensor, state: State) -> Tensor:
+        """The gradient of one parameter, as the step made it and before it is clipped, changed; of the same shape."""
         raise NotImplementedError
 
     @hook

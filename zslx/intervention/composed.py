@@ -157,6 +157,10 @@ class Methods:
     def combine(self, sums: CoordinateSums) -> Tensor:
         return self.ask("combine", sums)
 
+    def filter(self, name: str, gradient: Tensor) -> Tensor:
+        """The gradient of one parameter, as the method that filters it wants it."""
+        return self.ask("filter", name, gradient)
+
     def observe(self, stats: StepStats) -> None:
         for m in self.hooks["observe"]:
             self._call(m, "observe", stats)

@@ -180,6 +180,14 @@ def combined(given: Any, method: Intervention, run: RunView, sums: CoordinateSum
     return given
 
 
+def filtered(given: Any, method: Intervention, run: RunView, name: str, gradient: Tensor) -> Tensor:
+    if not isinstance(given, Tensor) or given.shape != gradient.shape:
+        raise ValueError(f"must return a tensor of shape {tuple(gradient.shape)} for {name}")
+    if not torch.isfinite(given).all():
+        raise ValueError(f"the gradient of {name} has entries that are not finite")
+    return given.detach()
+
+
 def metrics(given: Any, method: Intervention, run: RunView) -> dict[str, float]:
     """Under `<name>/<key>`; a number that is not finite is recorded as null."""
     if not isinstance(given, Mapping):
@@ -220,6 +228,7 @@ HOOKS: dict[str, Hook] = {
     "group_ids": Hook(group_ids, place="gradient"),
     "group_weights": Hook(group_weights, place="gradient"),
     "combine": Hook(combined, place="gradient"),
+    "filter": Hook(filtered, place="filter"),
     "lr_factor": Hook(factor),
     "optimizer": Hook(optimizers, place="optimizer"),
     "observe": Hook(lambda given, *_: None),

@@ -8,6 +8,8 @@
     samples         as many sequences as the method would keep, drawn at random
     windows         the chosen windows renamed by one random permutation of each domain's: as many different ones, as
                     often repeated and as late, but others
+    token_sums      what the method learns of the token gradients, by coordinates permuted within each tensor: the
+                    same permutation for the whole run
     actions         the actions of the controller in another run of the method (`reference=RUN_FOLDER`), each at the
                     time of another one: as many steps up and down, but not when there was reason to
 
@@ -17,8 +19,8 @@ A method that beats its placebo does so because of where it acts; one that does 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zslx.intervention.base import Intervention, RunView, State, StepView
+from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView
 from zslx.intervention.gradient_method import CoordinateSums
+from zslx.seeds import generator
 from zslx.text.permutation import ROUNDS, permuted
 
 DRAWS = "placebo_generator"
 NAMES = "placebo_names"  # the key of the permutation that renames windows
 ORDER = "placebo_order"  # of the reference run's actions
+ORDERS = "placebo_orders"  # the seed of the permutations of each parameter's coordinates
 
 
 def placebo_of(cls: type[Intervention]) -> type[Intervention]:
@@ -140,6 +144,30 @@ def permuted_actions(cls: type[Intervention]) -> Callable[..., Any]:
     return moves
 
 
+def learned_of_others(cls: type[Intervention]) -> Callable[..., Any]:
+    def observe(self: Any, run: RunView, stats: StepStats, state: State) -> None:
+        sums = run.token_sums
+        if sums is not None:
+            if ORDERS not in state:
+                state[ORDERS] = int(torch.randint(2**62, (), generator=state[DRAWS]))
+
+            def others(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+                return {name: v.flatten()[order_of(name, v, state[ORDERS])].view_as(v) for name, v in values.items()}
+
+            wrong = replace(
+                sums, sum=others(sums.sum), signed_sum=others(sums.signed_sum), abs_sum=others(sums.abs_sum)
+            )
+            run = replace(run, token_sums=wrong)
+        cls.observe(self, run, stats, state)
+
+    return observe
+
+
+def order_of(name: str, values: Tensor, seed: int) -> Tensor:
+    """The permutation of a tensor's coordinates that belongs to its name and a seed."""
+    return torch.randperm(values.numel(), generator=generator(seed, name)).to(values.device)
+
+
 def random_order(weights: Tensor, state: State) -> Tensor:
     return weights[permutation(len(weights), state, weights.device)]
 
@@ -151,5 +179,6 @@ KINDS = {
     "samples": ("token_weights", random_samples),
     "windows": ("windows", renamed_windows),
     "actions": ("moves", permuted_actions),
+    "token_sums": ("observe", learned_of_others),
 }
 MORE_NEEDS = {"actions": frozenset({"reference_actions"})}

@@ -236,6 +236,7 @@ WRONG: dict[str, dict[str, Callable[[Any], Any]]] = {
         "no weight": lambda w: w * 0,
     },
     "combine": {"the wrong shape": lambda g: g.flatten()[:1], "NaN": lambda g: g * math.nan},
+    "filter": {"the wrong shape": lambda g: g.flatten()[:0], "NaN": lambda g: g * math.nan},
     "windows": {"too few": lambda w: [0], "windows beyond the text": lambda w: [10**9 for _ in w]},
     "optimizer": {"None": lambda o: None, "no optimizer": lambda o: []},
     "lr_factor": {"NaN": lambda f: math.nan, "a negative factor": lambda f: -1.0},

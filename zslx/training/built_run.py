@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from zslx.config.run_config import Config
-from zslx.gradients import parameter_roles
+from zslx.gradients import TokenSums, parameter_roles
 from zslx.instruments.during_training import Instruments
 from zslx.instruments.heldout import HeldOut
 from zslx.intervention import registry
@@ -128,6 +128,8 @@ class BuiltRun:
         }
         if self.control:
             state["control"] = self.control.state
+        if self.methods.run.token_sums is not None:
+            state["token_sums"] = vars(self.methods.run.token_sums)
         self._write(checkpoints.RESUME, step, state)
 
     def _measured(self) -> dict[str, Any]:
@@ -178,6 +180,8 @@ class BuiltRun:
         self.instruments.state = state["instruments"]
         if self.control:
             self.control.state = state["control"]
+        if "token_sums" in state:
+            self.methods.run.token_sums = TokenSums(**state["token_sums"])
 
     def restore_weights(self, state: dict[str, Any]) -> None:
         """Put into place what every kind of checkpoint holds: enough to measure, not to go on."""

@@ -3,7 +3,7 @@
 With no intervention this is `losses.mean().backward()` and nothing else. With surgery the engine gives the
 Gramian of the group gradients g_k (Σ_k g_k = ∇L) or sums over them in one backward, and the method's weights
 are combined without a second one. `scale=matched` rescales the combined gradient to the plain one's norm by
-√(1ᵀG1 / wᵀGw), the factor clamped to [0.1, 10] and recorded.
+√(1ᵀG1 / wᵀGw), the factor clamped to [0.1, 10] and recorded. A filter changes the gradient that came of this.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zslx.gradients import GroupStats, group_stats, token_changes
+from zslx.gradients import GroupStats, group_stats, token_changes, token_sums
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
 from zslx.model.losses import cross_entropy, logits_of, losses_of, token_losses
+from zslx.seeds import generator
 from zslx.text.loader import Batch
 from zslx.training.numbers import Number
 
 SCALE_LIMITS = (0.1, 10.0)
 WATCHING = ("token_weights", "extra_loss", "group_ids", "group_weights", "combine", "observe")  # hooks that see a view
 
-PASSES = frozenset({"token_alignment", "logits", "entropy", "reference_losses"})  # needs that a surgeon's pass lacks
+# Needs that a surgeon's pass lacks.
+PASSES = frozenset({"token_alignment", "token_sums", "logits", "entropy", "reference_losses"})
 
 
 class Diverged(Exception):
@@ -76,10 +78,19 @@ class GradientPass:
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         self.model.zero_grad(set_to_none=True)
+        if self.methods.due("token_sums"):
+            self._token_sums(batch, step)
         if self.methods.surgery:
-            return self._surgery(batch, step)
-        if self.micro_batch and len(batch.tokens) > self.micro_batch:
-            return self._in_parts(batch, step)
+            found = self._surgery(batch, step)
+        elif self.micro_batch and len(batch.tokens) > self.micro_batch:
+            found = self._in_parts(batch, step)
+        else:
+            found = self._plain(batch, step)
+        if self.methods.has("filter") and not found.skipped:
+            self._filter(step)
+        return found
+
+    def _plain(self, batch: Batch, step: int) -> StepGradient:
         alignment = self._token_alignment(batch)
         with self.autocast(batch):
             weighted, losses, view = self._weighted_losses(self.model, batch, step, alignment)
@@ -127,12 +138,13 @@ class GradientPass:
     @property
     def one_pass(self) -> bool:
         """Whether a step takes one forward and one backward, and nothing else."""
-        return self.stackable and not self.methods.surgery and "token_alignment" not in self.methods.needs
+        more = self.methods.needs & {"token_alignment", "token_sums"} or self.methods.has("filter")
+        return self.stackable and not self.methods.surgery and not more
 
     @property
     def by_sequence(self) -> bool:
         """Whether a step is surgery on the gradients of sequences, or of groups of them, and nothing else."""
-        other = self.methods.has("token_weights") or self.methods.has("extra_loss") or self.methods.needs & PASSES
+        other = any(map(self.methods.has, ("token_weights", "extra_loss", "filter"))) or self.methods.needs & PASSES
         return self.stackable and self.methods.surgery and not self.methods.surgeon.by_token and not other
 
     @property
@@ -232,6 +244,31 @@ class GradientPass:
         moves = dict(zip(parameters, gradient, strict=True))
         return token_changes(self.model, token_losses, batch, moves)[0]
 
+    def _token_sums(self, batch: Batch, step: int) -> None:
+        """Sums over the gradients of the batch's tokens, into the run's view. Draws depend on seed and step alone."""
+        run, needing = self.methods.run, self.methods.needing("token_sums")
+
+        def losses(model: nn.Module, batch: Batch) -> Tensor:
+            with self.autocast(batch):
+                return token_losses(model, batch)
+
+        draws = generator(run.config.train.seed, "token sums", step)
+        count = max(method.samples for method in needing)
+        found = token_sums(self.model, losses, batch, count, generator=draws, step=step)
+        if not all(torch.isfinite(total).all() for total in found.signed_sum.values()):
+            raise Diverged(f"a token's gradient is not finite at step {step}")
+        run.token_sums = found
+
+    def _filter(self, step: int) -> None:
+        """Give each parameter's gradient to the method that filters it."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is None:
+                continue
+            if not torch.isfinite(parameter.grad).all():
+                raise Diverged(f"the gradient of {name} is not finite at step {step}")
+            # A fused optimizer misreads a gradient that lies otherwise in memory than its parameter.
+            parameter.grad = self.methods.filter(name, parameter.grad).to(parameter.dtype).contiguous()
+
     def _stats(self, batch: Batch, step: int, want: tuple[str, ...], keep: bool) -> tuple[GroupStats, Tensor, StepView]:
         """The engine's statistics of the groups that the method asks for, of sequences or of tokens; the losses
         (B, T); the view of the step."""
@@ -318,7 +355,7 @@ class GradientPass:
             if not torch.isfinite(sums.sum).all():
                 raise Diverged(f"the gradient of {sums.name} is not finite at step {step}")
             parameter = parameters[sums.name]
-            parameter.grad = self.methods.combine(sums).to(parameter.dtype)
+            parameter.grad = self.methods.combine(sums).to(parameter.dtype).contiguous()
             plain += float(sums.sum.double().square().sum())
             combined += float(parameter.grad.double().square().sum())
         outcome.record = {"norm_ratio": math.sqrt(combined / plain) if plain else 1.0}
