@@ -1,0 +1,1 @@
+"""Methods that act where the gradients of single tokens oppose each other."""
