@@ -101,7 +101,7 @@ class GradientPass:
         """ValueError, naming the method, where one needs the graph of the whole batch."""
         methods = self.methods
         own = [*methods.hooks["extra_loss"], *methods.hooks["group_weights"], *methods.hooks["combine"]]
-        own += [m for need in ("logits", "entropy", "token_alignment") for m in methods.needing(need)]
+        own += [m for need in ("logits", "entropy", "token_alignment", "token_sums") for m in methods.needing(need)]
         if own:
             raise ValueError(
                 f"train.micro_batch={self.micro_batch}: {own[0].name} needs the whole batch in one pass; allowed is 0"
