@@ -39,7 +39,7 @@ class SharedSubspace(ByTokenSums):
 
     name = "shared_subspace"
     source = "zslx: the paper's interference between tokens (arXiv 2506.05447), with the filter of Wiener 1949"
-    cost = "1.3"
+    cost = "1.2 at 0.1M; beside the running means, the sums last measured (two copies of the weights)"
     neutral = {"strength": 0.0}
 
     strength: float = setting(1.0, "λ, how much noise counts; 0 is the baseline", low=0.0, high=100.0)
