@@ -14,7 +14,15 @@ from zslx.config.run_config import once
 from zslx.config.spec import Part, Spec, one_spelling
 
 # One template each in zslx/intervention/templates; named here so that --help needs no torch.
-FAMILIES = ("adaptive", "curriculum", "data_mixing", "gradient_surgery", "optimization", "token_weighting")
+FAMILIES = (
+    "adaptive",
+    "curriculum",
+    "data_mixing",
+    "gradient_surgery",
+    "optimization",
+    "token_conflict",
+    "token_weighting",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
