@@ -75,7 +75,9 @@ class TokenAdam(ByTokenSums):
     what differs is coordinates where the batch has a signal, which Adam levels and this does not.
     `size=matched` gives each tensor's update the norm of AdamW's, so that the learning rate means the same; `own`
     leaves steps of |m|/a, which are smaller and need a larger rate. power 0 is the baseline.
-    The placebo divides by the scales of other coordinates of the tensor.
+    The placebo divides by the scales of other coordinates of the tensor. A first look speaks against the method: at
+    0.1M, 1,024 steps and two seeds, at the baseline's rate, held-out loss was 0.8 % above the baseline's, its placebo's
+    0.5 %.
     """
 
     name = "token_adam"

@@ -32,7 +32,9 @@ class TokenAgreement(ByTokenSums):
     By chance |G| is about σ, and the factor 1/2 at λ = 1. A factor that a coordinate keeps over time cancels in Adam's
     m/√v. This one does not: G is that of the step, σ the slow one, so a coordinate's steps of high agreement weigh
     more in m than its others. A gradient that is smaller as a whole is none to Adam, hence no rescaling.
-    λ = 0 is the baseline. The placebo takes the level by chance of other coordinates of the tensor.
+    λ = 0 is the baseline. The default is a first look, not a tuned value: at 0.1M, 1,024 steps and two seeds, at the
+    baseline's rate, held-out loss was 0.5 % below the baseline's at λ = 0.1 and 1.1 % above it at λ = 1.
+    The placebo takes the level by chance of other coordinates of the tensor.
     """
 
     name = "token_agreement"
@@ -40,7 +42,7 @@ class TokenAgreement(ByTokenSums):
     cost = "1.23 at 0.1M; beside the running means, the sums last measured (two copies of the weights)"
     neutral = {"strength": 0.0}
 
-    strength: float = setting(1.0, "λ, how much noise counts; 0 is the baseline", low=0.0, high=100.0)
+    strength: float = setting(0.1, "λ, how much noise counts; 0 is the baseline", low=0.0, high=100.0)
 
     def filter(self, run: RunView, name: str, gradient: Tensor, state: State) -> Tensor:
         noise = state["means"].get(name)
