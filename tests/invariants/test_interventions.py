@@ -14,7 +14,8 @@ from zslx.testing import CHECKS, Subject, examine
 
 QUICK = {"none", "focal", "pcgrad", "placebo:and_mask"}  # one of each kind; the others are CI's
 # A placebo is its method with one hook replaced by that of its kind: one of each kind for CI, all in the slow tests.
-PLACEBOS = {f"placebo:{name}" for name in ("pcgrad", "agreement", "focal", "infobatch", "difficulty", "adaptive_rate")}
+KINDS = ("pcgrad", "agreement", "focal", "infobatch", "difficulty", "adaptive_rate", "token_agreement")
+PLACEBOS = {f"placebo:{name}" for name in KINDS}
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -156,8 +157,8 @@ def test_instruments_that_train_are_caught(tmp_path: Path, monkeypatch: pytest.M
 
     true = Instruments.after
 
-    def meddling(self, step, model, *arguments):
-        record = true(self, step, model, *arguments)
+    def meddling(self, step, model, *arguments, **more):
+        record = true(self, step, model, *arguments, **more)
         next(iter(model.parameters())).data.mul_(1 + 2e-7)
         return record
 

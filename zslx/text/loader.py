@@ -31,7 +31,8 @@ from zslx.seeds import seed_for
 from zslx.text.permutation import ROUNDS, permuted
 from zslx.text.token_cache import Corpus
 
-AHEAD = 2**16  # tokens of the batches that are prepared together, where nothing is done to them
+# Batches that are prepared together, where nothing is done to them: so many steps, and so many tokens at most.
+STEPS_AHEAD, TOKENS_AHEAD = 64, 2**16
 Ids = NDArray[np.int64]
 Choice = Ids | tuple[Ids, Ids]  # windows (B,), or the domains (n,) and first tokens (n,) of sequences
 
@@ -169,13 +170,14 @@ class Loader:
     def _plain(self, step: int) -> Batch:
         """The batch of a step to which nothing is done, from those prepared ahead."""
         if (step, self.taken.tobytes()) not in self._ahead:
-            self._ahead = self._prepared(step, max(1, AHEAD // (self.batch_size * self.seq_len)))
+            self._ahead = self._prepared(step)
         batch, self.taken = self._ahead.pop((step, self.taken.tobytes()))
         return batch
 
-    def _prepared(self, step: int, steps: int) -> dict[tuple[int, bytes], tuple[Batch, Ids]]:
-        """By step and the counters before it: the batches of so many steps, and the counters after each."""
+    def _prepared(self, step: int) -> dict[tuple[int, bytes], tuple[Batch, Ids]]:
+        """By step and the counters before it: the batches of the next steps, and the counters after each."""
         count, start = self.batch_size, self.taken
+        steps = max(1, min(STEPS_AHEAD, TOKENS_AHEAD // (count * self.seq_len)))
         domains = [self._balanced(step + k, count, int(start.sum()) + k * count) for k in range(steps)]
         taken = np.cumsum([start, *(np.bincount(own, minlength=len(start)) for own in domains)], axis=0)
         together = np.concatenate(domains)
