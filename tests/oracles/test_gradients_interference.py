@@ -117,7 +117,7 @@ def test_every_token_is_equally_likely():
     assert ((counts - expected) ** 2 / expected / (1 - 2 / 7)).sum() < 42.3
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_interval_of_the_sampled_ratio_covers_the_exact_value():
     """200 seeds, ±1.96 standard errors, n = 256 and 1,024 of 4,096 tokens: 90 to 98 %; n < N biased by < se/4."""
     model = build(torch.float32, d_model=24, n_layers=2, n_heads=2, vocab_size=64, max_positions=128)

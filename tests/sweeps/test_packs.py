@@ -65,7 +65,9 @@ def test_a_pack_of_which_another_sweep_trained_some(sweep):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("fault", ["raise RuntimeError('no more')", "os._exit(1)"])
+@pytest.mark.parametrize(
+    "fault", ["raise RuntimeError('no more')", pytest.param("os._exit(1)", marks=pytest.mark.slow)]
+)
 def test_a_trial_that_fails_costs_only_itself(sweep, plugins, fault):
     (plugins / "fragile.py").write_text(FOCAL.format(fault=fault))
     done = sweep("fragile", *OPTIONS)
@@ -76,7 +78,7 @@ def test_a_trial_that_fails_costs_only_itself(sweep, plugins, fault):
     assert ("no more" if "raise" in fault else "its process died") in done.stdout
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_killed_pack_goes_on(sweep, processes, tmp_path):
     assert sweep("none", *LONG).returncode == 0
     whole = sweep.records()

@@ -222,7 +222,7 @@ def test_the_placebo_of_a_controller_in_packs(sweep):
     assert {t["status"] for t in sweep.study()["trials"]} == {"finished"}
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_killed_while_the_reference_trains_the_same_command_goes_on(sweep, processes, tmp_path):
     often = "run.resume_seconds=0.3"
     assert sweep("rho1", *LONG, extra=often).returncode == 0

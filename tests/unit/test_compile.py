@@ -32,7 +32,8 @@ def test_a_compiled_run_is_the_eager_one(spec: str, tmp_path: Path):
     assert np.allclose(losses[0], losses[1], rtol=2e-5)
 
 
-@pytest.mark.parametrize("spec", ["focal", pytest.param("pcgrad", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["focal", "pcgrad"])
 def test_a_compiled_pack_is_the_eager_one(spec: str, tmp_path: Path):
     losses = []
     for compiled in ("false", "true"):
