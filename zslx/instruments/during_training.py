@@ -94,10 +94,7 @@ class Instruments:
         losses (S, T) are those of the trained weights, held-out; the `terms` come from them, or from `average`, the
         weights that the arm would ship.
         """
-        record = self.heldout.record(losses)
-        if average is not None:
-            shipped = self.heldout.losses(model, average, terms)
-            record = self.heldout.record(shipped) | {"heldout_loss_trained": record["heldout_loss"]}
+        record = self.heldout.shipped(model, losses, average, terms)
         before, self._last = self._last, (step, losses)
         if step not in self.probe_steps:
             return record

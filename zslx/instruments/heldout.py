@@ -7,7 +7,6 @@ is charged for it here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.func import functional_call
 from zslx.instruments.domain_interference import domain_interference
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.rank_decomposition import Decomposition
-from zslx.model.losses import cross_entropy, token_losses
+from zslx.model.losses import arithmetic, cross_entropy, token_losses
 from zslx.text.loader import Batch
 from zslx.text.token_frequency import frequency_groups
 
@@ -61,25 +60,27 @@ class HeldOut:
 
     def training_losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Losses (B, T) of any batch in the arithmetic of the training, to set beside those of its steps."""
-        cast = torch.autocast(self.batch.tokens.device.type, dtype=torch.bfloat16)
-        with torch.no_grad(), cast if self.dtype == "bfloat16" else nullcontext():
+        with torch.no_grad(), arithmetic(self.dtype, self.batch.tokens.device):
             return token_losses(model, batch)
 
     def parts(self) -> list[Batch]:
         return self.batch.parts(self.chunk)
 
-    def measure(
-        self, model: nn.Module, average: Mapping[str, Tensor] | None, decomposition: Decomposition | None
-    ) -> tuple[Tensor, dict[str, object]]:
-        """(losses (S, T) of the model, the record of the weights that the arm would ship: `average` where given).
-
-        The `decomposition` is of the shipped weights, too.
-        """
-        losses = self.losses(model, decomposition=decomposition if average is None else None)
+    def shipped(
+        self,
+        model: nn.Module,
+        losses: Tensor,
+        average: Mapping[str, Tensor] | None,
+        decomposition: Decomposition | None,
+    ) -> dict[str, object]:
+        """The record of the weights that the arm would ship: of `average` where given, with the `decomposition` of its
+        losses, else of the model, whose losses (S, T) these are."""
+        record = self.record(losses)
         if average is None:
-            return losses, self.record(losses)
-        record = self.record(self.losses(model, average, decomposition))
-        return losses, record | {"heldout_loss_trained": float(losses.double().mean())}
+            return record
+        return self.record(self.losses(model, average, decomposition)) | {
+            "heldout_loss_trained": record["heldout_loss"]
+        }
 
     def record(self, losses: Tensor) -> dict[str, object]:
         """Mean loss over all tokens, by domain, and by frequency of the target; groups without a token are left out."""

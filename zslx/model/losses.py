@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from zslx.text.loader import Batch
+
+
+def arithmetic(dtype: str, device: torch.device, *, cache: bool = True) -> AbstractContextManager[Any]:
+    """Autocast for `train.dtype=bfloat16`, else nothing. `cache`: keep the weights' casts (not in a CUDA graph)."""
+    if dtype != "bfloat16":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=cache)
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:

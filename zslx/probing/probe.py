@@ -159,7 +159,9 @@ class RunProbe:
         at("losses")
         run, heldout, state = self._restored(step)
         terms = Decomposition(self.config.instruments.rank_bins)
-        losses, shipped = heldout.measure(run.model, run.methods.average(), terms)
+        average = run.methods.average()
+        losses = heldout.losses(run.model, decomposition=terms if average is None else None)
+        shipped = heldout.shipped(run.model, losses, average, terms)
         self.losses[step] = losses
         record = {"step": step, "probe": self.key, "settings": dataclasses.asdict(self.settings)}
         record |= {"tokens": run.tokens, **shipped, "decomposition": terms.record()}

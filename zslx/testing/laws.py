@@ -34,7 +34,7 @@ from zslx.intervention.gradient_method import GradientMethod
 from zslx.intervention.hooks import HOOKS, implemented
 from zslx.testing.gramians import hard_gramians
 from zslx.testing.subject import STEPS, WATCHED, NotApplicable, Subject, global_draws_watched, with_hooks
-from zslx.training.step_gradient import SCALE_LIMITS
+from zslx.training.scale import SCALE_LIMITS
 
 PACKED_SEEDS, PACKED_STEPS = (0, 1, 2), 20
 LONGER = 128  # steps of a second try, for a method that starts late

@@ -51,25 +51,20 @@ class Batch:
     context: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Batch:
-        return Batch(
-            tokens=self.tokens.to(device),
-            targets=self.targets.to(device),
-            domains=self.domains.to(device),
-            context=None if self.context is None else self.context.to(device),
-        )
+        return self._each(lambda tensor: tensor.to(device))
 
     def parts(self, sequences: int) -> list[Batch]:
         """So many sequences at a time, in their order."""
         cuts = [slice(at, at + sequences) for at in range(0, len(self.tokens), sequences)]
-        return [
-            Batch(
-                tokens=self.tokens[cut],
-                targets=self.targets[cut],
-                domains=self.domains[cut],
-                context=None if self.context is None else self.context[cut],
-            )
-            for cut in cuts
-        ]
+        return [self._each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]
+
+    def _each(self, change: Callable[..., Tensor]) -> Batch:
+        return Batch(
+            tokens=change(self.tokens),
+            targets=change(self.targets),
+            domains=change(self.domains),
+            context=None if self.context is None else change(self.context),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zslx.gradients import group_stats
 from zslx.instruments.loss_interference import interference
 from zslx.intervention.composed import Methods
-from zslx.model.losses import token_losses
 from zslx.text.loader import Batch
-from zslx.training.step_gradient import Diverged, GradientPass
+from zslx.training.numbers import Diverged
+from zslx.training.step_gradient import GradientPass
 
 LOSSES = ("interference", "domain_losses")
 GRADIENTS = ("domain_gramian", "domain_variance")
@@ -62,13 +62,9 @@ class ControlSet:
         """Products of the domains' mean gradients; from those of the sequences, where their variance is wanted too."""
         run, counts = self.methods.run, self.counts.double()
         by_sequence = "domain_variance" in self.methods.needs
-
-        def losses(model: nn.Module, batch: Batch) -> Tensor:
-            with self.gradient.autocast(batch):
-                return token_losses(model, batch)
-
         groups = None if by_sequence else (self.batch.domains, len(counts))
-        gramian = group_stats(self.gradient.model, losses, self.batch, groups, want=("gramian",)).gramian
+        own = self.gradient
+        gramian = group_stats(own.model, own.live_losses, self.batch, groups, want=("gramian",)).gramian
         assert gramian is not None
         if not torch.isfinite(gramian).all():
             raise Diverged(f"a gradient on the control set is not finite at step {run.step}")

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.text.loader import Batch
-from zslx.training.numbers import Number
-from zslx.training.step_gradient import Diverged, GradientPass, StepGradient
+from zslx.training.numbers import Number, finite
+from zslx.training.step_gradient import GradientPass, StepGradient
+
+NORM = "the gradient's norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class Update(Request):
 
     def by_itself(self) -> Number:
         limit = self.clip if self.clip else math.inf
-        norm = check_norm(float(nn.utils.clip_grad_norm_(self.model.parameters(), limit)), self.step)
+        norm = finite(NORM, float(nn.utils.clip_grad_norm_(self.model.parameters(), limit)), self.step)
         for optimizer in self.optimizers:
             optimizer.step()
         return norm
@@ -118,10 +120,3 @@ def alone(course: Generator[Request, Answer, Value]) -> Value:
     except StopIteration as ended:
         value: Value = ended.value
         return value
-
-
-def check_norm(norm: float, step: int) -> float:
-    """`norm`, or Diverged if it is not finite."""
-    if not math.isfinite(norm):
-        raise Diverged(f"the gradient's norm is {norm} at step {step}")
-    return norm

@@ -29,9 +29,9 @@ from zslx.runs.records import read_manifest
 from zslx.text.loader import Batch, Choice, Ids, Walk
 from zslx.training.built_run import BuiltRun
 from zslx.training.clock import Clock
-from zslx.training.course import Answer, Begin, Course, Gradient, Losses, Request, Update, alone, check_norm
-from zslx.training.numbers import known
-from zslx.training.step_gradient import Diverged, StepGradient, check_loss
+from zslx.training.course import NORM, Answer, Begin, Course, Gradient, Losses, Request, Update, alone
+from zslx.training.numbers import Diverged, finite, known
+from zslx.training.step_gradient import StepGradient
 
 Progress = Callable[[int, int, float], None]
 BLOCK = 64  # steps whose lines may wait for their numbers
@@ -146,9 +146,9 @@ class TrainingRun(BuiltRun):
         """Write the lines of the steps so far, in a pack a while after them. Diverged where a number is not finite."""
         while self.lines:
             line, clip = self.lines[0], self.config.optim.clip
-            line["loss"] = self.loss = check_loss(float(line["loss"]), line["step"])
+            line["loss"] = self.loss = finite("the loss", float(line["loss"]), line["step"])
             if line["grad_norm"] is not None:
-                line["grad_norm"] = norm = check_norm(float(line["grad_norm"]), line["step"])
+                line["grad_norm"] = norm = finite(NORM, float(line["grad_norm"]), line["step"])
                 line["clipped"] = bool(clip and norm > clip)
             self.records.append_step(line)
             self.tokens_written = line["tokens"]

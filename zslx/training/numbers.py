@@ -5,10 +5,22 @@ A run by itself has plain floats. The runs of a pack share a `Block` of losses a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+class Diverged(Exception):
+    """The loss or the gradient is not finite. Found before any method sees it: no plugin is blamed for it."""
+
+
+def finite(what: str, number: float, step: int) -> float:
+    """`number`, or Diverged if it is not finite."""
+    if not math.isfinite(number):
+        raise Diverged(f"{what} is {number} at step {step}")
+    return number
 
 
 class Block:

@@ -39,11 +39,11 @@ from torch import Tensor
 
 from zslx.config.run_config import Config
 from zslx.intervention.gradient_method import CoordinateSums
-from zslx.training.course import Begin, Course, Gradient, Losses, Request, Update, check_norm
-from zslx.training.numbers import Block, Later, Number
+from zslx.training.course import NORM, Begin, Course, Gradient, Losses, Request, Update
+from zslx.training.numbers import Block, Later, Number, finite
 from zslx.training.stack import Stack, StackedAdamW
 from zslx.training.stacked_pass import StackedPass
-from zslx.training.step_gradient import GradientPass, StepGradient, check_loss
+from zslx.training.step_gradient import GradientPass, StepGradient
 from zslx.training.train import training
 
 Outcome = dict[str, Any] | BaseException  # a manifest, or what ended the run
@@ -209,7 +209,7 @@ class Pack:
 
         def operate(i: int, ask: Gradient) -> StepGradient:
             row, own = self.row[i], ask.own
-            check_loss(seen[row], ask.step)
+            finite("the loss", seen[row], ask.step)
             outcome = own.outcome(losses[row], ask.batch)
             assert outcome.view is not None
             ids, count = own.methods.group_ids(outcome.view)
@@ -260,7 +260,7 @@ class Pack:
         def weigh(i: int, ask: Gradient) -> StepGradient:
             row, view = self.row[i], None
             if ask.own.watched:
-                check_loss(seen[row], ask.step)
+                finite("the loss", seen[row], ask.step)
                 with ask.own.autocast(ask.batch):
                     weighted, view = ask.own.weighted(losses[row], None if logits is None else logits[row], ask.batch)
                 totals.append(weighted.mean())
@@ -316,7 +316,7 @@ class Pack:
         """The update of a run with an optimizer of its own."""
         for name, p in self.stack.parameters[row].items():
             p.grad = gradient[name]
-        check_norm(float(norm), ask.step)
+        finite(NORM, float(norm), ask.step)
         for optimizer in ask.optimizers:
             optimizer.step()
         return norm

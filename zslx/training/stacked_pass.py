@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
-from zslx.model.losses import cross_entropy
+from zslx.model.losses import arithmetic, cross_entropy
 from zslx.text.loader import Batch
 from zslx.training.stack import Stack
 from zslx.training.step_gradient import GradientPass
@@ -44,7 +44,7 @@ class StackedPass:
 
     def forward(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Losses (R, B, T) with their graph, logits (R, B, T, V) where needed, and each run's mean loss (R,)."""
-        tokens, targets = (torch.stack([getattr(batch, what) for batch in batches]) for what in ("tokens", "targets"))
+        tokens, targets = stacked(batches)
         run = self._graphed(tokens, targets)
         losses, *logits = run(self.leaf, tokens, targets)
         return losses, logits[0] if logits else None, losses.detach().mean((1, 2))
@@ -52,7 +52,7 @@ class StackedPass:
     def sequence_gradients(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Losses (R, B, T), the gradients (R, B, P) of each sequence's share of its run's mean loss, their Gramians
         (R, B, B), and each run's mean loss (R,)."""
-        tokens, targets = (torch.stack([getattr(batch, what) for batch in batches]) for what in ("tokens", "targets"))
+        tokens, targets = stacked(batches)
         key = (tokens.shape, "sequences")
         if self.device.type == "cuda" and key not in self.replays and len(self.replays) < GRAPHS:
             self.replays[key] = captured(self.by_sequence, tokens, targets)
@@ -82,8 +82,7 @@ class StackedPass:
             return self._all_runs(weights, tokens, targets, logits=self.logits)
 
     def _cast(self) -> AbstractContextManager[Any]:
-        bfloat16 = self.dtype == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16, cache_enabled=False)
+        return arithmetic(self.dtype, self.device, cache=False)
 
     def _all_runs(self, weights: Tensor, tokens: Tensor, targets: Tensor, *, logits: bool) -> tuple[Tensor, ...]:
         """Losses (R, B, T), and the logits where asked for, of tokens (R, B, T), or of tokens (B, T) common to all."""
@@ -130,6 +129,11 @@ class StackedPass:
         if key not in self.replays:
             self.replays[key] = captured(lambda: self._held_out(heldout, {}))
         return self.replays[key]()
+
+
+def stacked(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Tokens and targets (R, B, T) of all runs."""
+    return torch.stack([batch.tokens for batch in batches]), torch.stack([batch.targets for batch in batches])
 
 
 def captured(work: Callable[..., Any], *sample: Tensor) -> Callable[..., Any]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,16 @@ from zslx.gradients import GroupStats, group_stats, token_changes, token_sums
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
-from zslx.model.losses import cross_entropy, logits_of, losses_of, token_losses
+from zslx.model.losses import arithmetic, cross_entropy, logits_of, losses_of, token_losses
 from zslx.seeds import generator
 from zslx.text.loader import Batch
-from zslx.training.numbers import Number
+from zslx.training.numbers import Diverged, Number, finite
+from zslx.training.scale import clamp, gramian_record, matched_scale
 
-SCALE_LIMITS = (0.1, 10.0)
 WATCHING = ("token_weights", "extra_loss", "group_ids", "group_weights", "combine", "observe")  # hooks that see a view
 
 # Needs that a surgeon's pass lacks.
 PASSES = frozenset({"token_alignment", "token_sums", "logits", "entropy", "reference_losses"})
-
-
-class Diverged(Exception):
-    """The loss or the gradient is not finite. Found before any method sees it: no plugin is blamed for it."""
 
 
 @dataclass(kw_only=True)
@@ -95,7 +92,7 @@ class GradientPass:
         with self.autocast(batch):
             weighted, losses, view = self._weighted_losses(self.model, batch, step, alignment)
         weighted.mean().backward()
-        return StepGradient(view=view, losses=losses, loss=check_loss(float(losses.mean()), step))
+        return StepGradient(view=view, losses=losses, loss=finite("the loss", float(losses.mean()), step))
 
     def _check_parts(self) -> None:
         """ValueError, naming the method, where one needs the graph of the whole batch."""
@@ -113,7 +110,7 @@ class GradientPass:
         parts, view, weights = batch.parts(self.micro_batch), None, None
         if self.watched:
             outcome = self.outcome(torch.cat([self.losses(part) for part in parts]), batch)
-            check_loss(float(outcome.losses.mean()), step)
+            finite("the loss", float(outcome.losses.mean()), step)
             view = outcome.view
             assert view is not None
             self._fill(view, None, outcome.losses, batch)
@@ -127,7 +124,7 @@ class GradientPass:
             (weighted.sum() / batch.tokens.numel()).backward()
             found.append(losses.detach())
         losses = torch.cat(found)
-        return StepGradient(view=view, losses=losses, loss=check_loss(float(losses.mean()), step))
+        return StepGradient(view=view, losses=losses, loss=finite("the loss", float(losses.mean()), step))
 
     @property
     def stackable(self) -> bool:
@@ -147,7 +144,7 @@ class GradientPass:
         other = any(map(self.methods.has, ("token_weights", "extra_loss", "filter"))) or self.methods.needs & PASSES
         return self.stackable and self.methods.surgery and not self.methods.surgeon.by_token and not other
 
-    @property
+    @cached_property
     def watched(self) -> bool:
         """Whether a method sees the step's view."""
         return any(map(self.methods.has, WATCHING))
@@ -158,8 +155,13 @@ class GradientPass:
 
     def losses(self, batch: Batch) -> Tensor:
         """Losses (B, T) of any batch at the present weights, without a graph, in the arithmetic of the training."""
-        with torch.no_grad(), self.autocast(batch):
-            return token_losses(self.model, batch)
+        with torch.no_grad():
+            return self.live_losses(self.model, batch)
+
+    def live_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Losses (B, T) of a model, with their graph, in the arithmetic of the training."""
+        with self.autocast(batch):
+            return token_losses(model, batch)
 
     def reference_losses(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean loss (n,), nats, of the reference model on each of these windows (n, T+1)."""
@@ -168,14 +170,12 @@ class GradientPass:
         for part in torch.from_numpy(rows).split(64):
             ids = part.to(device)
             batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], domains=ids.new_zeros(len(ids)))
-            with torch.no_grad(), self.autocast(batch):
-                found.append(token_losses(self.reference, batch).double().mean(1).cpu())
+            with torch.no_grad():
+                found.append(self.live_losses(self.reference, batch).double().mean(1).cpu())
         return torch.cat(found).numpy()
 
     def autocast(self, batch: Batch) -> AbstractContextManager[Any]:
-        if self.dtype != "bfloat16":
-            return nullcontext()
-        return torch.autocast(batch.tokens.device.type, dtype=torch.bfloat16)
+        return arithmetic(self.dtype, batch.tokens.device)
 
     def _weighted_losses(
         self, model: nn.Module, batch: Batch, step: int, alignment: Tensor | None
@@ -184,7 +184,7 @@ class GradientPass:
         losses, logits = self.forward(model, batch.tokens, batch.targets, batch.context)
         if not self.watched:
             return losses, losses.detach(), None
-        check_loss(float(losses.detach().mean()), step)
+        finite("the loss", float(losses.detach().mean()), step)
         weighted, view = self.weighted(losses, logits, batch, alignment)
         return weighted, losses.detach(), view
 
@@ -192,9 +192,7 @@ class GradientPass:
         self, losses: Tensor, logits: Tensor | None, batch: Batch, alignment: Tensor | None = None
     ) -> tuple[Tensor, StepView]:
         """Losses (B, T) as the methods weight them, and what they saw of the step. The losses are finite."""
-        view = StepView(
-            tokens=batch.tokens, targets=batch.targets, losses=losses.detach().clone(), domains=batch.domains
-        )
+        view = view_of(losses, batch)
         if alignment is not None:
             view.token_alignment = alignment
         self._fill(view, logits, losses, batch)
@@ -238,8 +236,7 @@ class GradientPass:
         if "token_alignment" not in self.methods.needs:
             return None
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        with self.autocast(batch):
-            loss = token_losses(self.model, batch).mean()
+        loss = self.live_losses(self.model, batch).mean()
         gradient = torch.autograd.grad(loss, list(parameters.values()))
         moves = dict(zip(parameters, gradient, strict=True))
         return token_changes(self.model, token_losses, batch, moves)[0]
@@ -247,14 +244,9 @@ class GradientPass:
     def _token_sums(self, batch: Batch, step: int) -> None:
         """Sums over the gradients of the batch's tokens, into the run's view. Draws depend on seed and step alone."""
         run, needing = self.methods.run, self.methods.needing("token_sums")
-
-        def losses(model: nn.Module, batch: Batch) -> Tensor:
-            with self.autocast(batch):
-                return token_losses(model, batch)
-
         draws = generator(run.config.train.seed, "token sums", step)
         count = max(method.samples for method in needing)
-        found = token_sums(self.model, losses, batch, count, generator=draws, step=step)
+        found = token_sums(self.model, self.live_losses, batch, count, generator=draws, step=step)
         if not all(torch.isfinite(total).all() for total in found.signed_sum.values()):
             raise Diverged(f"a token's gradient is not finite at step {step}")
         run.token_sums = found
@@ -300,7 +292,7 @@ class GradientPass:
         elementwise = self.methods.has("combine")
         want = ("sum", *method.sums) if elementwise else ("gramian",)
         stats, losses, view = self._stats(batch, step, want, keep=not elementwise)
-        loss = check_loss(float(losses.mean()), step)
+        loss = finite("the loss", float(losses.mean()), step)
         outcome = StepGradient(view=view, losses=losses, loss=loss, group_losses=stats.group_losses)
         if elementwise:
             used = (name for name, _ in self.model.named_parameters() if name not in stats.unused)
@@ -314,9 +306,7 @@ class GradientPass:
 
     def outcome(self, losses: Tensor, batch: Batch) -> StepGradient:
         """Of a step whose losses (B, T) are there, and no gradient yet."""
-        plain = losses.detach().clone()
-        view = StepView(tokens=batch.tokens, targets=batch.targets, losses=plain.clone(), domains=batch.domains)
-        return StepGradient(view=view, losses=plain, loss=math.nan)
+        return StepGradient(view=view_of(losses, batch), losses=losses.detach().clone(), loss=math.nan)
 
     def weigh_groups(self, outcome: StepGradient, step: int) -> Tensor | None:
         """Weights (K,) of the group gradients, scale included, from the outcome's Gramian; None skips the step."""
@@ -367,40 +357,7 @@ class GradientPass:
             outcome.record["scale"] = factor
 
 
-def check_loss(loss: float, step: int) -> float:
-    """`loss`, or Diverged if it is not finite."""
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss is {loss} at step {step}")
-    return loss
-
-
-def clamp(factor: float) -> float:
-    low, high = SCALE_LIMITS
-    return min(high, max(low, factor))
-
-
-def matched_scale(gramian: Tensor, weights: Tensor) -> float:
-    """√(1ᵀG1 / wᵀGw), clamped: the combined gradient gets the norm of the plain one."""
-    g, w = gramian.double(), weights.double()
-    plain, combined = float(g.sum()), float(w @ g @ w)
-    return clamp(math.sqrt(max(plain, 0.0) / combined)) if combined > 0 else 1.0
-
-
-def gramian_record(gramian: Tensor, weights: Tensor) -> dict[str, float | bool]:
-    """Conflict among the groups, how far the weights are from equal, and the cosine of the result with the plain
-    gradient."""
-    g, w = gramian.double(), weights.double()
-    norms = g.diagonal().clamp(min=0).sqrt()
-    k = len(g)
-    pairs = ~torch.eye(k, dtype=torch.bool, device=g.device)
-    outer = (norms[:, None] * norms)[pairs]
-    cosines = g[pairs][outer > 0] / outer[outer > 0]
-    total = float(w.mean().abs())
-    plain, combined, inner = float(g.sum()), float(w @ g @ w), float(w @ g.sum(1))
-    norm = math.sqrt(max(plain, 0.0) * max(combined, 0.0))
-    return {
-        "negative_cosines": float((cosines < 0).double().mean()) if len(cosines) else 0.0,
-        "mean_cosine": float(cosines.mean()) if len(cosines) else 0.0,
-        "cosine_to_plain": inner / norm if norm else 0.0,
-        "weight_spread": float(w.std(correction=0)) / total if total else 0.0,
-    }
+def view_of(losses: Tensor, batch: Batch) -> StepView:
+    """What a method sees of a step: losses (B, T) of its own, without their graph."""
+    own = losses.detach().clone()
+    return StepView(tokens=batch.tokens, targets=batch.targets, losses=own, domains=batch.domains)
