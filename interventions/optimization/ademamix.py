@@ -10,12 +10,13 @@ W is `warmup` of the run. Exact. Cost: one more moment. Oracle: these lines, in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from interventions.optimization.per_parameter import PerParameter, apply
 from zslx import Intervention, RunView, State, setting
 
 
@@ -28,28 +29,21 @@ def slow_beta(step: int, warmup: float, beta1: float, beta3: float) -> float:
     return min(beta3, math.exp(low * high / ((1 - share) * high + share * low)))
 
 
-class AdEMAMixOptimizer(torch.optim.Optimizer):
+class AdEMAMixOptimizer(PerParameter):
     """Pagliardini et al. 2024, arXiv 2409.03137, Algorithm 1."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            (beta1, beta2, beta3), lr = group["betas"], group["lr"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state |= {"step": 0, **{key: torch.zeros_like(p) for key in ("fast", "slow", "square")}}
-                state["step"] += 1
-                t, warmup = state["step"], group["warmup"]
-                state["fast"].lerp_(p.grad, 1 - beta1)
-                state["slow"].lerp_(p.grad, 1 - slow_beta(t, warmup, beta1, beta3))
-                state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                alpha = group["alpha"] * (min(1.0, t / warmup) if warmup else 1.0)
-                size = (state["square"] / (1 - beta2**t)).sqrt_().add_(group["eps"])
-                update = (state["fast"] / (1 - beta1**t)).add_(state["slow"], alpha=alpha).div_(size)
-                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        beta1, beta2, beta3 = group["betas"]
+        if not state:
+            state |= {"step": 0, **{key: torch.zeros_like(p) for key in ("fast", "slow", "square")}}
+        state["step"] += 1
+        t, warmup = state["step"], group["warmup"]
+        state["fast"].lerp_(gradient, 1 - beta1)
+        state["slow"].lerp_(gradient, 1 - slow_beta(t, warmup, beta1, beta3))
+        state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        alpha = group["alpha"] * (min(1.0, t / warmup) if warmup else 1.0)
+        size = (state["square"] / (1 - beta2**t)).sqrt_().add_(group["eps"])
+        apply(p, (state["fast"] / (1 - beta1**t)).add_(state["slow"], alpha=alpha).div_(size), group)
 
 
 @dataclass(frozen=True)

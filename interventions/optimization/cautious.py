@@ -8,37 +8,26 @@ n coordinates of the tensor. Exact. Cost: one more pass over the update. Oracle:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from interventions.optimization.per_parameter import PerParameter, adam_averages, apply
 from zslx import Intervention, RunView, State, setting
 
 
-class CautiousAdamW(torch.optim.Optimizer):
+class CautiousAdamW(PerParameter):
     """Liang et al. 2024, arXiv 2411.16085, Algorithm 2; the scale as in their code."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            (beta1, beta2), lr = group["betas"], group["lr"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-                state["step"] += 1
-                state["mean"].lerp_(p.grad, 1 - beta1)
-                state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                size = (state["square"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-                update = state["mean"] / (1 - beta1 ** state["step"]) / size
-                if group["cautious"]:
-                    mask = update * p.grad > 0
-                    update *= mask * (mask.numel() / (mask.sum(dtype=p.dtype) + 1))
-                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        mean, size = adam_averages(p, gradient, group, state)
+        update = mean / size.add_(group["eps"])
+        if group["cautious"]:
+            mask = update * gradient > 0
+            update *= mask * (mask.numel() / (mask.sum(dtype=p.dtype) + 1))
+        apply(p, update, group)
 
 
 @dataclass(frozen=True)

@@ -7,29 +7,24 @@ Exact. Cost: one moment instead of Adam's two. Oracle: these lines, in float64 (
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from interventions.optimization.per_parameter import PerParameter, apply
 from zslx import Intervention, RunView, State, setting
 
 
-class LionOptimizer(torch.optim.Optimizer):
+class LionOptimizer(PerParameter):
     """Chen et al. 2023, arXiv 2302.06675, Algorithm 2."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            (beta1, beta2), lr = group["betas"], group["lr"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                direction = torch.lerp(p.grad, momentum, beta1).sign_()
-                p.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr)
-                momentum.lerp_(p.grad, 1 - beta2)
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        momentum = state.setdefault("momentum", torch.zeros_like(p))
+        apply(p, torch.lerp(gradient, momentum, beta1).sign_(), group)
+        momentum.lerp_(gradient, 1 - beta2)
 
 
 @dataclass(frozen=True)

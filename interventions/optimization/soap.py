@@ -15,32 +15,24 @@ Cost: four products a matrix, and a QR every `every` steps. Oracle: these lines,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from interventions.optimization.per_parameter import PerParameter, apply
 from zslx import Intervention, RunView, State, setting
 
 FIRST = 10  # power iterations for the first bases
 RIDGE = 1e-4  # of the mean eigenvalue
 
 
-class SOAPOptimizer(torch.optim.Optimizer):
+class SOAPOptimizer(PerParameter):
     """Vyas et al. 2024, arXiv 2409.11321, Algorithms 3 and 4, for vectors and matrices."""
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, group)
-
-    def _move(self, p: Tensor, group: dict[str, Any]) -> None:
-        (beta1, beta2), gradient, state = group["betas"], p.grad, self.state[p]
-        assert gradient is not None
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
             rotated = [d for d in range(2) if p.ndim == 2 and p.shape[d] <= group["max_width"]]
@@ -55,7 +47,7 @@ class SOAPOptimizer(torch.optim.Optimizer):
         state["square"].mul_(beta2).addcmul_(turned, turned, value=1 - beta2)
         size = (state["square"] / (1 - beta2**t)).sqrt_().add_(group["eps"])
         update = rotate(rotate(state["mean"], bases) / (1 - beta1**t) / size, bases, back=True)
-        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+        apply(p, update, group)
         for d, kept in state["products"].items():  # after the update, which must not see its own gradient in the basis
             kept.lerp_(product(gradient, d), 1 - beta2)
             if t % group["every"] == 0:

@@ -12,44 +12,31 @@ Oracle: these lines, in float64 (tests/unit/test_token_conflict.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from interventions.optimization.per_parameter import PerParameter, adam_averages, apply
 from interventions.token_conflict.by_token_sums import ByTokenSums
 from zslx import RunView, State, setting
 
 
-class TokenAdamW(torch.optim.Optimizer):
+class TokenAdamW(PerParameter):
     """`scales` are the running means of Σ|g| by parameter, read at each step; a parameter without one takes AdamW's."""
 
     def __init__(self, groups: list[dict[str, Any]], shared: dict[str, Any], names: dict[int, str], state: State):
         super().__init__(groups, shared)
         self.names, self.of_method = names, state
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            (beta1, beta2), lr = group["betas"], group["lr"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-                state["step"] += 1
-                state["mean"].lerp_(p.grad, 1 - beta1)
-                state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                size = (state["square"] / (1 - beta2 ** state["step"])).sqrt_()
-                mean = state["mean"] / (1 - beta1 ** state["step"])
-                update = mean / (size + group["eps"])
-                scale = self.of_method["means"].get(self.names[id(p)])
-                if scale is not None:
-                    update = by_tokens(mean, size, scale.to(p), update, group)
-                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
+    def move(self, p: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        mean, size = adam_averages(p, gradient, group, state)
+        update = mean / (size + group["eps"])
+        scale = self.of_method["means"].get(self.names[id(p)])
+        if scale is not None:
+            update = by_tokens(mean, size, scale.to(p), update, group)
+        apply(p, update, group)
 
 
 def by_tokens(mean: Tensor, size: Tensor, scale: Tensor, plain: Tensor, group: dict[str, Any]) -> Tensor:
