@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -64,12 +64,8 @@ def test_who_imports_whom(package: str):
 
 
 @pytest.fixture(scope="module")
-def architecture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def architecture(docs_script: Callable[[str], ModuleType]) -> ModuleType:
+    return docs_script("architecture")
 
 
 def test_a_package_imports_only_those_below_it(architecture: ModuleType):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -15,12 +15,8 @@ from zslx.places import ROOT
 
 
 @pytest.fixture(scope="module")
-def api() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("api", ROOT / "docs" / "api.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def api(docs_script: Callable[[str], ModuleType]) -> ModuleType:
+    return docs_script("api")
 
 
 def test_every_name_loads_and_says_what_it_is():

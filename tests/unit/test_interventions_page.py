@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -11,16 +11,11 @@ from zslx.commands.interventions import FAMILIES, PLACEBOS
 from zslx.intervention.discovery import discover
 from zslx.intervention.hooks import HOOKS
 from zslx.intervention.placebo import KINDS
-from zslx.places import ROOT
 
 
 @pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cards", ROOT / "docs" / "cards.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def maker(docs_script: Callable[[str], ModuleType]) -> ModuleType:
+    return docs_script("cards")
 
 
 def test_the_page_is_up_to_date(maker: ModuleType):
