@@ -11,6 +11,7 @@ from zslx.runs import checkpoints
 from zslx.runs.json_files import read_json, read_lines
 from zslx.runs.records import read_run
 from zslx.testing.subject import WATCHED, Outcome, plain, trained
+from zslx.training import stacked_probe
 from zslx.training.loop import TrainingRun
 from zslx.training.pack import train_pack
 
@@ -57,10 +58,68 @@ def test_packed_equals_alone(values: dict, tmp_path: Path):
             np.testing.assert_allclose(mine.steps[key], own.steps[key], rtol=close, atol=close)
         assert [p["step"] for p in mine.probes] == [p["step"] for p in own.probes]
         for a, b in zip(mine.probes, own.probes, strict=True):
-            assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=close)
+            assert_alike(a, b, close)
         assert mine.manifest["identity"] != own.manifest["identity"]
         assert mine.manifest["ingredients"].pop("packed") is True
         assert mine.manifest["ingredients"] == own.manifest["ingredients"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"instruments.token_samples": 9, "data.heldout_sequences": 5},  # two tokens a sequence, an odd last part
+        {"instruments.token_samples": 32, "instruments.gradient_sequences": 3, "model.tied": False},  # all
+        {
+            "instruments.token_samples": 256,
+            "data.heldout_sequences": 8,
+            "data.seq_len": 36,
+            "train.steps": 1,
+        },  # mean form
+        # No bias, and no sequences of one token: gradients that are zero but for rounding count in a mean of c_j.
+        {"model.norm": "layernorm", "model.norm_gain": True, "model.positions": "learned"},
+        {"data.batch_size": 1, "data.seq_len": 2, "data.heldout_sequences": 2},
+        {"instruments.token_samples": 0, "intervention": "ema+token_alignment"},
+    ],
+)
+def test_probes_of_a_pack_are_those_of_its_runs(values: dict, tmp_path: Path):
+    more = {"train.steps": 4, "instruments.probes": True, "instruments.gradient_positions": True}
+    for config, out in zip(configs(more | values), packed(more | values, tmp_path / "pack"), strict=True):
+        mine = read_run(out).probes
+        own = read_run(trained(config, tmp_path / f"alone-{config.train.seed}").folder).probes
+        assert [p["step"] for p in mine] == [p["step"] for p in own]
+        assert {"grad_sequence", "grad_position"} <= own[-1].keys()
+        assert ("grad_token" in own[-1]) == ("first_order" in own[-1]) == (config.instruments.token_samples != 0)
+        for a, b in zip(mine, own, strict=True):
+            assert_alike(a, b, 1e-9)
+
+
+def test_probes_of_runs_that_measure_over_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In pieces, too: gradients of some runs or sequences at a time."""
+    monkeypatch.setattr(stacked_probe, "BYTES", 2 * 8 * 40_000)
+    more = PRECISE | {"train.steps": 3, "instruments.probes": True}
+    chosen = [plain(more | {"train.seed": n, "instruments.token_samples": 4 * n}) for n in (0, 1, 2)]
+    outs = [tmp_path / str(i) for i in range(3)]
+    assert [m["status"] for m in train_pack(chosen, outs)] == ["finished"] * 3
+    for config, out in zip(chosen, outs, strict=True):
+        own = read_run(trained(config, tmp_path / f"alone-{out.name}").folder).probes
+        for a, b in zip(read_run(out).probes, own, strict=True):
+            assert_alike(a, b, 1e-9)
+
+
+def assert_alike(mine: object, own: object, close: float) -> None:
+    """Records of the same keys, and numbers that differ by rounding."""
+    if isinstance(own, dict):
+        assert isinstance(mine, dict) and mine.keys() == own.keys()
+        for key in own:
+            assert_alike(mine[key], own[key], close)
+    elif isinstance(own, list):
+        assert isinstance(mine, list) and len(mine) == len(own)
+        for a, b in zip(mine, own, strict=True):
+            assert_alike(a, b, close)
+    elif isinstance(own, float):
+        assert mine == pytest.approx(own, rel=close, abs=close)
+    else:
+        assert mine == own
 
 
 def test_arms_of_one_shape_share_a_pack(tmp_path: Path):

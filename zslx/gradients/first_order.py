@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zslx.gradients.engine.loss_batch import LossFn, choose, split
-from zslx.gradients.engine.token_pass import TokenBatch, TokenPass
+from zslx.gradients.engine.token_pass import TokenBatch, TokenPass, TokenSample
 from zslx.gradients.norm import norm
 
 
@@ -91,25 +92,30 @@ def first_order(
         parameters=list(moves),
         sequences_at_once=sequences_at_once,
     )
-    measured = TokenPass(over, l1_weights=weights)
+    return decomposed(change, true_change, moves, TokenPass(over, l1_weights=weights))
+
+
+def decomposed(change: Tensor, true_change: Tensor, moves: Mapping[str, Tensor], measured: TokenSample) -> FirstOrder:
+    """The decomposition from the changes (B, T) of the token losses and what was measured of the tokens' gradients,
+    their `l1` weighted by |u_j|."""
+    sample = measured.sample
     net = {name: g.double() * moves[name].double() for name, g in measured.sums.items()}
     abs_of_sum = {name: float(q.abs().sum()) for name, q in net.items()}
     per_token = torch.stack(list(measured.l1.values())).sum(0)
     whole, total_abs = float(per_token.sum()), sum(abs_of_sum.values())
-    exact = measured.sample.count == measured.num_tokens
     over_tokens = float(change.double().abs().sum())
     return FirstOrder(
         C_g=total_abs / whole if whole else math.nan,
         C_ug=over_tokens / whole if whole else math.nan,
         C_uG=abs(sum(float(q.sum()) for q in net.values())) / total_abs if total_abs else math.nan,
         D=destructive(change),
-        M=over_tokens / measured.num_tokens,
+        M=over_tokens / sample.num_tokens,
         true_D=destructive(true_change),
-        true_M=float(true_change.double().abs().sum()) / measured.num_tokens,
+        true_M=float(true_change.double().abs().sum()) / sample.num_tokens,
         error=float((true_change - change).double().abs().sum() / true_change.double().abs().sum()),
-        count=measured.sample.count,
-        num_tokens=measured.num_tokens,
-        relative_error=0.0 if exact else measured.sample.relative_error(per_token),
+        count=sample.count,
+        num_tokens=sample.num_tokens,
+        relative_error=0.0 if sample.count == sample.num_tokens else sample.relative_error(per_token),
         change=change,
         true_change=true_change,
         abs_of_sum=abs_of_sum,
@@ -155,10 +161,7 @@ def token_changes(
             return losses.at({name: p + step * moves[name] for name, p in point.items()}, batch)[0]
 
     if method == "forward":
-        # The fused attention kernels have no forward-mode derivative.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            # torch itself uses torch.jit when it first loads its forward-mode formulas.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with forward_mode():
             result: Any = torch.func.jvp(lambda p: losses.at(p, batch), (point,), (moves,), has_aux=True)
         before, change, mask = result
     else:
@@ -167,6 +170,15 @@ def token_changes(
         step = difference_step(point, moves)
         change = (shifted(step) - shifted(-step)) / (2 * step)
     return change * mask, (shifted(1.0) - before) * mask
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """What forward-mode derivatives need: the fused attention kernels have none."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # torch itself uses torch.jit when it first loads its forward-mode formulas.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def difference_step(point: Mapping[str, Tensor], moves: Mapping[str, Tensor]) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from zslx.gradients.cancellation import Totals, totals_of
 from zslx.gradients.engine.loss_batch import LossFn, Selection
-from zslx.gradients.engine.token_pass import TokenBatch, TokenPass
+from zslx.gradients.engine.token_pass import TokenBatch, TokenPass, TokenSample
 from zslx.gradients.engine.token_sample import Sample
 from zslx.gradients.parameter_roles import body_of
 
@@ -127,13 +127,17 @@ def token_interference(
         sequences_at_once=sequences_at_once,
     )
     measured = TokenPass(over, abs_sums=mean)
+    return interference_of(measured, body_of(model, measured.sums))
+
+
+def interference_of(measured: TokenSample, body: tuple[str, ...]) -> TokenInterference:
+    """Interference from what was measured of the tokens; without a mean form where no absolute sums were."""
     sums, sample = measured.sums, measured.sample
     by_parameter: dict[str, Totals] = {}
     means: dict[str, float | None] = {}
-    body = body_of(model, sums)
     for name in sums:
         size = float(measured.l1[name].sum())
-        if mean:
+        if measured.abs_sums:
             abs_sum = sum(measured.abs_sums[name])
             assert isinstance(abs_sum, Tensor)
             one = totals_of(sums[name], abs_sum)
@@ -141,13 +145,13 @@ def token_interference(
             one = Totals(abs_of_sum=float(sums[name].abs().sum(dtype=torch.float64)), coordinates=sums[name].numel())
         by_parameter[name] = Totals(**(vars(one) | {"sum_of_abs": size}))
         means[name] = None
-        if mean and sample.count == measured.num_tokens:
+        if measured.abs_sums and sample.count == sample.num_tokens:
             means[name] = one.mean
-        elif mean and sample.count >= MEAN_FORM_FROM and name in body:
-            means[name] = jackknife_mean(sums[name], measured.abs_sums[name], sample.count / measured.num_tokens)
+        elif measured.abs_sums and sample.count >= MEAN_FORM_FROM and name in body:
+            means[name] = jackknife_mean(sums[name], measured.abs_sums[name], sample.count / sample.num_tokens)
     return TokenInterference(
         count=sample.count,
-        num_tokens=measured.num_tokens,
+        num_tokens=sample.num_tokens,
         by_parameter=by_parameter,
         chance_abs_of_sum={name: float(s.abs().sum()) for name, s in measured.chance_sums.items()},
         l1=measured.l1,

@@ -51,12 +51,12 @@ def token_sums(
         return _without_sample(model, loss_fn, batch, generator, step)
     over = TokenBatch(model=model, loss_fn=loss_fn, batch=batch, n=n, generator=generator, chance=generator)
     measured = TokenPass(over, abs_sums=True)
-    share = 1 / measured.num_tokens
+    share = 1 / measured.sample.num_tokens
     absolute = {name: torch.stack(parts).sum(0) * share for name, parts in measured.abs_sums.items()}
     return TokenSums(
         step=step,
         count=measured.sample.count,
-        num_tokens=measured.num_tokens,
+        num_tokens=measured.sample.num_tokens,
         sum={name: value * share for name, value in measured.sums.items()},
         signed_sum={name: value * share for name, value in measured.chance_sums.items()},
         abs_sum=absolute,

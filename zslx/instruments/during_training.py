@@ -10,13 +10,13 @@
 
 Each in a pass of its own that draws nothing and writes nothing of the training's: with any set of instruments
 the run is bitwise the same (tests/invariants/test_observers.py). A probe at step t needs the losses before the
-update, so it has two halves:
+update, so it has several parts:
 
-    before(t)   a copy of θ_{t−1} and its held-out losses; those are there where t−1 was a point of the held-out curve
-    after(t)    one held-out pass at θ_t, one forward of the step's batch (its losses at θ_{t−1} came with the
-                step), one pass of the gradient engine
+    before(t)      a copy of θ_{t−1} and its held-out losses; those are there where t−1 was a point of the curve
+    after(t)       one held-out pass at θ_t, one forward of the step's batch (its losses at θ_{t−1} came with the step)
+    gradients(t)   passes of the gradient engine
 
-The trainer makes the held-out passes, so that in a pack one pass serves several runs.
+The trainer makes the held-out passes and those of the gradients, so that in a pack one pass serves several runs.
 
 dt1 here is the run's own, possibly clipped update; the paper takes one extra, unclipped update on fixed unseen
 batches. Where an arm ships averaged weights, `heldout_loss` and `decomposition` are theirs, everything else is of
@@ -30,7 +30,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zslx.config.run_config import Config
@@ -40,6 +39,7 @@ from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
 from zslx.instruments.measuring_steps import heldout_steps, probe_steps, token_steps
 from zslx.instruments.rank_decomposition import Decomposition
+from zslx.model.weights import load_weights, weights_of
 from zslx.seeds import generator
 from zslx.text.loader import Batch
 
@@ -56,7 +56,7 @@ class Instruments:
         self.state: dict[str, Any] = {"losses": {}}  # held-out losses by probe step, for dtt
         # The losses of the last point, only to save a pass: after a resume they are measured again, to the same bits.
         self._last: tuple[int, Tensor] | None = None
-        self._weights: list[Tensor] = []
+        self.weights_before: dict[str, Tensor] = {}  # the update of a probe step, from `before` to `forget`
 
     def due(self, step: int) -> bool:
         return step in self.heldout_steps
@@ -69,7 +69,7 @@ class Instruments:
         """Weights and held-out losses before the update of a probe step; `losses` (S, T) where they were lacking."""
         if step not in self.probe_steps:
             return
-        self._weights = [p.detach().clone() for p in model.parameters()]
+        self.weights_before = weights_of(model)
         if losses is not None:
             self._last = (step - 1, losses)
 
@@ -89,7 +89,7 @@ class Instruments:
         batch_losses: Tensor | None = None,
         average: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Any]:
-        """The record of one step: held-out loss, and at probe steps everything else.
+        """The record of one step: held-out loss, and at probe steps everything else but `gradients`.
 
         losses (S, T) are those of the trained weights, held-out; the `terms` come from them, or from `average`, the
         weights that the arm would ship.
@@ -100,18 +100,27 @@ class Instruments:
             return record
         assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
         batch_after = self.heldout.training_losses(model, batch)
-        weights, self._weights = self._weights, []
-        record["update_norm"] = norm((new - old).detach() for new, old in zip(model.parameters(), weights, strict=True))
+        before_update = self.weights_before
+        record["update_norm"] = norm(p.detach() - before_update[name] for name, p in model.named_parameters())
         record["dt1_batch"] = interference(batch_after - batch_losses)
         record["dt1_heldout"] = self.heldout.interference(losses - before[1])
         record |= self._doubling(step, losses)
-        if self._sample(step).tokens:
-            record["first_order"] = self._update_effect(step, model, weights)
         if terms is not None:
             record["decomposition"] = terms.record()
-        return record | gradient_interference(model, self.heldout, self._sample(step))
+        return record
 
-    def _sample(self, step: int) -> GradientSample:
+    def gradients(self, step: int, model: nn.Module) -> dict[str, Any]:
+        """Gradient interference at a probe step, and where tokens are sampled the first-order effect of its update."""
+        sample = self.sample(step)
+        effect = {"first_order": self._update_effect(sample, model)} if sample.tokens else {}
+        return effect | gradient_interference(model, self.heldout, sample)
+
+    def forget(self) -> None:
+        """Let the weights before the update go."""
+        self.weights_before = {}
+
+    def sample(self, step: int) -> GradientSample:
+        """What gradients are measured over at a probe step."""
         chosen, seed = self.config.instruments, self.config.train.seed
         return GradientSample(
             sequences=chosen.gradient_sequences,
@@ -120,20 +129,15 @@ class Instruments:
             draws=lambda purpose: generator(seed, "instruments", purpose, step),
         )
 
-    def _update_effect(self, step: int, model: nn.Module, before: list[Tensor]) -> dict[str, Any]:
+    def _update_effect(self, sample: GradientSample, model: nn.Module) -> dict[str, Any]:
         """The first-order decomposition of the step's update, at the weights before it; the model ends as it was."""
-        after = [p.detach().clone() for p in model.parameters()]
-        with torch.no_grad():
-            for p, old in zip(model.parameters(), before, strict=True):
-                p.copy_(old)
-        names = (name for name, _ in model.named_parameters())
-        update = {name: new - old for name, new, old in zip(names, after, before, strict=True)}
+        after = weights_of(model)
+        update = {name: new - self.weights_before[name] for name, new in after.items()}
+        load_weights(model, self.weights_before)
         try:
-            return update_effect(model, self.heldout, self._sample(step), update)
+            return update_effect(model, self.heldout, sample, update)
         finally:
-            with torch.no_grad():
-                for p, new in zip(model.parameters(), after, strict=True):
-                    p.copy_(new)
+            load_weights(model, after)
 
     def _doubling(self, step: int, losses: Tensor) -> dict[str, Any]:
         """dtt from step/2, where that was a probe; the losses are kept for 2·step."""

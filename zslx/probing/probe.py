@@ -42,9 +42,9 @@ from zslx.instruments.gradient_interference import GradientSample, over_sequence
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
+from zslx.model.weights import load_weights
 from zslx.runs import checkpoints
 from zslx.runs.json_files import JsonLines, read_lines
-from zslx.runs.load import load_weights
 from zslx.runs.records import read_config, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from zslx.config.run_config import Config
 from zslx.model.transformer import Transformer, build_model
+from zslx.model.weights import load_weights
 from zslx.runs import checkpoints
 from zslx.runs.records import read_config
 
@@ -45,11 +42,3 @@ def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
     model = build_model(config, len(state["model"]["embedding.weight"]), None)
     load_weights(model, state["model"])
     return model
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's weights into a model."""
-    own = dict(model.named_parameters())
-    for name, tensor in weights.items():
-        own[name].copy_(tensor)

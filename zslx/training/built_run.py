@@ -29,10 +29,11 @@ from zslx.intervention.base import Intervention, RunView
 from zslx.intervention.composed import InterventionError, Methods
 from zslx.model.optimization import adamw, parameter_groups
 from zslx.model.transformer import build_model
+from zslx.model.weights import load_weights
 from zslx.runs import checkpoints
 from zslx.runs.identity import device_kind
 from zslx.runs.integrity import gap
-from zslx.runs.load import load_weights, reference_actions, reference_model
+from zslx.runs.load import reference_actions, reference_model
 from zslx.runs.records import RunRecords
 from zslx.seeds import generator
 from zslx.text import token_cache
@@ -110,10 +111,6 @@ class BuiltRun:
     def rate_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of all optimizers, in order."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights."""
-        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def keep(self, step: int, before: dict[str, Tensor]) -> None:
         """Keep the weights of this step, and those before its update, for probes."""

@@ -1,9 +1,10 @@
 """A run in training as a generator that asks for what takes a pass over its model, and does the rest itself.
 
-    Begin       first of all: here is a run
-    Losses      of the held-out set, before the update of a step or after it
-    Gradient    of a step
-    Update      of the weights by that gradient
+    Begin          first of all: here is a run
+    Losses         of the held-out set, before the update of a step or after it
+    Gradient       of a step
+    Update         of the weights by that gradient
+    Interference   of gradients, at a probe step
 
 By itself, a run answers its own requests (`alone`). In a pack, one pass answers those of several runs (pack.py).
 """
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zslx.instruments.during_training import Instruments
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.text.loader import Batch
@@ -97,6 +99,18 @@ class Update(Request):
         for optimizer in self.optimizers:
             optimizer.step()
         return norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interference(Request):
+    """Gradient interference after a probe step, and the effect of its update: a part of the record."""
+
+    instruments: Instruments
+    model: nn.Module
+    place = 5
+
+    def by_itself(self) -> dict[str, Any]:
+        return self.instruments.gradients(self.step, self.model)
 
 
 # A run in training: it gets each answer with the seconds that it took; its value is the manifest.

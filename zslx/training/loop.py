@@ -25,11 +25,12 @@ from torch import Tensor
 
 from zslx.intervention.base import StepStats
 from zslx.model.optimization import schedule_factor
+from zslx.model.weights import weights_of
 from zslx.runs.records import read_manifest
 from zslx.text.loader import Batch, Choice, Ids, Walk
 from zslx.training.built_run import BuiltRun
 from zslx.training.clock import Clock
-from zslx.training.course import NORM, Answer, Begin, Course, Gradient, Losses, Request, Update, alone
+from zslx.training.course import NORM, Answer, Begin, Course, Gradient, Interference, Losses, Request, Update, alone
 from zslx.training.numbers import Diverged, finite, known
 from zslx.training.step_gradient import StepGradient
 
@@ -60,7 +61,7 @@ class TrainingRun(BuiltRun):
                 yield from self.probe(0, clock)
             for step in range(done + 1, steps + 1):
                 kept = step & (step - 1) == 0 or step == steps
-                before = self.weights() if kept else {}
+                before = weights_of(self.model) if kept else {}
                 try:
                     yield from self.advance(step, clock)
                     saving = step == steps or time.monotonic() - saved_at >= config.run.resume_seconds
@@ -223,6 +224,12 @@ class TrainingRun(BuiltRun):
             record = self.instruments.after(
                 step, self.model, losses, terms, batch=batch, batch_losses=batch_losses, average=average
             )
+        if step in self.instruments.probe_steps:
+            found, seconds = yield Interference(step=step, instruments=self.instruments, model=self.model)
+            clock.measured += seconds
+            record |= found
+        self.instruments.forget()
+        with clock.instruments():
             self.records.append_probe({"step": step, "tokens": self.tokens, **record})
 
     def _losses(self, step: int, **more: Any) -> Losses:

@@ -7,7 +7,7 @@ one run needs; on a GPU in one launch, from a CUDA graph.
     weights     one matrix (stack.py); a run's own parameters are views of its row
     gradient    vmap of the model over runs, then a backward of Σ_r loss_r: run r's loss reaches its own row alone
     update      clipping and AdamW over the whole matrix; a run whose numbers are not finite stays where it is
-    held-out    one forward of all runs
+    held-out    one forward of all runs; gradient interference at probe steps likewise (stacked_probe.py)
     numbers     losses and norms stay on the device for some steps (numbers.py)
     the rest    each run's own, by the code that trains a run by itself: data order, token weights, schedule, other
                 optimizers, records, checkpoints, folder
@@ -39,10 +39,11 @@ from torch import Tensor
 
 from zslx.config.run_config import Config
 from zslx.intervention.gradient_method import CoordinateSums
-from zslx.training.course import NORM, Begin, Course, Gradient, Losses, Request, Update
+from zslx.training.course import NORM, Begin, Course, Gradient, Interference, Losses, Request, Update
 from zslx.training.numbers import Block, Later, Number, finite
 from zslx.training.stack import Stack, StackedAdamW
 from zslx.training.stacked_pass import StackedPass
+from zslx.training.stacked_probe import StackedProbe
 from zslx.training.step_gradient import GradientPass, StepGradient
 from zslx.training.train import training
 
@@ -150,6 +151,7 @@ class Pack:
             Losses: self.held_out,
             Gradient: self.gradients,
             Update: self.updates,
+            Interference: self.interference,
         }[kind]
         return answer(due)
 
@@ -159,6 +161,25 @@ class Pack:
         decompositions = {self.row[i]: ask.decomposition for i, ask in due.items() if ask.decomposition is not None}
         losses = self.passes.held_out(first.heldout, decompositions)
         return {i: losses[self.row[i]].clone() for i in due}
+
+    def interference(self, due: Mapping[int, Interference]) -> Answers:
+        """Gradient interference of the runs; one pass serves those that measure over the same numbers."""
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        samples = {i: ask.instruments.sample(ask.step) for i, ask in due.items()}
+        for i, sample in samples.items():
+            alike.setdefault((sample.sequences, sample.positions, sample.tokens), []).append(i)
+        found: Answers = {}
+        for runs in alike.values():
+            before = self.stack.joined(
+                {
+                    name: torch.stack([due[i].instruments.weights_before[name] for i in runs])
+                    for name in self.stack.shapes
+                }
+            )
+            after = self.stack.weights[[self.row[i] for i in runs]]
+            probe = StackedProbe(self.passes, due[runs[0]].instruments.heldout)
+            found |= zip(runs, probe.records([samples[i] for i in runs], before, after), strict=True)
+        return found
 
     def gradients(self, due: Mapping[int, Gradient]) -> Answers:
         """The gradient of each run, in its row of `self.gradient`."""

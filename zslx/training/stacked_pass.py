@@ -95,6 +95,10 @@ class StackedPass:
         found: tuple[Tensor, ...] = torch.vmap(one, (0, place, place))(self.stack.parts(weights), tokens, targets)
         return found
 
+    def losses(self, weights: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Losses (R, S, T) of tokens that all runs have in common, at weights (R, P) of any of them."""
+        return self._all_runs(weights, tokens, targets, logits=False)[0]
+
     def _graphed(self, tokens: Tensor, targets: Tensor) -> Pass:
         shape = tokens.shape
         if self.device.type != "cuda" or (shape not in self.graphs and len(self.graphs) >= GRAPHS):

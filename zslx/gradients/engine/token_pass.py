@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,22 +43,43 @@ class TokenBatch:
     sequences_at_once: int | None = None
 
 
-class TokenPass:
-    """The backwards behind every per-token quantity: one for the sums, one a round of sampled tokens.
+class TokenSample(Protocol):
+    """What was taken from the gradients of all tokens and of those in the sample, by parameter name.
 
     sums: Σ_i g_ij; chance_sums: Σ_i s_i g_ij; l1: weight · Σ_j u_j |g_ij| of the sampled tokens (n,), u = 1 or
     given;
-    abs_sums: Σ_i |g_ij| estimated from each of up to 8 groups of rounds (their sum is the estimate).
+    abs_sums: Σ_i |g_ij| estimated from each of up to GROUPS groups of rounds (their sum is the estimate).
     """
 
-    GROUPS = 8
+    sums: dict[str, Tensor]
+    chance_sums: dict[str, Tensor]
+    l1: dict[str, Tensor]
+    abs_sums: dict[str, list[Tensor]]
+    sample: Sample
+
+
+GROUPS = 8
+
+
+def groups_of(rounds: int) -> int:
+    """Into how many groups of equal size the rounds are cut."""
+    return max(g for g in range(1, GROUPS + 1) if rounds % g == 0)
+
+
+def rounds_of(n: int | str, sequences: int) -> int | None:
+    """How many tokens of each sequence make n tokens or a few more; None for "all"."""
+    if n != "all" and not (isinstance(n, int) and n >= 1):
+        raise ValueError(f"n={n!r}: must be a number of tokens from 1, or 'all'")
+    return None if isinstance(n, str) else math.ceil(n / sequences)
+
+
+class TokenPass(TokenSample):
+    """The backwards behind every per-token quantity: one for the sums, one a round of sampled tokens."""
 
     def __init__(self, over: TokenBatch, *, abs_sums: bool = False, l1_weights: Mapping[str, Tensor] | None = None):
         batch, n = over.batch, over.n
         size = batch_size(batch)
-        if n != "all" and not (isinstance(n, int) and n >= 1):
-            raise ValueError(f"n={n!r}: must be a number of tokens from 1, or 'all'")
-        self.rounds = None if isinstance(n, str) else math.ceil(n / size)
+        self.rounds = rounds_of(n, size)
         self.want = frozenset({"l1", "abs_sum"} if abs_sums else {"l1"})
         self.l1_weights, self.chance = l1_weights, over.chance
         self.generator = over.generator or torch.Generator().manual_seed(0)
@@ -82,7 +103,6 @@ class TokenPass:
             name: torch.cat([l1.get(name, torch.zeros(s.count, dtype=torch.float64)) for s, _, l1 in parts])
             for name in names
         }
-        self.num_tokens = self.sample.num_tokens
 
     def _piece(self, tape: Tape, losses: Tensor, mask: Tensor | None) -> tuple[Tensor, Sample, dict[str, Tensor]]:
         each = torch.ones_like(losses) if mask is None else mask.to(losses.dtype)
@@ -115,6 +135,6 @@ class TokenPass:
 
     def _add_abs_sums(self, reduction: Reduction, sample: Sample, r: int) -> None:
         for name, value in reduction.abs_sum.items():
-            groups = max(g for g in range(1, self.GROUPS + 1) if sample.rounds % g == 0)  # of equal size
+            groups = groups_of(sample.rounds)
             parts = self.abs_sums.setdefault(name, [torch.zeros_like(value) for _ in range(groups)])
             parts[r * groups // sample.rounds] += value
