@@ -21,6 +21,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: at the end, short ones keep both processes at work."""
+    items.sort(key=lambda item: item.get_closest_marker("medium") is None)
+
+
 @pytest.fixture(scope="session")
 def docs_script() -> Callable[[str], ModuleType]:
     """Loads a script of docs/ by its name; none of them is a module of a package."""

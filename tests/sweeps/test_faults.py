@@ -84,6 +84,7 @@ def test_killed_driver_leaves_no_process_and_goes_on(sweep, processes, undisturb
     processes.wait_for(lambda: not [pid for pid in below if processes.alive(pid)], seconds=150)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_before_it_has_registered_is_replaced(sweep, processes):
     """Killed as soon as its process is there; Ray waits up to a minute for it and then starts another."""
     running = sweep.start("none", "--seeds", "1", "--steps", "40")
@@ -115,7 +116,9 @@ def control(processes, pid: int) -> list[int]:
     return [one for one, command in processes.below(pid).items() if "gcs_server" in command]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_says_how_to_go_on(sweep, processes, undisturbed, number, code):
     running = sweep.start("none", *LONG, extra=OFTEN)
     processes.wait_for(lambda: sweep.checkpoints(), running)

@@ -15,7 +15,9 @@ def test_each_example_is_run():
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "compare_a_method")) for name in ARGUMENTS]
+)
 def test_an_example_runs(name, tmp_path):
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *ARGUMENTS[name]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
