@@ -52,7 +52,7 @@ class Batch:
 
     def to(self, device: str | torch.device) -> Batch:
         """On a GPU from pinned memory, so that the copy waits for nothing that the GPU has to do."""
-        if torch.device(device).type == "cuda":
+        if torch.device(device).type == "cuda" and not self.tokens.is_cuda:
             return self._each(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
         return self._each(lambda tensor: tensor.to(device))
 
