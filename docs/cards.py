@@ -21,6 +21,7 @@ from zslx.intervention.registry import describe, load_class
 PAGE = Path(__file__).parent / "interventions.md"
 # What a hook acts on; hooks that only watch or tell are left out.
 ACTS = {
+    "depth": "number of layers",
     "mixture": "mixture of the domains",
     "batch_size": "batch size",
     "sequence": "sequence length",

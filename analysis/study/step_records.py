@@ -39,7 +39,7 @@ def edges(horizon: float) -> np.ndarray:
 
 
 def summarise(path: Path, unit: float, horizon: float) -> StepSummary:
-    """Read steps.jsonl; `unit` tokens make one t. Metrics are the columns `<intervention>/<key>` and `scale`.
+    """Read steps.jsonl; `unit` tokens make one t. Metrics are the columns `<intervention>/<key>`, `scale` and `depth`.
 
     ValueError names the file where it is damaged.
     """
@@ -60,7 +60,7 @@ def summarise(path: Path, unit: float, horizon: float) -> StepSummary:
         clipped=total("clipped"),
         skipped=total("skipped"),
         grad_norm=median("grad_norm"),
-        metrics={k: binned(t, v, horizon) for k, v in columns.items() if "/" in k or k == "scale"},
+        metrics={k: binned(t, v, horizon) for k, v in columns.items() if "/" in k or k in ("scale", "depth")},
         t=places,
         losses=losses,
     )

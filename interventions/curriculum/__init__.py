@@ -1,1 +1,1 @@
-"""Methods that choose the length of sequences, or which windows a step reads."""
+"""Methods that choose the length of sequences, which windows a step reads, or how many layers are in use."""

@@ -4,9 +4,9 @@
 
 `ratio`, `mean` and their chance levels are of the body, the matrices of attention and MLP; `by_group` (attention,
 mlp, norm, embedding, unembedding, other, all) and `by_layer` break them down. A tied matrix is one set of
-coordinates and counts as embedding. Coordinates without any gradient are left out of `mean`; `dead_share` is
-theirs. The chance level is the same with numerator Σ_i s_i g_ij, s_i = ±1 drawn from the run's seed and the step:
-no generator of the training is touched.
+coordinates and counts as embedding. Layers that a growing model does not use yet are left out. Coordinates without
+any gradient are left out of `mean`; `dead_share` is theirs. The chance level is the same with numerator Σ_i s_i g_ij,
+s_i = ±1 drawn from the run's seed and the step: no generator of the training is touched.
 
 grad_sequence   exact over n held-out sequences spread evenly over the domains; from their Gramian the share of
                 negative cosines, the mean cosine, and the noise scale B_simple = tr Σ / |G|² in sequences (McCandlish
@@ -144,8 +144,9 @@ def sequence_record(
     and `more_signs`, each Σ_k s_k g_k by parameter name.
     """
     assert stats.gramian is not None
-    own = totals(stats.sum, stats.abs_sum)
-    chances = [totals(drawn, stats.abs_sum) for drawn in (stats.chance_sum, *more_signs)]
+    sizes = {name: size for name, size in stats.abs_sum.items() if name not in stats.unused}
+    own = totals(stats.sum, sizes)
+    chances = [totals(drawn, sizes) for drawn in (stats.chance_sum, *more_signs)]
 
     def over(names: list[str]) -> dict[str, Any]:
         by_chance = [added(chance, names) for chance in chances]

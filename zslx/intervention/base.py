@@ -2,6 +2,7 @@
 
 An intervention acts at the hooks of a training step. In the order of the loop:
 
+    depth(run, state)                   how many layers are in use                      curriculum, adaptive
     mixture(run, state)                 shares (D,) of the domains in the batch         data mixing
     batch_size(run, state)              how many windows of the text it holds           curriculum
     sequence(run, state)                positions T of its sequences                    curriculum
@@ -87,7 +88,8 @@ class RunView:
     full-length sequence, and such sequences in a step. domains: their names (D). domain_tokens, token_counts: size of
     each domain's training text (D,), and how often each id occurs in it (V,). parameters: by name, the trained tensors
     themselves, to be read only. roles: by name, which part of the model a parameter belongs to (`group`: embedding,
-    attention, mlp, norm, unembedding or other; `layer`). config: the whole configuration.
+    attention, mlp, norm, unembedding or other; `layer`). config: the whole configuration. depth: layers in use, all but
+    where a method grows the model; 0 until it has been asked how many.
 
     What `interference`, `domain_losses`, `domain_gramian` and `domain_variance` have is measured for the methods that
     need it, on a control set: a fixed sample of the training text, with `control_sequences` (D,) of each domain. It is
@@ -109,6 +111,7 @@ class RunView:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     roles: Mapping[str, Role] = field(default_factory=dict)
     config: Config = field(default_factory=Config)
+    depth: int = 0
     interference: Mapping[str, float | None] | None = None  # step, D, M; D is None where nothing changed
     domain_losses: Sequence[float] | None = None
     reference_actions: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
@@ -199,6 +202,15 @@ class Intervention:
     def init_state(self, run: RunView, generator: torch.Generator) -> State:
         """What the method remembers at the start. Keep the generator under "generator" (the default does)."""
         return {"generator": generator}
+
+    @hook
+    def depth(self, run: RunView, state: State) -> int:
+        """Layers in use from this step on, the first of `run.config.model.n_layers`; no fewer than before.
+
+        Also called once at step 0, for the layers of the start. The others cost nothing and are not updated. A layer
+        comes into use with output projections of zero, so that the function stays what it was.
+        """
+        raise NotImplementedError
 
     @hook
     def mixture(self, run: RunView, state: State) -> Iterable[float] | None:

@@ -87,6 +87,11 @@ class Methods:
         """The method that combines the group gradients."""
         return cast(GradientMethod, (self.hooks["group_weights"] or self.hooks["combine"])[0])
 
+    def depth(self) -> int:
+        """Layers in use from this step on; a method of the run must have the hook."""
+        found: int = self.ask("depth")
+        return found
+
     def mixture(self) -> list[float] | None:
         """Shares (D,) of the domains, or None for the data's own."""
         return self.ask("mixture")

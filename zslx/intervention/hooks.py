@@ -40,6 +40,16 @@ def number(value: Any) -> float:
     return found
 
 
+def layers(given: Any, method: Intervention, run: RunView) -> int:
+    """A layer that is in use stays so: to leave it out would change the function."""
+    low, high = max(1, run.depth), run.config.model.n_layers
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or not low <= given <= high:
+        raise ValueError(
+            f"must return a whole number from {low} (the layers in use) to model.n_layers={high}, got {given!r}"
+        )
+    return int(given)
+
+
 def shares(given: Any, method: Intervention, run: RunView) -> list[float] | None:
     if given is None:
         return None
@@ -218,6 +228,7 @@ def weights(given: Any, shape: torch.Size, like: Tensor, *, signed: bool = False
 
 # In the order of the loop. Arguments are those after `run` and before `state`.
 HOOKS: dict[str, Hook] = {
+    "depth": Hook(layers, place="depth"),
     "mixture": Hook(shares, place="mixture"),
     "batch_size": Hook(windows_of_step, place="batch_size"),
     "sequence": Hook(length, place="sequence"),

@@ -14,7 +14,8 @@ Shapes: B sequences, T positions, V vocabulary, D width, H heads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -71,12 +72,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Token ids (B, T) to logits (B, T, V). Without a generator the parameters stay uninitialised.
 
-    context (B, T), where given: the first position that each position attends to.
+    context (B, T), where given: the first position that each position attends to. `depth`: how many layers are in use,
+    from the first on; the others take no part.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
-        self.config = config
+        self.config, self.depth = config, config.n_layers
         self.checkpointing, self.loss_chunk = False, 0
         self._rotations: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         self.embedding = skip_init(nn.Embedding, config.vocab_size, config.d_model)
@@ -101,7 +103,7 @@ class Transformer(nn.Module):
             x = x + self.position_embedding(torch.arange(tokens.shape[1], device=tokens.device))
         rotation = self.rotation(tokens.shape[1], x)
         mask = None if context is None else attention_mask(context)
-        for block in self.blocks:
+        for block in islice(self.blocks, self.depth):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rotation, mask, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -115,6 +117,31 @@ class Transformer(nn.Module):
         if key not in self._rotations:
             self._rotations[key] = rotary_table(length, self.config.d_model // self.config.n_heads, like)
         return self._rotations[key]
+
+    def begin_with(self, depth: int) -> None:
+        """Use the first `depth` layers. The others get output projections of zero: they would change nothing."""
+        self.depth = depth
+        with torch.no_grad():
+            for output in self._outputs(depth, None):
+                output.zero_()
+
+    def grow(self, depth: int) -> None:
+        """Use the first `depth` layers from now on, which leaves the function as it is.
+
+        ValueError where a layer that comes into use is not as `begin_with` left it.
+        """
+        if depth > self.depth and any(bool(output.any()) for output in self._outputs(self.depth, depth)):
+            raise ValueError(
+                f"a layer from {self.depth} to {depth - 1} has changed before it came into use: an optimizer must "
+                "leave parameters without a gradient as they are"
+            )
+        self.depth = depth
+
+    def _outputs(self, first: int, end: int | None) -> Iterator[Tensor]:
+        """The output projections of layers: where they are zero, a layer changes nothing."""
+        for block in islice(self.blocks, first, end):
+            yield from block.attention.out.parameters()
+            yield from block.mlp.down.parameters()
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

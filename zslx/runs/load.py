@@ -41,4 +41,5 @@ def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
     state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
     model = build_model(config, len(state["model"]["embedding.weight"]), None)
     load_weights(model, state["model"])
+    model.depth = state.get("depth", model.depth)
     return model

@@ -209,6 +209,11 @@ def _raising(true: Any) -> Any:
 
 # What a hook may not return, made from what it does return.
 WRONG: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "depth": {
+        "0": lambda n: 0,
+        "more than there are": lambda n: n + 10**6,
+        "a share": lambda n: 0.5,
+    },
     "mixture": {
         "too few shares": lambda p: [],
         "NaN": lambda p: [math.nan for _ in p],
@@ -254,12 +259,8 @@ def _assert_named(subject: Subject, hook: str, wrong: Callable[[Any], Any], what
         # What a method leaves to the run (no mixture, a skipped step) stays so.
         return given if given is None and hook not in ("observe", "optimizer") else wrong(given)
 
-    run = subject.stand_in(with_hooks(cls, **{hook: broken})(**subject.settings)) if hook != "optimizer" else None
     try:
-        if run is None:
-            subject.stand_in(with_hooks(cls, optimizer=broken)(**subject.settings))
-        else:
-            run.loop(None)
+        subject.stand_in(with_hooks(cls, **{hook: broken})(**subject.settings)).loop(None)
     except InterventionError as error:
         text = str(error)
         named = f"intervention {subject.name!r}, hook {hook}, step" in text

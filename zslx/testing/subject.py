@@ -119,7 +119,7 @@ class Subject:
 
     def config(self, values: Mapping[str, Any] | None = None, **settings: Any) -> Config:
         """The tiny run of this intervention with some configuration keys and settings changed."""
-        pairs: dict[str, Any] = {"intervention": self.name} | TINY | BLIND | {"data.path": str(text())}
+        pairs: dict[str, Any] = {"intervention": self.name} | TINY | BLIND | {"data.path": str(text())} | self._shape
         plain = self.name.rpartition(":")[2]
         own = {f"{plain}.{key}": value for key, value in self.settings.items()}
         if self._reference is None:  # one for all runs of the intervention, where it needs one
@@ -150,7 +150,12 @@ class Subject:
 
     def baseline(self, **values: Any) -> Outcome:
         """The plain run with the same settings otherwise."""
-        return _baseline(tuple(values.items()))
+        return _baseline(tuple((self._shape | values).items()))
+
+    @cached_property
+    def _shape(self) -> dict[str, Any]:
+        """A method that grows the model needs layers for it."""
+        return {"model.n_layers": 3} if self.overrides("depth") else {}
 
     def stand_in(self, method: Intervention) -> TrainingRun:
         """The run in memory with `method` in place of this intervention."""

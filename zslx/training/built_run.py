@@ -79,6 +79,9 @@ class BuiltRun:
             config=config,
         )
         self.methods = Methods(methods, view)
+        if self.methods.has("depth"):
+            self.model.begin_with(self.methods.depth())
+        view.depth = self.model.depth
         names = [method.name.rpartition(":")[2] for method in self.methods.needing("reference_actions")]
         view.reference_actions = {name: reference_actions(config.reference, name) for name in names}
         reference = None
@@ -131,7 +134,8 @@ class BuiltRun:
 
     def _measured(self) -> dict[str, Any]:
         """What every kind of checkpoint holds."""
-        return {
+        grown = {"depth": self.model.depth} if self.methods.has("depth") else {}
+        return grown | {
             "model": dict(self.model.named_parameters()),
             "data": self.loader.state_dict(),
             "interventions": self.methods.states,
@@ -183,6 +187,7 @@ class BuiltRun:
     def restore_weights(self, state: dict[str, Any]) -> None:
         """Put into place what every kind of checkpoint holds: enough to measure, not to go on."""
         load_weights(self.model, state["model"])
+        self.model.depth = self.methods.run.depth = state.get("depth", self.model.depth)
         self.loader.load_state_dict(state["data"])
         for name, kept in state["interventions"].items():  # in place: a method's optimizer may hold its state
             self.methods.states[name].clear()

@@ -1,6 +1,7 @@
 """The training loop.
 
     for step in 1..T:
+        model     all layers, or as many as a method has in use
         batch     as the mixture and the curriculum ask, else in the data's own order
         gradient  plain, with token weights, or through the gradient engine
         update    clip, learning rate, optimizer
@@ -112,12 +113,13 @@ class TrainingRun(BuiltRun):
                 self.instruments.before(step, self.model, lacking)
         with clock.training():
             self.methods.run.step = step
+            grown = self.grow()
             batch = self.batch(step)
         gradient, seconds = yield Gradient(step=step, own=self.gradient, batch=batch)
         clock.charge(seconds)
         with clock.training():
             self.tokens += batch.tokens.numel()
-            record = {"step": step, "tokens": self.tokens, "loss": gradient.loss} | self.rates(step)
+            record = {"step": step, "tokens": self.tokens, "loss": gradient.loss} | self.rates(step) | grown
             control = self.control if self.control and self.control.due else None
             if control:
                 control.before()
@@ -164,6 +166,14 @@ class TrainingRun(BuiltRun):
         self.tokens = self.tokens_written
         self.records.append_step({"step": step, "tokens": self.tokens, "loss": None, "diverged": str(error)})
         return step
+
+    def grow(self) -> dict[str, int]:
+        """Take the layers into use that a method wants from this step on; what is recorded of it."""
+        if not self.methods.has("depth"):
+            return {}
+        self.model.grow(self.methods.depth())
+        self.methods.run.depth = self.model.depth
+        return {"depth": self.model.depth}
 
     def batch(self, step: int) -> Batch:
         """The batch of the step, as the interventions want it."""

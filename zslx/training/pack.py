@@ -13,8 +13,8 @@ one run needs; on a GPU in one launch, from a CUDA graph.
                 optimizers, records, checkpoints, folder
 
 Gradient surgery over sequences, or groups of them, has the gradients of all sequences of all runs from one pass, and
-each method its weights from its own Gramian. A run that takes more than that (groups of tokens, token alignment) makes
-gradient and update for itself; one whose attention is masked makes its gradient.
+each method its weights from its own Gramian. A run that takes more than that (groups of tokens, token alignment), or
+whose model grows, makes gradient and update for itself; one whose attention is masked makes its gradient.
 
 A run that is over, or waits for others that resumed from an earlier step, keeps its row, and batches of another shape
 than the others' get a pass of their own: the numbers of a run are, bit for bit, those that it has whatever becomes of

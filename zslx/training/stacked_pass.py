@@ -8,6 +8,7 @@ Shapes: R runs, B sequences, T positions, V vocabulary, S held-out sequences, P 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -34,7 +35,10 @@ class StackedPass:
     """
 
     def __init__(self, stack: Stack, first: GradientPass, *, logits: bool):
-        self.stack, self.model, self.dtype, self.logits = stack, first.model, first.dtype, logits
+        self.stack, self.dtype, self.logits = stack, first.dtype, logits
+        # Of all layers, whatever the first run has in use: those that are not in use change nothing.
+        self.model = copy.copy(first.model)
+        self.model.depth = len(self.model.blocks)  # type: ignore
         compiled: Callable[[Any], Any] = torch.compile if first.compiled else lambda work: work
         self.training, self.by_sequence = compiled(self._training), compiled(self._by_sequence)
         self.leaf = stack.weights.detach().requires_grad_()

@@ -31,7 +31,7 @@ from zslx.training.numbers import Diverged, Number, finite
 from zslx.training.scale import clamp, gramian_record, matched_scale
 
 WATCHING = ("token_weights", "extra_loss", "group_ids", "group_weights", "combine", "observe")  # hooks that see a view
-
+ALONE = ("depth", "filter")  # hooks that a pass over several runs has no place for
 # Needs that a surgeon's pass lacks.
 PASSES = frozenset({"token_alignment", "token_sums", "logits", "entropy", "reference_losses"})
 
@@ -71,7 +71,11 @@ class GradientPass:
         if micro_batch:
             self._check_parts()
         # The loss is compiled with the model, so that the logits need not be kept; the engine runs eagerly.
-        self.forward = torch.compile(self._forward) if compiled else self._forward
+        # Where the model grows, each depth is compiled anew: torch would give up at eight forms.
+        more: dict[str, Any] = {}
+        if methods.has("depth"):
+            more["recompile_limit"] = 8 * methods.run.config.model.n_layers
+        self.forward = torch.compile(self._forward, **more) if compiled else self._forward
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         self.model.zero_grad(set_to_none=True)
@@ -135,13 +139,13 @@ class GradientPass:
     @property
     def one_pass(self) -> bool:
         """Whether a step takes one forward and one backward, and nothing else."""
-        more = self.methods.needs & {"token_alignment", "token_sums"} or self.methods.has("filter")
+        more = self.methods.needs & {"token_alignment", "token_sums"} or any(map(self.methods.has, ALONE))
         return self.stackable and not self.methods.surgery and not more
 
     @property
     def by_sequence(self) -> bool:
         """Whether a step is surgery on the gradients of sequences, or of groups of them, and nothing else."""
-        other = any(map(self.methods.has, ("token_weights", "extra_loss", "filter"))) or self.methods.needs & PASSES
+        other = any(map(self.methods.has, ("token_weights", "extra_loss", *ALONE))) or self.methods.needs & PASSES
         return self.stackable and self.methods.surgery and not self.methods.surgeon.by_token and not other
 
     @cached_property
@@ -237,7 +241,7 @@ class GradientPass:
             return None
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         loss = self.live_losses(self.model, batch).mean()
-        gradient = torch.autograd.grad(loss, list(parameters.values()))
+        gradient = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         moves = dict(zip(parameters, gradient, strict=True))
         return token_changes(self.model, token_losses, batch, moves)[0]
 
