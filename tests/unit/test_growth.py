@@ -174,7 +174,7 @@ def test_a_pack_takes_growing_runs_and_others(tmp_path: Path):
     """The first run's model is the pack's: it must not decide how many layers the others have."""
     baseline = {key: value for key, value in GROWING.items() if "depth_warmup" not in (key.partition(".")[0], value)}
     values = [GROWING, baseline, GROWING | {"train.seed": 1}]
-    configs = [plain(one | WATCHED) for one in values]
+    configs = [plain(one | WATCHED | {"instruments.probes": True}) for one in values]
     outs = [tmp_path / f"pack-{i}" for i in range(len(configs))]
     assert [found["status"] for found in train_pack(configs, outs)] == ["finished"] * len(outs)
     for i, (config, out) in enumerate(zip(configs, outs, strict=True)):
@@ -183,8 +183,14 @@ def test_a_pack_takes_growing_runs_and_others(tmp_path: Path):
         mine, own = read_run(out), read_run(alone.folder)
         for key in own.steps:
             np.testing.assert_allclose(mine.steps[key], own.steps[key], rtol=1e-9)
-        held_out = [[line["heldout_loss"] for line in one.probes] for one in (mine, own)]
-        np.testing.assert_allclose(*held_out, rtol=1e-9)
+        for together, by_itself in zip(mine.probes, own.probes, strict=True):
+            assert together["heldout_loss"] == pytest.approx(by_itself["heldout_loss"], rel=1e-9)
+            for key in BOTH:
+                assert (key in together) is (key in by_itself)
+                layers = [found.get(key, {}).get("by_layer", {}) for found in (together, by_itself)]
+                assert {k: v["ratio"] for k, v in layers[0].items()} == pytest.approx(
+                    {k: v["ratio"] for k, v in layers[1].items()}, rel=1e-6
+                )
 
 
 @pytest.mark.parametrize("spec", ["depth_warmup", "adaptive_depth"])

@@ -163,12 +163,14 @@ class Pack:
         return {i: losses[self.row[i]].clone() for i in due}
 
     def interference(self, due: Mapping[int, Interference]) -> Answers:
-        """Gradient interference of the runs; one pass serves those that measure over the same numbers."""
+        """Gradient interference of the runs; one pass serves those that measure over the same numbers. A run whose
+        model grows measures for itself: layers that it does not use yet would have gradients in a common pass."""
         alike: dict[tuple[Any, ...], list[int]] = {}
-        samples = {i: ask.instruments.sample(ask.step) for i, ask in due.items()}
+        growing = {i for i in due if self.begun[i].gradient.methods.has("depth")}
+        samples = {i: ask.instruments.sample(ask.step) for i, ask in due.items() if i not in growing}
         for i, sample in samples.items():
             alike.setdefault((sample.sequences, sample.positions, sample.tokens), []).append(i)
-        found: Answers = {}
+        found: Answers = {i: attempt(due[i].by_itself) for i in growing}
         for runs in alike.values():
             before = self.stack.joined(
                 {
