@@ -46,7 +46,7 @@ Row = dict[str, Any]
 def measure(folder: Path) -> Iterator[Row]:
     """One row a checkpoint, batch and grouping of a run."""
     config = Config.from_dict(read_json(folder / "config.json"))
-    corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
+    corpus = token_cache.corpus_of(config.data)
     data = config.data
     loader = Loader(corpus, seed=config.train.seed, batch_size=data.batch_size, seq_len=data.seq_len, device="cpu")
     counts = torch.as_tensor(corpus.token_counts)

@@ -4,6 +4,8 @@ Batches: median time of `Loader.batch` against a training step of 30 ms (the sma
 Domains: tokens, and bigram cross-entropies in nats between them: training domain by row, held-out text by column,
 interpolated with the unigram of the same domain (weights 0.8, 0.2 and add-one).
 `--prepare` also times the preparation of the embedded corpus from nothing, in a cache of its own.
+`--data-set` tokenises Parquet files of the embedded text as a data set, and the same texts
+by the bare tokenizer, in turns: tokens a second, by the clock and by the processor's time of all threads.
 `--large` writes a file of 318 MB, prepares it in a process of its own and prints that process's peak memory.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,13 +25,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zslx.text import token_cache
+from zslx.config.groups import DataConfig
+from zslx.text import builtin, data_set, token_cache, tokenizer
+from zslx.text.corpus import Corpus
+from zslx.text.documents import Domain, document_of
 from zslx.text.loader import Loader
 
 STEP_MS = 30.0
 
 
-def batch_time(corpus: token_cache.Corpus, batch_size: int, seq_len: int, mixture: list[float] | None) -> float:
+def batch_time(corpus: Corpus, batch_size: int, seq_len: int, mixture: list[float] | None) -> float:
     """Median milliseconds of a batch over 500 steps, the first 50 left out."""
     loader = Loader(corpus, seed=0, batch_size=batch_size, seq_len=seq_len)
     times = []
@@ -39,7 +45,7 @@ def batch_time(corpus: token_cache.Corpus, batch_size: int, seq_len: int, mixtur
     return statistics.median(times[50:])
 
 
-def cross_entropies(corpus: token_cache.Corpus) -> np.ndarray:
+def cross_entropies(corpus: Corpus) -> np.ndarray:
     """(D, D) nats per held-out token of domain j under the bigram model of domain i."""
     size, result = corpus.vocab_size, np.empty((len(corpus.domains),) * 2)
     for i, train in enumerate(corpus.train):
@@ -57,6 +63,7 @@ def cross_entropies(corpus: token_cache.Corpus) -> np.ndarray:
 PREPARE = """
 import resource, sys
 from zslx.text import token_cache
+from zslx.text.corpus import Corpus
 token_cache.prepare(sys.argv[1], 2048, cache=sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -85,15 +92,59 @@ def write_words(file: Path, size: int, seed: int) -> None:
             stream.write("\n".join(" ".join(line) for line in words[ids]) + "\n")
 
 
+def data_set_rate(vocab_size: int, rounds: int = 3) -> None:
+    """Tokens a second of a data set's preparation and of the bare tokenizer, medians of rounds in turns."""
+    import pyarrow
+    import pyarrow.parquet
+    import tokenizers
+
+    with tempfile.TemporaryDirectory() as folder, tokenizer.parallelism():
+        texts = [document.text for domain in builtin.domains() for document in domain.documents]
+        made = tokenizer.trained([Domain(name="", documents=tuple(map(document_of, texts, texts)))], vocab_size)
+        made.save(f"{folder}/tokenizer.json")
+        (Path(folder) / "set").mkdir()
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), f"{folder}/set/0.parquet", row_group_size=1000)
+        data = DataConfig(path=f"hf:{folder}/set", tokenizer=f"{folder}/tokenizer.json", vocab_size=0)
+        data_set.found(data.path)  # imports
+        rates: dict[str, list[tuple[float, float]]] = {"bare tokenizer": [], "data set": []}
+        batches = [texts[i : i + 400] for i in range(0, len(texts), 400)]
+        for r in range(rounds):
+            bpe = tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
+            start, used, tokens = time.perf_counter(), time.process_time(), 0
+            for batch in batches:
+                tokens += sum(map(len, tokenizer.encode_all(bpe, batch)))
+            rates["bare tokenizer"].append(_rates(tokens, start, used))
+            start, used = time.perf_counter(), time.process_time()
+            corpus = token_cache.corpus_of(data, cache=f"{folder}/{r}", progress=False)
+            tokens = sum(map(len, (*corpus.train, *corpus.heldout)))
+            rates["data set"].append(_rates(tokens, start, used))
+            shutil.rmtree(f"{folder}/{r}")
+    print(f"\n{tokens:,} tokens of {sum(map(len, texts)) / 1e6:.0f} MB, vocabulary {corpus.vocab_size:,}")
+    print("| | million tokens a second | a second of processor time |\n|---|---|---|")
+    pairs = list(zip(rates["data set"], rates["bare tokenizer"], strict=True))
+    rates["ratio"] = [(own[0] / bare[0], own[1] / bare[1]) for own, bare in pairs]
+    for name, found in rates.items():
+        clock, processor = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"| {name} | {clock:.2f} | {processor:.2f} |")
+
+
+def _rates(tokens: int, start: float, used: float) -> tuple[float, float]:
+    """Millions of tokens a second: by the clock, and by the processor's."""
+    return tokens / (time.perf_counter() - start) / 1e6, tokens / (time.process_time() - used) / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true", help="time the preparation from nothing, too")
     parser.add_argument("--large", action="store_true", help="measure the memory that a large file takes, too")
+    parser.add_argument("--data-set", action="store_true", help="measure the tokens a second of a data set, and stop")
     parser.add_argument("--vocab-size", type=int, default=2048)
     arguments = parser.parse_args()
     print(
         f"{os.cpu_count()} CPUs, Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     )
+    if arguments.data_set:
+        return data_set_rate(arguments.vocab_size)
     if arguments.prepare:
         with tempfile.TemporaryDirectory() as cache:
             start, used = time.perf_counter(), time.process_time()

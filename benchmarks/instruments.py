@@ -27,7 +27,7 @@ from zslx.instruments.measuring_steps import heldout_steps, probe_steps
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import token_losses
 from zslx.seeds import generator
-from zslx.text.token_cache import prepare
+from zslx.text.token_cache import corpus_of
 from zslx.training.clock import Clock
 from zslx.training.loop import TrainingRun
 from zslx.training.train import train
@@ -88,7 +88,7 @@ def main() -> None:
     found = {}
     for size in args.sizes:
         config = parse_overrides(preset("laptop").for_size(size), args.set)
-        prepare(config.data.path, config.data.vocab_size)
+        corpus_of(config.data)
         with tempfile.TemporaryDirectory() as folder:
             result = trial(config, Path(folder) / "trial")
             result["parts"] = parts(config, Path(folder) / "parts")

@@ -230,9 +230,9 @@ def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
 
 def prepare_text(preset_name: str, settings: dict[str, str]) -> None:
     """Tokenise the text once, here, where its progress shows: trials then find it in the cache."""
-    data = {key: value for key, value in settings.items() if key.startswith("data.")}
+    data = {key: value for key, value in settings.items() if key.partition(".")[0] == "data"}
     config = override(preset(preset_name).config, data.items())
-    token_cache.prepare(config.data.path, config.data.vocab_size)
+    token_cache.corpus_of(config.data)
 
 
 def cores() -> int:

@@ -27,6 +27,7 @@ from zslx.config.presets import Preset
 from zslx.config.run_config import Config, override
 from zslx.intervention import registry
 from zslx.runs.identity import digest, ingredients
+from zslx.text.token_cache import with_vocabulary
 
 SEED = 2000  # of a reference for losses: no sweep takes it by itself, and the tuning of rates has 1000 to 1002
 
@@ -84,6 +85,7 @@ class Planner:
         """The trials of one arm at one size, and their reference runs."""
         plain = self.preset.for_size(size)
         plain = override(plain, [(key, value) for key, value in self.pairs if key.partition(".")[0] in GROUPS])
+        plain = with_vocabulary(plain)
         config = dataclasses.replace(plain, intervention=arm.intervention, settings=arm.settings)
         if factor := arm.rates.get(size):
             lr = float(f"{config.optim.lr * factor:.3g}")

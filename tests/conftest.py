@@ -16,7 +16,9 @@ from zslx.places import ROOT
 
 
 def pytest_configure() -> None:
-    """A suite started in the background of a shell ignores Ctrl-C, and so would each process that a test interrupts."""
+    """No test asks the hub. And a suite started in the background of a shell ignores Ctrl-C, as would each process that
+    a test interrupts."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zslx.text.corpus import Corpus
 from zslx.text.loader import Batch, Loader, heldout
 from zslx.text.permutation import ROUNDS, permuted
-from zslx.text.token_cache import Corpus
 
 quick = settings(max_examples=40, deadline=None)
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from zslx.text import builtin, documents, heldout_split, token_cache, tokenizer
+from zslx.text import corpus as corpus_module
 from zslx.text.documents import Domain, document_of
 from zslx.text.loader import Loader, heldout
 
@@ -65,7 +66,7 @@ def hash_free(domain: str, i: int) -> int:
     return 100 * ord(domain) + i
 
 
-def prepare(text: Path, **settings: object) -> token_cache.Corpus:
+def prepare(text: Path, **settings: object) -> corpus_module.Corpus:
     return token_cache.prepare(str(text), **({"vocab_size": 300, "cache": text.parent / "cache"} | settings))  # type: ignore[arg-type]
 
 
@@ -179,7 +180,7 @@ def test_what_the_recipe_makes_changes_only_with_its_number(text: Path) -> None:
     rules = [[s.domain, s.package, s.patterns, s.cap, s.extract.__name__] for s in builtin.SOURCES]
     skipped = [sorted(builtin._SKIPPED_FOLDERS), builtin._SKIPPED_FILES.pattern, builtin._GENERATED.pattern]
     licence = builtin._without_known_licences("Copyright 1.\n\nCopyright 2.\n\ntext", set())
-    digest = token_cache._sha256([made, list(builtin._docstrings(source)), rules, skipped, licence])
+    digest = corpus_module.sha256([made, list(builtin._docstrings(source)), rules, skipped, licence])
     assert (token_cache.RECIPE, digest[:16]) == (1, "df60d4bc922254b7")
 
 
@@ -279,8 +280,8 @@ def test_a_damaged_cache_is_made_again(
     first = prepare(text)
     kept = np.array(first.train[0])
     damage(first.folder / name)
-    with pytest.raises((token_cache.DamagedCache, FileNotFoundError)):
-        token_cache.load(first.folder)
+    with pytest.raises((corpus_module.DamagedCache, FileNotFoundError)):
+        corpus_module.load(first.folder)
     again = prepare(text)
     assert again.hash == first.hash and again.folder == first.folder
     assert (again.train[0] == kept).all()
@@ -293,26 +294,26 @@ def test_a_manifest_of_another_shape_is_damage_not_a_traceback(text: Path) -> No
     file = prepare(text).folder / "manifest.json"
     for content in (b"[]", b"{}", b"null", b'"x"', b'{"check": 1}', b"\xff", b"{"):
         file.write_bytes(content)
-        with pytest.raises(token_cache.DamagedCache, match=r"manifest\.json"):
-            token_cache.load(file.parent)
+        with pytest.raises(corpus_module.DamagedCache, match=r"manifest\.json"):
+            corpus_module.load(file.parent)
 
 
 def test_large_files_are_checked_at_both_ends_and_in_between(tmp_path: Path) -> None:
     file = tmp_path / "large"
     with file.open("wb") as stream:
         stream.truncate(200 * 2**20)  # sparse
-    before = token_cache._fingerprint(file)
+    before = corpus_module.fingerprint(file)
     for place in (0, 200 * 2**20 - 1):
         with file.open("r+b") as stream:
             stream.seek(place)
             stream.write(b"x")
-        assert token_cache._fingerprint(file) != before
+        assert corpus_module.fingerprint(file) != before
         with file.open("r+b") as stream:
             stream.seek(place)
             stream.write(b"\0")
     with file.open("ab") as stream:
         stream.write(b"\0")
-    assert token_cache._fingerprint(file) != before
+    assert corpus_module.fingerprint(file) != before
 
 
 # ------------------------------------------------------------------------------------- processes and kills
@@ -432,10 +433,10 @@ def held(root: Path, megabytes: int) -> tuple[int, int]:
         def __getattr__(self, name: str) -> object:
             return getattr(self.bpe, name)
 
-        def encode_batch_fast(self, texts: list[str]) -> object:
+        def encode_batch_fast(self, texts: list[str], **options: bool) -> object:
             nonlocal size
             size = max(size, sum(map(len, texts)))
-            return self.bpe.encode_batch_fast(texts)
+            return self.bpe.encode_batch_fast(texts, **options)
 
     opened = tokenizer.opened
     with pytest.MonkeyPatch.context() as patch:

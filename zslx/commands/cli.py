@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),
     "interventions": ("zslx.commands.interventions", "list, show, write, check and time interventions"),
+    "data": ("zslx.commands.data", "prepare texts and data sets, and show what is prepared"),
     "presets": ("zslx.commands.presets", "list the presets and model sizes"),
 }
 

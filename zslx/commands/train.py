@@ -79,9 +79,11 @@ def print_keys() -> int:
     """Every key with its default, its meaning and what is allowed."""
     import dataclasses
 
+    from zslx.config.corpora import CORPORA
     from zslx.config.groups import GROUPS
 
     print("model=SIZE                     a named size (zslx presets)")
+    print(f"data=NAME                      a named corpus of the hub: {', '.join(CORPORA)}")
     print("intervention=NAME[+NAME...]    zslx interventions list")
     print("reference=RUN                  run folder of the reference model, for methods that need one")
     for head, group in GROUPS.items():

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from zslx.config.fields import check, option
 
+DATA_SET = "hf:"  # begins a data.path that `datasets` reads
+
 
 class Group:
     """Base of the groups: checks ranges and choices; `label` names the group in errors."""
@@ -79,11 +81,28 @@ class DataConfig(Group):
     """Text and batches."""
 
     label = "data"
-    path: str = option("", "folder or glob of text files, one domain a subfolder; empty: the embedded text")
-    vocab_size: int = option(2048, "entries of the byte-level BPE trained on the text", low=300, high=65536)
+    path: str = option(
+        "", "folder or glob of text files, one domain a subfolder; hf:PLACE, a data set; empty: the embedded text"
+    )
+    vocab_size: int = option(
+        2048, "entries of the byte-level BPE trained on the text; with data.tokenizer, those that it has", low=0
+    )
+    tokenizer: str = option("", "tokenizer.json, its folder, or a name on the hub; empty: a BPE trained on the text")
+    text_column: str = option("text", "column of a data set that holds the text; a.b is a field of a")
+    domain_column: str = option("", "column of a data set whose values are the domains; empty: one domain")
+    max_tokens: int = option(0, "tokens taken of a data set, documents in their order; 0: all", low=0)
     batch_size: int = option(16, "sequences a step", low=1)
     seq_len: int = option(64, "predicted positions of a sequence", low=1)
     heldout_sequences: int = option(96, "sequences of the fixed held-out set", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tokenizer and not 300 <= self.vocab_size <= 65536:
+            raise ValueError(f"data.vocab_size={self.vocab_size!r}: must be a number from 300 to 65536")
+        if not self.path.startswith(DATA_SET):
+            for key, unset in (("text_column", "text"), ("domain_column", ""), ("max_tokens", 0)):
+                if getattr(self, key) != unset:
+                    raise ValueError(f"data.{key}={getattr(self, key)!r} is for data sets: data.path={DATA_SET}PLACE")
 
 
 @dataclass(frozen=True, kw_only=True)

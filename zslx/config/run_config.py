@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zslx.config.corpora import corpus_settings
 from zslx.config.fields import convert, unknown
 from zslx.config.groups import (
     GROUPS,
@@ -82,6 +83,7 @@ def _group(label: str, values: Mapping[str, Any]) -> Group:
 
 
 PLAIN = ("intervention", "reference")
+NAMED = ("model", "data")  # keys that stand for several settings: model=0.4M, data=c4
 
 
 def parse_overrides(config: Config, items: Iterable[str]) -> Config:
@@ -117,10 +119,12 @@ def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
     for _, value in (pair for pair in pairs if pair[0] == "model"):
         config = dataclasses.replace(config, model=model_preset(str(value)))
     groups: dict[str, dict[str, Any]] = {}
+    for _, value in (pair for pair in pairs if pair[0] == "data"):
+        groups["data"] = dict(corpus_settings(str(value)))
     settings = {name: dict(values) for name, values in config.settings.items()}
     for key, value in pairs:
         head, _, name = key.partition(".")
-        if key in PLAIN or key == "model":
+        if key in PLAIN + NAMED:
             continue
         if head in GROUPS and name:
             fields = {f.name: f for f in dataclasses.fields(GROUPS[head])}  # type: ignore[arg-type]
@@ -131,13 +135,15 @@ def override(config: Config, pairs: Iterable[tuple[str, Any]]) -> Config:
             settings.setdefault(head, {})[name] = value
         else:
             raise ValueError(unknown_setting(key, config))
+    if "tokenizer" in (data := groups.get("data", {})):  # it fixes the vocabulary, whatever the preset's is
+        data.setdefault("vocab_size", 0 if data["tokenizer"] else DataConfig().vocab_size)
     changed = {head: dataclasses.replace(getattr(config, head), **values) for head, values in groups.items()}
     return dataclasses.replace(config, settings=settings, **changed)
 
 
 def known_keys() -> list[str]:
     """Every key that is not a setting of an intervention."""
-    return [*PLAIN, "model", *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]  # type: ignore[arg-type]
+    return [*PLAIN, *NAMED, *(f"{g}.{f.name}" for g, c in GROUPS.items() for f in dataclasses.fields(c))]  # type: ignore[arg-type]
 
 
 def unknown_setting(key: str, config: Config) -> str:

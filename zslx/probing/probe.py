@@ -104,7 +104,7 @@ class RunProbe:
                 f"{self.folder}: the run recorded no hash of its text data.path={data.path!r}; "
                 "give --text PATH to use the text at PATH"
             )
-        if token_cache.prepare(data.path, data.vocab_size).hash != recorded:
+        if token_cache.corpus_of(data).hash != recorded:
             raise ValueError(
                 f"{self.folder}: {'--text' if text else 'data.path'}={data.path!r} is not the text that the run was "
                 "trained on (its hash differs); give --text PATH with the path of that text"
@@ -204,7 +204,7 @@ class RunProbe:
         length = self.settings.seq_len or own.seq_len
         if config.model.positions == "learned" and length > config.model.max_positions:
             raise ValueError(f"--seq-len {length}: the model has {config.model.max_positions} positions")
-        corpus = token_cache.prepare(own.path, own.vocab_size)
+        corpus = token_cache.corpus_of(own)
         batch = heldout(corpus, sequences=self.settings.sequences or own.heldout_sequences, seq_len=length)
         chunk = max(1, own.batch_size * own.seq_len // length)
         counts = torch.as_tensor(corpus.token_counts)

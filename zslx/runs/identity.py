@@ -20,6 +20,7 @@ from zslx.intervention import registry
 from zslx.intervention.base import Intervention
 from zslx.runs.records import read_run
 from zslx.text import token_cache
+from zslx.text.corpus import Corpus
 
 # Raise by hand whenever a change to the core may change a run's numbers; tests/invariants/test_numerics.py
 # fails when the numbers move and this does not.
@@ -49,10 +50,13 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
     for key in LATER:
         if not values["train"][key]:
             values["train"].pop(key)
-    path = values["data"].pop("path")  # the text's hash counts, not where it lies
+    for key in ("path", "tokenizer", "text_column", "domain_column", "max_tokens"):
+        values["data"].pop(key)  # the hash of text and tokenizer counts, not where they lie
     methods = registry.load_spec(config.intervention, config.settings)
     values["settings"] = {m.name: {s["name"]: s["default"] for s in m.card()["settings"]} for m in methods}
-    corpus = token_cache.prepare(path, config.data.vocab_size)
+    corpus = token_cache.corpus_of(config.data)
+    if config.data.tokenizer:
+        values["data"]["vocab_size"] = corpus.vocab_size
     values["reference"] = reference_identity(config.reference, corpus) if config.reference else ""
     sources = sorted({f for m in methods for f in registry.source_files(m)})
     return {
@@ -81,13 +85,13 @@ def session_digests(methods: Sequence[Intervention]) -> dict[str, str]:
     return {f"session/{c.__qualname__}": hashlib.sha256(registry.class_source(c).encode()).hexdigest() for c in classes}
 
 
-def reference_identity(folder: str, corpus: token_cache.Corpus) -> str:
+def reference_identity(folder: str, corpus: Corpus) -> str:
     """The identity of the run that serves as reference model; its tokens must be those of `corpus`."""
     run = read_run(folder)
     if run.status != "finished":
         raise ValueError(f"reference={folder}: that run is {run.status}, not finished")
     data = Config.from_dict(run.config).data
-    other = token_cache.prepare(data.path, data.vocab_size)
+    other = token_cache.corpus_of(data)
     if other.folder != corpus.folder and other.tokenizer.to_str() != corpus.tokenizer.to_str():
         raise ValueError(
             f"reference={folder}: that run has another tokenizer (data.path={data.path!r}, data.vocab_size="

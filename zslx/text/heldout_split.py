@@ -7,6 +7,10 @@ sha256 of their first name until the domain's share is reached. Small groups are
 comes from many files. The choice depends on the documents alone, not on any seed.
 
 Approximate: the sketch estimates resemblance; lines that more than 40 documents share count for nothing.
+
+A data set may have billions of documents, too many to compare. There a document has a rank, the hash of the least line
+of its sketch, and the lowest ranks of a domain are held out until its share is reached. Two documents with a share J
+of their lines in common have the same rank with probability J, so copies stay together, and near duplicates mostly.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zslx.text.documents import Document
 
 SHARE = 0.03  # of a domain's bytes are held out,
@@ -26,6 +33,36 @@ MOST = 0.1  # but never more than this share, unless the smallest file is
 SKETCH = 32  # line hashes kept of a document
 SHARED = 8  # of them in common make two documents near duplicates
 COMMON = 40  # a line that more documents have is boilerplate
+
+RANKS = 2**14
+TRAINED = RANKS // 2  # from this rank on a document is always trained on
+
+
+def target(size: int) -> float:
+    """Bytes to hold out of so many."""
+    return max(SHARE * size, min(LEAST, MOST * size))
+
+
+def rank(text: bytes) -> int:
+    """The document's rank, below RANKS, from its UTF-8 text alone."""
+    lines = [stripped for line in text.split(b"\n") if len(stripped := line.strip()) >= 20]
+    least = min(map(zlib.crc32, lines)) if lines else zlib.crc32(text.strip())
+    return int.from_bytes(hashlib.blake2b(least.to_bytes(4), digest_size=2).digest()) * RANKS >> 16
+
+
+def cutoff(sizes: NDArray[np.int64]) -> int:
+    """The number of lowest ranks that are held out. sizes (RANKS,): a domain's bytes of text by rank.
+
+    ValueError where that leaves no document on one of the sides.
+    """
+    wanted = target(int(sizes.sum()))
+    held = sizes.cumsum()
+    some = np.flatnonzero(sizes[:TRAINED])
+    if not len(some) or held[some[0]] == held[-1]:
+        raise ValueError("none of its documents can be held out, or all would be: it has too few")
+    enough = int(np.searchsorted(held, wanted))  # the first rank with which there are enough
+    last = enough if held[enough] <= 1.25 * wanted else enough - 1
+    return 1 + min(max(last, int(some[0])), TRAINED - 1)
 
 
 def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -40,12 +77,12 @@ def split(documents: Sequence[Document]) -> tuple[list[Document], list[Document]
         )
     groups.sort(key=lambda group: hashlib.sha256(documents[group[0]].name.encode()).digest())
     sizes = [sum(documents[i].size for i in group) for group in groups]
-    target = max(SHARE * sum(sizes), min(LEAST, MOST * sum(sizes)))
+    wanted = target(sum(sizes))
     chosen: set[int] = set()
     held = 0
-    for largest in (target / 4, target):  # the second round only where the first does not find enough
+    for largest in (wanted / 4, wanted):  # the second round only where the first does not find enough
         for g, size in enumerate(sizes):
-            if held < target and g not in chosen and size <= largest and held + size <= 1.25 * target:
+            if held < wanted and g not in chosen and size <= largest and held + size <= 1.25 * wanted:
                 chosen.add(g)
                 held += size
     if not chosen:

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zslx.seeds import seed_for
+from zslx.text.corpus import Corpus
 from zslx.text.permutation import ROUNDS, permuted
-from zslx.text.token_cache import Corpus
 
 # Batches that are prepared together, where nothing is done to them: so many steps, and so many tokens at most.
 STEPS_AHEAD, TOKENS_AHEAD = 64, 2**16
@@ -76,7 +76,8 @@ class Walk:
 
     domains (B,): the domain of each. windows (B,): the windows that the seeded order gives, each from 0 to
     counts[domain] - 1. length: positions of a sequence in this step. counts, taken (D,): each domain's windows, and how
-    many of them the run took before this step. streams: each domain's training tokens, documents ended by 0.
+    many of them the run took before this step. streams: each domain's training tokens, documents ended by 0;
+    where they end with another token, reading them is an error.
     `read(domains, windows)`: their tokens (n, T+1). `text(domains, windows)`: their texts.
     `reference_losses(domains, windows)`: mean loss (n,) of the reference run on each, nats, for a method that needs
     reference_losses.
@@ -91,6 +92,22 @@ class Walk:
     read: Callable[[Ids, Ids], Ids]
     text: Callable[[Ids, Ids], list[str]]
     reference_losses: Callable[[Ids, Ids], NDArray[np.float64]] | None = None
+
+
+class ForeignStreams(Sequence[NDArray[Any]]):
+    """Streams of a tokenizer whose documents do not end with 0. Methods that cut at 0 must not take them for others."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self.corpus.train)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ValueError(
+            "walk.streams has documents that end with token 0, and those of this text end with "
+            f"{self.corpus.end_of_text}: choose a data.tokenizer whose end of text is 0, or none"
+        )
 
 
 class Loader:
@@ -153,7 +170,7 @@ class Loader:
                 length=length,
                 counts=self.windows,
                 taken=taken,
-                streams=self._streams,
+                streams=self._streams if not self.corpus.end_of_text else ForeignStreams(self.corpus),
                 read=self._read,
                 text=self._text,
             )

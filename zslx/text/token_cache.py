@@ -3,63 +3,62 @@
     CACHE/text-KEY/  00-python.train.bin  00-python.heldout.bin  ...   uint16 or uint32, little-endian
                      tokenizer.json       manifest.json
 
-KEY is a sha256 of the recipe, the version of `tokenizers`, the vocabulary's size and the sources: package versions
-for the embedded corpus, the files' contents for a path (CACHE/path-… remembers the key of files that did not
-change, so that they are not read at every start). One process prepares under a lock while the others wait. It
+KEY is a sha256 of the recipe, the version of `tokenizers`, the vocabulary's size or the given tokenizer, and the
+sources: package versions for the embedded corpus, the files' contents for a path, the revision for a data set of the
+hub. CACHE/path-… remembers the key of files that did not change, so that they are not read at every start, and of a
+data set of the hub, which is then never asked again. One process prepares under a lock while the others wait. It
 writes into a folder of its own, syncs, writes the manifest last, and renames the folder, so that a folder of that name
 is always complete. Opening checks sizes and checksums (all of a file up to 64 MB, evenly spaced blocks of a larger
-one). A damaged cache is made again.
+one). A damaged cache is made again. A data set is prepared in CACHE/text-KEY.partial, from which a preparation that
+was killed goes on (token_chunks.py).
 
-`Corpus.hash` is the sha256 over every document of every domain and split, in order, and the tokenizer.
+`Corpus.hash` is the sha256 over every document of every domain and split, in order, and the tokenizer; of a data set,
+over their tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
+from zslx.config.groups import DataConfig
+from zslx.config.run_config import Config
 from zslx.locking import locked
 from zslx.progress import Progress
 from zslx.slug import slug
-from zslx.text import builtin, documents, tokenizer
+from zslx.text import builtin, data_set, data_set_tokens, documents, token_chunks, tokenizer
+from zslx.text.corpus import Corpus, DamagedCache, fingerprint, load, sha256, whole
 from zslx.text.documents import Document, Domain
 from zslx.text.heldout_split import split
 
 RECIPE = 1  # raise when the same sources would give other tokens
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Corpus:
-    """Token streams by domain: `train[d]` and `heldout[d]` are one-dimensional, documents ended by token 0."""
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Which text, and which tokens of it: the settings of `data` that decide."""
 
-    folder: Path
-    domains: tuple[str, ...]
-    hash: str
-    vocab_size: int
-    train: tuple[NDArray[np.unsignedinteger], ...]
-    heldout: tuple[NDArray[np.unsignedinteger], ...]
-    token_counts: NDArray[np.int64]  # (V,) occurrences in the training text
+    path: str = ""
+    vocab_size: int = 2048
+    tokenizer: str = ""
+    wanted: data_set_tokens.Wanted = field(default_factory=data_set_tokens.Wanted)
 
     @property
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        return tokenizer.opened(self.folder / "tokenizer.json")
-
-
-class DamagedCache(ValueError):
-    """A cache folder that is not what its manifest says."""
+    def plain(self) -> bool:
+        return not self.tokenizer and not data_set.is_data_set(self.path)
 
 
 def prepare(path: str = "", vocab_size: int = 2048, cache: str | Path | None = None, progress: bool = True) -> Corpus:
@@ -69,35 +68,78 @@ def prepare(path: str = "", vocab_size: int = 2048, cache: str | Path | None = N
     `vocab_size` where the text has no more pairs to merge. ValueError for a path without usable text, a vocabulary
     too small for the bytes, a cache that cannot be written.
     """
-    if vocab_size < tokenizer.SMALLEST_VOCABULARY:
-        raise ValueError(f"data.vocab_size={vocab_size}: must be at least {tokenizer.SMALLEST_VOCABULARY}")
+    return _opened(Source(path=path, vocab_size=vocab_size), cache, progress)
+
+
+def corpus_of(data: DataConfig, cache: str | Path | None = None, progress: bool = True) -> Corpus:
+    """The corpus that the settings ask for, from the cache or prepared now. ValueError as `prepare`, and for a data
+    set or a tokenizer that cannot be read."""
+    wanted = data_set_tokens.Wanted(data.text_column, data.domain_column, data.max_tokens)
+    source = Source(path=data.path, vocab_size=data.vocab_size, tokenizer=data.tokenizer, wanted=wanted)
+    return _opened(source, cache, progress)
+
+
+def with_vocabulary(config: Config) -> Config:
+    """The configuration with the vocabulary's size that its tokenizer fixes, for all that counts parameters."""
+    if not config.data.tokenizer:
+        return config
+    entries = corpus_of(config.data).vocab_size
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=entries))
+
+
+def _opened(source: Source, cache: str | Path | None, progress: bool) -> Corpus:
+    if not source.tokenizer and source.vocab_size < tokenizer.SMALLEST_VOCABULARY:
+        raise ValueError(f"data.vocab_size={source.vocab_size}: must be at least {tokenizer.SMALLEST_VOCABULARY}")
     root, bar = cache_folder(cache), Progress("text", progress)
-    note = _note(root, path, vocab_size)
+    note = _note(root, source)
     with _cache_errors(root):
         if note and (found := _noted(note)):
+            _checked(found.vocab_size, source)
             return found
-    sources, domains, skipped = _sources(path, bar)
-    folder = root / f"text-{_sha256([RECIPE, tokenizers.__version__, vocab_size, sources])[:16]}"
-    with _cache_errors(root):
-        found = _found(folder)
-        if found is None:
-            found = _prepared(folder, domains, vocab_size, bar)
+    given = tokenizer.given(source.tokenizer) if source.tokenizer else None
+    vocabulary: Any = source.vocab_size
+    if given:
+        _checked(tokenizer.entries(given[0]), source)
+        vocabulary = [hashlib.sha256(given[0].to_str().encode()).hexdigest(), given[1]]
+    kept = ""
+    if data_set.is_data_set(source.path):
+        data = data_set.found(source.path, lambda share: bar.at(0.0, "checksums", f" {share:.0%}"))
+        sources: Any = [data.identity, dataclasses.astuple(source.wanted)]
+        kept = "; what is done is kept, and the same command goes on"
+    else:
+        sources, domains, skipped = _sources(source.path, bar)
+    folder = root / f"text-{sha256([RECIPE, tokenizers.__version__, vocabulary, sources])[:16]}"
+    with _cache_errors(root, kept):
+        prepared = whole(folder)
+        if prepared is None and data_set.is_data_set(source.path):
+            prepared = _prepared(folder, lambda: _build_data_set(folder, data, source, given, bar), bar)
+        elif prepared is None:
+            prepared = _prepared(folder, lambda: _build(folder, domains, source.vocab_size, given, bar), bar)
             if skipped:
-                bar.say(f"{skipped} files of {path} were left out: empty or no UTF-8 text")
+                bar.say(f"{skipped} files of {source.path} were left out: empty or no UTF-8 text")
         if note:
             with suppress(PermissionError):  # a shared cache that is only read
                 note.write_text(folder.name)
-    return found
+    return prepared
+
+
+def _checked(entries: int, source: Source) -> None:
+    """ValueError where the settings ask for another vocabulary than the tokenizer's."""
+    if source.tokenizer and source.vocab_size not in (0, entries):
+        raise ValueError(
+            f"data.vocab_size={source.vocab_size}: data.tokenizer={source.tokenizer!r} has {entries} entries, and they "
+            "are the vocabulary; leave data.vocab_size out"
+        )
 
 
 @contextmanager
-def _cache_errors(root: Path) -> Iterator[None]:
+def _cache_errors(root: Path, kept: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise ValueError(
             f"the text cache {root} cannot be used: {error.strerror or error} "
-            "(the environment variable ZSLX_CACHE names another place)"
+            f"(the environment variable ZSLX_CACHE names another place){kept}"
         ) from error
 
 
@@ -109,18 +151,36 @@ def _sources(path: str, bar: Progress) -> tuple[Any, tuple[Domain, ...], int]:
     return {d.name: [[x.name, x.digest] for x in d.documents] for d in domains}, domains, skipped
 
 
-def _note(root: Path, path: str, vocab_size: int) -> Path | None:
-    """The file that remembers the cache folder of a path whose files have not changed."""
-    stamps = documents.stamps(path) if path else None
-    return root / f"path-{_sha256([RECIPE, tokenizers.__version__, vocab_size, path, stamps])[:16]}" if stamps else None
+def _note(root: Path, source: Source) -> Path | None:
+    """The file that remembers the cache folder of a source that has not changed."""
+    if not source.path and source.plain:
+        return None
+    stamps = documents.stamps(source.path) if source.plain else _stamps(source)
+    if stamps is None:
+        return None
+    settings = [] if source.plain else [source.tokenizer, *dataclasses.astuple(source.wanted)]
+    key = [RECIPE, tokenizers.__version__, source.vocab_size, source.path, stamps, *settings]
+    return root / f"path-{sha256(key)[:16]}"
+
+
+def _stamps(source: Source) -> list[Any] | None:
+    """What tells whether files of text and tokenizer have changed; names on the hub stand for themselves."""
+    text: Any = "hub"
+    if not data_set.is_data_set(source.path):
+        text = documents.stamps(source.path) if source.path else builtin.versions()
+    elif (place := data_set.local_files(source.path)) is not None:
+        text = documents.stamps(place)
+    local = source.tokenizer and Path(source.tokenizer).expanduser().exists()
+    own = documents.stamps(source.tokenizer) if local else "hub"
+    return None if text is None or own is None else [text, own]
 
 
 def _noted(note: Path) -> Corpus | None:
     name = note.read_text(errors="replace") if note.exists() else ""
-    return _found(note.parent / name) if re.fullmatch("text-[0-9a-f]{16}", name) else None
+    return whole(note.parent / name) if re.fullmatch("text-[0-9a-f]{16}", name) else None
 
 
-def _prepared(folder: Path, domains: tuple[Domain, ...], vocab_size: int, bar: Progress) -> Corpus:
+def _prepared(folder: Path, build: Callable[[], None], bar: Progress) -> Corpus:
     """The corpus, made by this process or by the one that holds the lock."""
     waiting = f"waiting for another process that prepares {folder}"
     with locked(folder.with_suffix(".lock"), lambda: bar.say(waiting)):
@@ -130,7 +190,7 @@ def _prepared(folder: Path, domains: tuple[Domain, ...], vocab_size: int, bar: P
             pass
         except DamagedCache as damage:
             bar.say(f"{damage}; preparing again")
-        _build(folder, domains or builtin.domains(lambda share: bar.at(0.4 * share, "reading")), vocab_size, bar)
+        build()
     return load(folder)
 
 
@@ -140,92 +200,77 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "zslx"
 
 
-# ------------------------------------------------------------------------------------------------- reading
-
-
-def load(folder: Path) -> Corpus:
-    """The corpus in a finished cache folder; FileNotFoundError if there is none, DamagedCache if it is not whole."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest.pop("check") != _sha256(manifest):
-            raise DamagedCache(f"{folder}/manifest.json was altered")
-        for name, expected in manifest["files"].items():
-            if (actual := _fingerprint(folder / name)) != expected:
-                raise DamagedCache(f"{folder / name} was altered: {actual}, expected {expected}")
-    except FileNotFoundError as error:
-        if (folder / "manifest.json").exists():
-            raise DamagedCache(f"{error.filename} is missing") from error
-        raise
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedCache(f"{folder}/manifest.json is not a manifest: {error!r}") from error
-    streams = {
-        part: tuple(np.memmap(folder / d[part]["file"], dtype=manifest["dtype"], mode="r") for d in manifest["domains"])
-        for part in ("train", "heldout")
-    }
-    return Corpus(
-        folder=folder,
-        domains=tuple(d["name"] for d in manifest["domains"]),
-        hash=manifest["hash"],
-        vocab_size=manifest["vocab_size"],
-        token_counts=np.array(manifest["token_counts"], dtype=np.int64),
-        **streams,
-    )
-
-
-def _found(folder: Path) -> Corpus | None:
-    try:
-        return load(folder)
-    except (FileNotFoundError, DamagedCache):
-        return None
-
-
-def _fingerprint(file: Path) -> list[int]:
-    """[bytes, checksum] where the checksum covers at most 256 evenly spaced blocks of 256 KiB."""
-    block, blocks = 2**18, 256
-    size, checksum = file.stat().st_size, 0
-    with file.open("rb") as stream:
-        for i in range(min(blocks, -(-size // block))):
-            if size > block * blocks:
-                stream.seek(i * (size - block) // (blocks - 1))
-            checksum = zlib.crc32(stream.read(block), checksum)
-    return [size, checksum]
-
-
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def _build(folder: Path, domains: Sequence[Domain], vocab_size: int, bar: Progress) -> None:
+def _build(
+    folder: Path, domains: Sequence[Domain], vocab_size: int, given: tuple[Tokenizer, int] | None, bar: Progress
+) -> None:
+    domains = domains or builtin.domains(lambda share: bar.at(0.4 * share, "reading"))
     for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a preparation that was killed: we hold the lock
         shutil.rmtree(left, ignore_errors=True)
     work = folder.parent / f"{folder.name}.tmp-{os.getpid()}"
     work.mkdir()
     try:
         with tokenizer.parallelism():
-            manifest = _write_tokens(work, domains, vocab_size, bar)
-        manifest["files"] = {file.name: _fingerprint(file) for file in sorted(work.iterdir())}
-        manifest["check"] = _sha256(manifest)
-        (work / "manifest.json").write_text(json.dumps(manifest))
-        for written in (*work.iterdir(), work):
-            _sync(written)
-        if folder.exists():  # damaged; processes that have mapped its files keep them
-            folder.rename(work.with_name(f"{work.name}-old"))
-        work.rename(folder)
-        _sync(folder.parent)
+            manifest = _write_tokens(work, domains, vocab_size, bar, given)
+        _write_manifest(work, manifest)
+        _put_in_place(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(work.with_name(f"{work.name}-old"), ignore_errors=True)
     bar.done(f"prepared {folder}")
 
 
-def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: Progress) -> dict[str, Any]:
+def _build_data_set(
+    folder: Path, data: data_set.DataSet, source: Source, given: tuple[Tokenizer, int] | None, bar: Progress
+) -> None:
+    """Its work folder stays until all is done: a preparation goes on from it."""
+    work = folder.parent / f"{folder.name}.partial"
+    work.mkdir(exist_ok=True)
+    if whole(work) is None:
+        with tokenizer.parallelism():
+            manifest = data_set_tokens.write(work, data, source.wanted, source.vocab_size, given, bar)
+        _write_manifest(work, manifest)
+    token_chunks.leave(work)
+    _put_in_place(work, folder)
+    bar.done(f"prepared {folder}")
+
+
+def _write_manifest(work: Path, manifest: dict[str, Any]) -> None:
+    """The manifest, written last: what it names is on the disk before it is."""
+    names = ["tokenizer.json", *(d[part]["file"] for d in manifest["domains"] for part in ("train", "heldout"))]
+    manifest |= {"recipe": RECIPE, "files": {name: fingerprint(work / name) for name in sorted(names)}}
+    manifest["check"] = sha256(manifest)
+    for name in names:
+        _sync(work / name)
+    (work / "manifest.json").write_text(json.dumps(manifest))
+    _sync(work / "manifest.json")
+
+
+def _put_in_place(work: Path, folder: Path) -> None:
+    old = work.with_name(f"{work.name}-old")
+    try:
+        _sync(work)
+        if folder.exists():  # damaged; processes that have mapped its files keep them
+            folder.rename(old)
+        work.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_tokens(
+    work: Path, domains: Sequence[Domain], vocab_size: int, bar: Progress, given: tuple[Tokenizer, int] | None
+) -> dict[str, Any]:
     """Token files and tokenizer.json in `work`; what the manifest says of them."""
     bar.at(0.4, "separating held-out files")
     parts = [_split(domain) for domain in domains]
-    bar.at(0.43, "training the tokenizer")
+    bar.at(0.43, "training the tokenizer" if given is None else "opening the tokenizer")
     training = [Domain(name=d.name, documents=tuple(p["train"])) for d, p in zip(domains, parts, strict=True)]
-    (work / "tokenizer.json").write_text(tokenizer.trained(training, vocab_size).to_str(), encoding="utf-8")
+    made, end = given or (tokenizer.trained(training, vocab_size), 0)
+    (work / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
     bpe = tokenizer.opened(work / "tokenizer.json")
-    entries = bpe.get_vocab_size()
+    entries = tokenizer.entries(bpe)
     dtype = np.dtype("<u2" if entries <= 2**16 else "<u4")
     total, done = sum(x.size for d in domains for x in d.documents), 0
     counts, described, digests = np.zeros(entries, dtype=np.int64), [], []
@@ -235,7 +280,7 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
             name = f"{i:02d}-{slug(domain.name, 40)}.{part}.bin"
             written = np.zeros(entries, dtype=np.int64)
             with (work / name).open("wb") as stream:
-                for read, tokens in tokenizer.encoded(bpe, texts):
+                for read, tokens in tokenizer.encoded(bpe, texts, end, runs=given is None):
                     stream.write(tokens.astype(dtype).tobytes())
                     written += np.bincount(tokens, minlength=entries)
                     done += read
@@ -246,9 +291,9 @@ def _write_tokens(work: Path, domains: Sequence[Domain], vocab_size: int, bar: P
             digests.append([domain.name, part, [x.digest for x in texts]])
         described.append(about)
     return {
-        "recipe": RECIPE,
-        "hash": _sha256([digests, (work / "tokenizer.json").read_text(encoding="utf-8")]),
+        "hash": sha256([digests, (work / "tokenizer.json").read_text(encoding="utf-8"), *([end] if end else [])]),
         "vocab_size": entries,
+        "end_of_text": end,
         "dtype": dtype.str,
         "domains": described,
         "token_counts": counts.tolist(),
@@ -269,7 +314,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

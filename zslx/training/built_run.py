@@ -59,7 +59,7 @@ class BuiltRun:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the GPU is first used
         torch.use_deterministic_algorithms(config.train.deterministic)
         self.device = torch.device(device_kind(config).split()[0])
-        corpus = token_cache.prepare(config.data.path, config.data.vocab_size)
+        corpus = token_cache.corpus_of(config.data)
         data, seed = config.data, config.train.seed
         self.loader = Loader(
             corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)

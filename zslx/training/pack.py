@@ -99,8 +99,9 @@ def give(answer: Any, seconds: float, course: Course) -> Request:
     return course.throw(answer) if isinstance(answer, Exception) else course.send((answer, seconds))
 
 
-SHAPES = ("model", "data.batch_size", "data.seq_len", "data.vocab_size", "data.path", "data.heldout_sequences",
-          "train.dtype", "train.device", "train.threads", "train.compile")  # fmt: skip
+SHAPES = ("model", "data.batch_size", "data.seq_len", "data.vocab_size", "data.path", "data.tokenizer",
+          "data.text_column", "data.domain_column", "data.max_tokens", "data.heldout_sequences", "train.dtype",
+          "train.device", "train.threads", "train.compile")  # fmt: skip
 
 
 def shape(config: Config) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from zslx.runs.identity import digest, ingredients
 from zslx.runs.integrity import checksums
 from zslx.runs.json_files import write_json
 from zslx.runs.provenance import environment
+from zslx.text.token_cache import corpus_of, with_vocabulary
 from zslx.training.course import Course, alone
 from zslx.training.loop import Progress, TrainingRun
 from zslx.training.run_folder import ended_run, longer, same_run, went_on
@@ -58,8 +59,11 @@ def training(config: Config, out: str | Path, *, progress: Progress | None = Non
             f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
         ) from None
     with claimed(out):
+        config = with_vocabulary(config)
         parts = ingredients(config, packed=packed)
         base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
+        if data_set := corpus_of(config.data).data_set:
+            base["data_set"] = {key: value for key, value in data_set.items() if key != "files"}
         if ended := longer(out, config, parts):
             base["continued_from"] = ended
         else:
