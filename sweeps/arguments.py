@@ -16,6 +16,7 @@ examples:
   zslx sweep pcgrad
   zslx sweep pcgrad --preset smoke
   zslx sweep pcgrad,ema --sizes '0.1M 0.2M' --seeds 5 --set 'pcgrad.groups=domain optim.lr=1e-3'
+  zslx sweep focal --set 'focal.gamma=0.5,1,2'     one arm of each value
   zslx sweep pcgrad --preset verdict --dry-run
 
 An interrupted sweep goes on when the same command is given again; no trial is trained twice."""

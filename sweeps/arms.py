@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from analysis.study.arm import Arm, rate_factor
+from sweeps.grids import Pairs, Point, points, refuse_grids_of_the_configuration
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
 from zslx.config.presets import Preset
@@ -16,17 +17,20 @@ from zslx.intervention.hooks import claims
 
 BASELINE_ARM = "baseline"  # the arm that runs `none`
 REFERENCE = "reference"  # of SET: the folder of a finished run, for the arms whose methods need one
-Pairs = Sequence[tuple[str, str]]
 
 
 def plan(asked: Sequence[str], preset: Preset, pairs: Pairs) -> tuple[Arm, ...]:
-    """The arms: the preset's pattern for each intervention asked for, the baseline first."""
+    """The arms: the preset's pattern for each intervention asked for, the baseline first.
+
+    An intervention with a grid of settings has an arm of each of its points (grids.py).
+    """
+    refuse_grids_of_the_configuration(pairs)
     arms: dict[str, Arm] = {}
     for spec in asked:
         for pattern in (BASELINE, *preset.arms):
-            made = _spec(pattern, spec)
-            if made and made not in arms:
-                arms[made] = _arm(made, asked, pairs)
+            if made := _spec(pattern, spec):
+                for point in points(made, pairs):
+                    arms.setdefault(point.label(made), _arm(made, asked, point))
     known = {method for arm in arms.values() for method in Spec.parse(arm.intervention).names}
     for key, _ in pairs:
         if key == REFERENCE and not any(needed_by(arm) for arm in arms.values()):
@@ -61,15 +65,10 @@ def _spec(pattern: str, spec: str) -> str | None:
     return formed
 
 
-def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
+def _arm(spec: str, asked: Sequence[str], point: Point) -> Arm:
     if rate_factor(spec):
         return Arm(name=spec, intervention=BASELINE, role="control", has_placebo=False)
-    settings: dict[str, dict[str, str]] = {}
-    for key, value in pairs:
-        head, _, name = key.partition(".")
-        if head not in GROUPS and head in Spec.parse(spec).names:
-            settings.setdefault(head, {})[name] = value
-    methods = registry.load_spec(spec, settings)  # refuses a setting that the method has not, or a value out of range
+    methods = registry.load_spec(spec, point.settings)  # refuses a setting that there is not, or a value out of range
     if spec == BASELINE:
         return Arm(name=BASELINE_ARM, intervention=spec, role="baseline", has_placebo=False)
     plain = str(Spec.parse(spec).plain)
@@ -80,8 +79,14 @@ def _arm(spec: str, asked: Sequence[str], pairs: Pairs) -> Arm:
         role = "arm"
     else:
         of = next((one for one in asked if spec.startswith(f"{one}+")), None)
-    has_placebo = any(method.placebo is not None for method in methods)
-    return Arm(name=spec, intervention=spec, role=role, of=of, settings=settings, has_placebo=has_placebo)
+    return Arm(
+        name=point.label(spec),
+        intervention=spec,
+        role=role,
+        of=of and point.label(of),
+        settings=point.settings,
+        has_placebo=any(method.placebo is not None for method in methods),
+    )
 
 
 def needed_by(arm: Arm) -> dict[str, str]:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.study.arm import Arm
-from sweeps.arms import REFERENCE, Pairs, needed_by
+from sweeps.arms import REFERENCE, needed_by
+from sweeps.grids import Pairs
 from sweeps.packing import packed
 from zslx.config.groups import GROUPS
 from zslx.config.presets import Preset

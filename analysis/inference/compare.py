@@ -28,6 +28,7 @@ from analysis.inference.rows import ArmComparison, Cell, Comparison, Difference,
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study, Trial, environment
 from analysis.study.measures import TAIL_FACTORS, Measures, parameters
+from zslx.config.spec import Spec
 
 BOOTSTRAP_SEED = 20250605
 DECLARED_EFFECTS = (0.0025, 0.005, 0.01, 0.02)  # of the loss: for each, the seeds that finding it would need
@@ -86,9 +87,13 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
 
 def asked_about(study: Study, arm: Arm) -> bool:
     """Whether the study's question is about this arm: not where it only adds cosine to another one."""
-    return arm.role == "arm" and not any(
-        arm.parts == other.parts | {"cosine"} for other in study.arms if other.role == "arm" and other != arm
-    )
+    return arm.role == "arm" and not any(adds_cosine(arm, other) for other in study.arms if other.role == "arm")
+
+
+def adds_cosine(both: Arm, arm: Arm) -> bool:
+    """Whether `both` is the arm with cosine, its settings the same."""
+    same = all(both.settings.get(method) == arm.settings.get(method) for method in Spec.parse(arm.intervention).names)
+    return both != arm and both.parts == arm.parts | {"cosine"} and same
 
 
 def describe_size(measures: Measures, size: str) -> Size:
@@ -268,9 +273,11 @@ def rate_controls(study: Study) -> list[tuple[float, Arm]]:
 
 def find_cosine(study: Study, arm: Arm) -> tuple[str | None, str | None]:
     """(arm + cosine, cosine) by name, where the study has both."""
-    cosine = next((a for a in study.arms if a.parts == {"cosine"}), None)
-    both = next((a for a in study.arms if a.parts == arm.parts | {"cosine"} and a != arm), None)
-    return (both.name, cosine.name) if both and cosine and both != cosine else (None, None)
+    for both in (a for a in study.arms if adds_cosine(a, arm)):
+        for cosine in (a for a in study.arms if a.parts == {"cosine"} and a != both):
+            if cosine.settings.get("cosine") == both.settings.get("cosine"):
+                return both.name, cosine.name
+    return None, None
 
 
 def secondary_contrasts(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sweeps.grids import text_of, values_of
 from sweeps.study import build, command, parse_seeds, plan, seeds_text, split_pair
 from zslx.config import presets
 from zslx.runs.identity import identity
@@ -137,9 +141,108 @@ def test_other_instruments_are_another_folder_of_the_same_identity(tiny):
     assert not {t.key for t in one.trials} & {t.key for t in two.trials}
 
 
+def settings_of(made) -> dict[str, dict]:
+    return {arm.name: arm.settings for arm in made.arms}
+
+
+def test_a_setting_with_several_values_makes_an_arm_of_each(tiny):
+    made = study(tiny, "pcgrad", "placebo:pcgrad", "pcgrad+cosine", extra="pcgrad.groups=sequence,domain", seeds=(0,))
+    domain, sequence = {"pcgrad": {"groups": "domain"}}, {"pcgrad": {"groups": "sequence"}}
+    assert settings_of(made) == {
+        "baseline": {},
+        "pcgrad groups=sequence": sequence,
+        "pcgrad groups=domain": domain,
+        "placebo:pcgrad groups=sequence": sequence,
+        "placebo:pcgrad groups=domain": domain,
+        "pcgrad+cosine groups=sequence": sequence,
+        "pcgrad+cosine groups=domain": domain,
+    }
+    of = {arm.name: arm.of for arm in made.arms if arm.role == "placebo"}
+    assert of == {f"placebo:pcgrad groups={g}": f"pcgrad groups={g}" for g in ("sequence", "domain")}
+    alone = study(tiny, "pcgrad", "placebo:pcgrad", extra="pcgrad.groups=domain", seeds=(0,))
+    own = {t.arm: t.identity for t in made.trials}
+    assert {t.identity for t in alone.trials} == {
+        own[f"{name}"] for name in ("baseline", "pcgrad groups=domain", "placebo:pcgrad groups=domain")
+    }, "one trial is the same alone and in a grid"
+
+
+def test_grids_multiply_and_name_the_settings_that_differ(tiny):
+    extra = "focal.gamma=1,2 pcgrad.groups=domain pcgrad.order=random,ascending"
+    made = study(tiny, "pcgrad+focal", "focal", extra=extra, seeds=(0,))
+    orders = [f"focal.gamma={g} pcgrad.order={order}" for g in ("1", "2") for order in ("random", "ascending")]
+    both = [f"pcgrad+focal {order}" for order in orders]
+    assert list(settings_of(made)) == ["baseline", *both, "focal gamma=1", "focal gamma=2"]
+    assert settings_of(made)["pcgrad+focal focal.gamma=2 pcgrad.order=random"] == {
+        "focal": {"gamma": "2"},
+        "pcgrad": {"groups": "domain", "order": "random"},
+    }
+    assert len({t.identity for t in made.trials}) == len(made.trials) == 7
+
+
+def test_every_control_of_a_verdict_follows_the_grid():
+    arms = plan(("pcgrad",), presets.preset("verdict"), [("pcgrad.groups", "sequence,domain")])
+    of = {(arm.role, arm.name): arm.of for arm in arms if arm.of}
+    assert of == {
+        (role, f"{spec} groups={g}"): f"pcgrad groups={g}"
+        for g in ("sequence", "domain")
+        for role, spec in (("placebo", "placebo:pcgrad"), ("control", "pcgrad+cosine"))
+    }
+    assert len(arms) == 4 + 2 * 3
+
+
+def test_the_placebo_of_each_point_repeats_the_actions_of_its_own_arm(tiny):
+    asked = ("adaptive_rate", "placebo:adaptive_rate")
+    made = study(tiny, *asked, extra="adaptive_rate.target=0.8,0.95", seeds=(0,))
+    factors = {
+        t.arm: (t.config.settings["adaptive_rate"], t.reference.config.settings["adaptive_rate"])
+        for t in made.trials
+        if t.reference
+    }
+    assert factors == {f"placebo:adaptive_rate target={f}": ({"target": f}, {"target": f}) for f in ("0.8", "0.95")}
+
+
+def test_a_comma_behind_a_backslash_is_one_of_the_value(tiny, plugins):
+    (plugins / "mine.py").write_text(WORDS)
+    one = study(tiny, "mine", extra=r"mine.words=a\,b", seeds=(0,))
+    assert settings_of(one)["mine"] == {"mine": {"words": "a,b"}}
+    several = study(tiny, "mine", extra=r"mine.words=,a\,b,c", seeds=(0,))
+    assert [arm.name for arm in several.arms] == ["baseline", "mine words=", "mine words=a,b", "mine words=c"]
+
+
+WORDS = """
+from dataclasses import dataclass
+from zslx import Intervention, setting
+
+@dataclass(frozen=True)
+class Mine(Intervention):
+    name = "mine"
+    words: str = setting("", "any text")
+
+    def lr_factor(self, run, state):
+        return 1.0
+"""
+
+
+@given(st.lists(st.text("ab\\,\n", max_size=5), min_size=1, max_size=4))
+def test_values_of_a_grid_are_read_back(values):
+    assert values_of(text_of(values)) == values
+
+
+def test_a_comma_in_a_path_is_its_own(tiny, text, tmp_path):
+    shutil.copytree(text, tmp_path / "a,b")
+    made = build(("pcgrad",), "smoke", sizes=["0.1M"], seeds=(0,), overrides=["data.path=a,b", "data.vocab_size=400"])
+    assert {t.config.data.path for t in made.trials} == {"a,b"} and len(made.trials) == 2
+
+
 @pytest.mark.parametrize(
     ("extra", "names"),
     [
+        ("optim.lr=1e-3,2e-3", "rate:0.5.*TUNE_RATE"),
+        ("train.threads=1,2", "one value"),
+        ("optim.schedule=constant,cosine", "one value"),
+        ("pcgrad.groups=domain,domain", "'domain' twice"),
+        ("pcgrad.groups=domain,nobody", "pcgrad.groups='nobody'"),
+        ("pcgrad.groups=domain,", "pcgrad.groups=''"),
         ("optim.lrr=1", "optim.lr"),
         ("pcgrad.grups=domain", "pcgrad.groups"),
         ("pcgrad.groups=nobody", "pcgrad.groups='nobody'"),
@@ -153,7 +256,7 @@ def test_other_instruments_are_another_folder_of_the_same_identity(tiny):
     ],
 )
 def test_a_bad_setting_is_named(tiny, extra, names):
-    with pytest.raises(ValueError, match=names.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=names.replace(".", r"\.").replace(r"\.*", ".*")):
         study(tiny, extra=extra)
 
 

@@ -205,3 +205,18 @@ def keep(run: dict, record) -> None:
         run["history"].append(items)
     elif kind == "metric":
         run["metrics"][record.metric.name or record.metric.glob_name] = record.metric.step_metric or None
+
+
+def test_a_grid_is_one_study_whose_arms_name_their_settings(sweep):
+    done = sweep("focal,placebo:focal", "--seeds", "2", "--steps", "40", extra="focal.gamma=1,2")
+    assert done.returncode == 0, done.stderr
+    assert "10 trained" in done.stdout
+    study = sweep.study()
+    arms = {arm["name"]: (arm["role"], arm["of"], arm["settings"]) for arm in study["arms"]}
+    for gamma in ("1", "2"):
+        settings, of = {"focal": {"gamma": gamma}}, f"focal gamma={gamma}"
+        assert arms[of] == ("arm", None, settings) and arms[f"placebo:{of}"] == ("placebo", of, settings)
+        assert f"→ exploratory: {of}: " in done.stdout
+    assert {read_run(f).config["settings"].get("focal", {}).get("gamma") for f in sweep.results.glob("trials/*")} == {
+        None, "1", "2"
+    }  # fmt: skip
