@@ -7,10 +7,8 @@ READY  := $(VENV)/.ready
 
 # Settings of a sweep; each can be given on the command line, none is needed. They reach the shell through the environment,
 # as they were typed: neither make nor the shell reads a `$$` or a quote in them.
-INTERVENTION ?= pcgrad
-PRESET  ?= laptop
 RESULTS ?= results
-SETTINGS := INTERVENTION PRESET RESULTS SIZES SEEDS STEPS SET WANDB TUNE_RATE PACK
+SETTINGS := INTERVENTION STUDY PRESET RESULTS SIZES SEEDS STEPS SET WANDB TUNE_RATE PACK WRITE_STUDY
 $(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
@@ -23,14 +21,17 @@ help:  ## list the targets
 	@echo
 	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu] [SIZES="0.1M 0.2M"] [SEEDS=3]'
 	@echo '             [STEPS=2000] [RESULTS=results] [SET="pcgrad.groups=domain optim.lr=1e-3"] [WANDB=offline]'
-	@echo '             [TUNE_RATE=1] [PACK=auto|off|32]'
+	@echo '             [TUNE_RATE=1] [PACK=auto|off|32] [WRITE_STUDY=mine.toml]'
+	@echo '  make sweep STUDY=sweeps/studies/verdict.toml [RESULTS=results]'
 
 setup: $(READY)  ## create or update the environment in .venv
 
 sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERVENTION=pcgrad
-	@$(BIN)/zslx sweep "$$INTERVENTION" --preset "$$PRESET" --results "$$RESULTS" $${SIZES:+--sizes "$$SIZES"} \
-	    $${SEEDS:+--seeds "$$SEEDS"} $${STEPS:+--steps "$$STEPS"} $${SET:+--set "$$SET"} $${WANDB:+--wandb "$$WANDB"} \
-	    $${TUNE_RATE:+--tune-rate} $${PACK:+--pack "$$PACK"}
+	@test -z "$$STUDY" || test -z "$$INTERVENTION" || { echo 'make sweep: give INTERVENTION or STUDY'; exit 2; }
+	@$(BIN)/zslx sweep "$${STUDY:-$${INTERVENTION:-pcgrad}}" $${PRESET:+--preset "$$PRESET"} --results "$$RESULTS" \
+	    $${SIZES:+--sizes "$$SIZES"} $${SEEDS:+--seeds "$$SEEDS"} $${STEPS:+--steps "$$STEPS"} $${SET:+--set "$$SET"} \
+	    $${WANDB:+--wandb "$$WANDB"} $${TUNE_RATE:+--tune-rate} $${PACK:+--pack "$$PACK"} \
+	    $${WRITE_STUDY:+--write-study "$$WRITE_STUDY"}
 
 report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone
 	@$(BIN)/zslx report "$$RESULTS"

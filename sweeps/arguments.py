@@ -18,6 +18,7 @@ examples:
   zslx sweep pcgrad,ema --sizes '0.1M 0.2M' --seeds 5 --set 'pcgrad.groups=domain optim.lr=1e-3'
   zslx sweep focal --set 'focal.gamma=0.5,1,2'     one arm of each value
   zslx sweep pcgrad --preset verdict --dry-run
+  zslx sweep pcgrad --seeds 6 --write-study mine.toml && zslx sweep mine.toml
 
 An interrupted sweep goes on when the same command is given again; no trial is trained twice."""
 
@@ -25,14 +26,16 @@ An interrupted sweep goes on when the same command is given again; no trial is t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = DESCRIPTION
-    parser.add_argument("intervention", metavar="INTERVENTION", help="a name, a+b for both at once, a,b to compare")
+    what = "a name, a+b for both at once, a,b to compare; or a study file, as verdict.toml (sweeps/study_file.py)"
+    parser.add_argument("intervention", metavar="INTERVENTION", help=what)
     presets = "; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())
-    parser.add_argument("--preset", default="laptop", help=presets)
+    parser.add_argument("--preset", help=f"{presets} (default: laptop)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of trials and reports")
     parser.add_argument("--sizes", default="", help="model sizes, as '0.1M 0.2M' (zslx presets lists them)")
     parser.add_argument("--seeds", default="", help="how many (3) or which ones ('0 1 2')")
     parser.add_argument("--steps", type=int, help="optimizer steps of each trial")
-    parser.add_argument("--set", default="", metavar="K=V", help="settings, as 'pcgrad.groups=domain optim.lr=1e-3'")
+    settings = "settings, as 'pcgrad.groups=domain optim.lr=1e-3'; one arm of each value of 'focal.gamma=1,2'"
+    parser.add_argument("--set", default=[], type=str.split, metavar="K=V", help=settings)
     parser.add_argument("--wandb", default="offline", choices=WANDB_MODES, help="default: offline, never asking")
     parser.add_argument("--slots", type=int, help="trials at a time (default: one a core)")
     parser.add_argument(
@@ -43,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tune-rate", action="store_true", help="first tune the learning rate of each arm and size, on other seeds"
     )
+    parser.add_argument("--write-study", type=Path, metavar="FILE", help="write the study file of this command; end")
+    parser.set_defaults(contrasts={}, curve="", file="")  # a study file alone can say these
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import Any
 
 from analysis.commands import report
 from analysis.study.arm import rate_factor
-from sweeps import tune_rate, wandb_log
+from sweeps import study_file, tune_rate, wandb_log
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
@@ -61,12 +62,25 @@ class Sweep:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.write_study:
+        return write_study(study_file.with_file(args))
     sweep = planned(args)
     return sweep if isinstance(sweep, int) else start(sweep, args)
 
 
+def write_study(args: argparse.Namespace) -> int:
+    """Write the study file that says what the command line says, after planning it."""
+    asked = ask(args)
+    study = plan(args).study
+    study_file.of(args, asked.specs, asked.sizes, asked.seeds).write(args.write_study)
+    say(f"{args.write_study} plans {len(study.in_order)} trials of {len(study.arms)} arms; train and compare them with")
+    say(f"  zslx sweep {shlex.quote(str(args.write_study))}")
+    return 0
+
+
 def planned(args: argparse.Namespace) -> Sweep | int:
     """What is to be trained and compared; the exit code where the tuning of the rates came to no end."""
+    args = study_file.with_file(args)
     return tuned(args) if args.tune_rate else plan(args)
 
 
@@ -133,7 +147,8 @@ def say(text: str) -> None:
 def carry_out(sweep: Sweep) -> int:
     """Train what is left and say what came of it; returns the exit code."""
     code = train_only(sweep)
-    report.run(argparse.Namespace(results=sweep.ledger.results, study=sweep.study.name, out=None))
+    results = sweep.ledger.results
+    report.run(argparse.Namespace(studies=[str(results)], results=results, study=sweep.study.name, out=None))
     return code
 
 
@@ -181,7 +196,7 @@ def ask(args: argparse.Namespace) -> Asked:
     sizes = args.sizes.replace(",", " ").split()
     for size in sizes:
         model_preset(size)
-    overrides = args.set.split() + ([f"train.steps={args.steps}"] if args.steps is not None else [])
+    overrides = args.set + ([f"train.steps={args.steps}"] if args.steps is not None else [])
     settings = dict(once(split_pair(item) for item in overrides))
     seeds = parse_seeds(args.seeds)
     checked(args.pack)
@@ -202,6 +217,9 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
         overrides=asked.overrides,
         rates=rates,
         tuning=tuning,
+        contrasts=args.contrasts,
+        curve=args.curve,
+        file=args.file,
         pack=args.pack,
         results=args.results,
     )

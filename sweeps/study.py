@@ -11,18 +11,19 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis.inference.evidence import VERDICT_SEEDS
 from analysis.study.arm import Arm
 from analysis.study.declaration import Declaration, Entry
-from sweeps.arms import plan, with_rates
+from sweeps.arms import BASELINE_ARM, plan, with_rates
 from sweeps.packing import AUTO
 from sweeps.planned import PlannedTrial, Planner
 from sweeps.rounds import rounds
 from zslx.config import presets
+from zslx.config.fields import unknown
 from zslx.config.run_config import once
 from zslx.config.spec import Spec
 from zslx.intervention import registry
@@ -54,6 +55,9 @@ class PlannedStudy:
     references: tuple[PlannedTrial, ...] = ()  # that trials need; not compared, and none of the trials
     pack: str = AUTO  # which trials are packed: auto, off or how many together
     tuning: Mapping[str, Any] | None = None  # how the rates of the arms were tuned (tune_rate.py)
+    contrasts: Mapping[str, str] = field(default_factory=dict)  # arm: what it is compared with beside the baseline
+    curve: str = ""  # that a study file declares for L_d, t_d and r_d
+    file: str = ""  # the study file (study_file.py), where one was given
 
     @property
     def in_order(self) -> list[PlannedTrial]:
@@ -68,10 +72,8 @@ class PlannedStudy:
     def fitted_curve(self) -> str:
         """The loss curve on which L_d, t_d and r_d are compared: the training loss, as in the zero-sum learning paper;
         the held-out loss where an arm trains on other text, lengths or contexts than the baseline, or averages its
-        weights."""
-        methods = {method for arm in self.arms for method in Spec.parse(arm.intervention).names}
-        other = {"mixture", "sequence", "windows", "context", "average"}
-        return "heldout" if any(other & claims(registry.load_class(m)) for m in methods) else "training"
+        weights. A study file may declare the held-out loss for any arms."""
+        return self.curve or ("heldout" if unlike(self.arms) else "training")
 
     def declaration(
         self, trials: Iterable[Entry], results: str, created: str, references: Iterable[Entry] = ()
@@ -89,6 +91,7 @@ class PlannedStudy:
             exploratory=self.exploratory,
             curve=self.fitted_curve,
             tuning=self.tuning,
+            contrasts=self.contrasts,
             command=command(self, results),
             verdict_command=command(self, results, preset="verdict"),
             created=created,
@@ -104,6 +107,9 @@ def build(
     overrides: Sequence[str] = (),
     rates: Mapping[str, Mapping[str, float]] | None = None,
     tuning: Mapping[str, Any] | None = None,
+    contrasts: Mapping[str, str] | None = None,
+    curve: str = "",
+    file: str = "",
     pack: str = AUTO,
     results: str | Path = "results",
 ) -> PlannedStudy:
@@ -114,6 +120,8 @@ def build(
     `rates` are factors on the learning rate, by arm and size. A placebo and a combination with cosine take those of
     their arm, a control those of the baseline.
 
+    `contrasts`, `curve` and `file` are those of PlannedStudy.
+
     Raises ValueError for an unknown preset, size or key and for a value out of range.
     """
     preset = presets.preset(preset_name)
@@ -121,9 +129,11 @@ def build(
     seeds = tuple(dict.fromkeys(seeds)) or tuple(range(preset.seeds))
     pairs = once(split_pair(item) for item in overrides)
     arms = tuple(with_rates(arm, rates or {}, sizes) for arm in plan(asked, preset, pairs))
+    check_declared(arms, contrasts or {}, curve)
     planner = Planner(preset=preset, sizes=sizes, seeds=seeds, pairs=pairs, pack=pack, results=results)
     trials, references = planner.trials(arms)
-    short = digest([trial.key for trial in trials])[:8]
+    declared = [{"contrasts": contrasts, "curve": curve}] if contrasts or curve else []
+    short = digest([*(trial.key for trial in trials), *declared])[:8]
     return PlannedStudy(
         name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
         preset=preset_name,
@@ -136,7 +146,34 @@ def build(
         references=references,
         pack=pack,
         tuning=tuning,
+        contrasts=contrasts or {},
+        curve=curve,
+        file=file,
     )
+
+
+def unlike(arms: Iterable[Arm]) -> list[str]:
+    """The arms that train on other text, lengths or contexts than the baseline, or average their weights."""
+    other = {"mixture", "sequence", "windows", "context", "average"}
+    claimed = {arm.name: [claims(registry.load_class(m)) for m in Spec.parse(arm.intervention).names] for arm in arms}
+    return [name for name, places in claimed.items() if any(other & place for place in places)]
+
+
+def check_declared(arms: Sequence[Arm], contrasts: Mapping[str, str], curve: str) -> None:
+    """ValueError for a contrast of arms that there are not, and for a curve that does not compare them."""
+    names = [arm.name for arm in arms]
+    for arm, against in contrasts.items():
+        for name in (arm, against):
+            if name not in names:
+                raise ValueError("contrasts: " + unknown(name, names).replace("unknown key", "unknown arm"))
+        if arm in (against, BASELINE_ARM):
+            raise ValueError(f"contrasts: {arm!r} = {against!r}: allowed are two arms, the first not the baseline")
+    if curve not in ("", "heldout", "training"):
+        raise ValueError(f"fit.curve={curve!r}: allowed are heldout, training")
+    if curve == "training" and (others := unlike(arms)):
+        raise ValueError(
+            f"fit.curve='training': {others[0]} trains on other text than the baseline: allowed is heldout"
+        )
 
 
 def with_arms(study: PlannedStudy, arms: Sequence[Arm], results: str | Path = "results") -> PlannedStudy:
@@ -167,6 +204,8 @@ def split_pair(item: str) -> tuple[str, str]:
 
 def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> str:
     """The command that gives this study; with `preset`, the same question at that preset's sizes and seeds."""
+    if study.file and preset is None:
+        return "make sweep " + _words({"STUDY": study.file}, results)
     usual = presets.preset(study.preset)
     words = {"INTERVENTION": ",".join(study.asked), "PRESET": preset or study.preset}
     if preset is None and study.sizes != usual.sizes:
@@ -179,11 +218,14 @@ def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> 
         words["PACK"] = study.pack
     if study.overrides:
         words["SET"] = " ".join(study.overrides)
-    if results != "results":
-        words["RESULTS"] = results
     if words["PRESET"] == "laptop":
         del words["PRESET"]
-    return "make sweep " + " ".join(f"{key}={shlex.quote(value)}" for key, value in words.items())
+    return "make sweep " + _words(words, results)
+
+
+def _words(words: Mapping[str, str], results: str) -> str:
+    every = {**words, **({"RESULTS": results} if results != "results" else {})}
+    return " ".join(f"{key}={shlex.quote(value)}" for key, value in every.items())
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

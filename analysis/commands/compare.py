@@ -1,4 +1,4 @@
-"""`zslx compare RESULTS`: the comparison of a study, rebuilt from its records alone."""
+"""`zslx compare RESULTS`: the comparison of a study, or of several that share a baseline, from the records alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ import sys
 import time
 from pathlib import Path
 
-from analysis.inference.pooled_breaks import PooledBreaks, load
+from analysis.inference.pooled_breaks import PooledBreaks
+from analysis.study.join import join
+from analysis.study.load import load_study, place_of
+from analysis.study.measures import Measures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", type=Path, help="the results folder of one or more sweeps")
-    parser.add_argument("--study", help="the study's name (default: the newest)")
+    add_studies(parser)
     parser.add_argument("--json", action="store_true", help="the whole comparison as one JSON object")
+
+
+def add_studies(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which study is meant, or which are joined."""
+    what = "a results folder (its newest study), a study's folder or name; several are joined: they share a baseline"
+    parser.add_argument("studies", nargs="+", metavar="STUDY", help=what)
+    parser.add_argument("--study", help="the study's name in the one results folder that is given")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where names are looked up (results)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from analysis.report.headline import print_comparison
     from zslx.runs.json_files import dumps
 
-    comparison = compare_study(load_fitted(args.results, args.study))
+    comparison = compare_study(load_fitted(args))
     if args.json:
         print(dumps(comparison, indent=1))
     else:
@@ -30,9 +40,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_fitted(results: Path, study: str | None) -> PooledBreaks:
-    """A study with its curves fitted, showing progress on a terminal where that takes long."""
-    breaks = load(results, study)
+def load_fitted(args: argparse.Namespace) -> PooledBreaks:
+    """The study that is meant, with its curves fitted, showing progress on a terminal where that takes long."""
+    if args.study and len(args.studies) > 1:
+        raise ValueError(f"--study {args.study} names a study of one results folder, and {len(args.studies)} are given")
+    places = [place_of(word, args.results) for word in args.studies]
+    breaks = PooledBreaks(Measures(join([load_study(folder, args.study or name) for folder, name in places])))
     start = time.monotonic()
 
     def progress(done: int, of: int) -> None:

@@ -1,4 +1,4 @@
-"""`zslx report RESULTS`: table and HTML report of a study, rebuilt from its records alone."""
+"""`zslx report RESULTS`: table and HTML report of a study, or of several that share a baseline, from the records."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+WIDTH = 160  # of the name of a report: those of two studies
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", type=Path, help="the results folder of one or more sweeps")
-    parser.add_argument("--study", help="the study's name (default: the newest)")
+    from analysis.commands.compare import add_studies
+
+    add_studies(parser)
     parser.add_argument("--out", type=Path, help="the file to write (default: RESULTS/<study>.html)")
 
 
@@ -21,9 +24,10 @@ def run(args: argparse.Namespace) -> int:
     from analysis.report.report import write_report
     from zslx.slug import slug
 
-    breaks = load_fitted(args.results, args.study)
+    breaks = load_fitted(args)
     comparison = compare_study(breaks)
-    out = args.out or args.results / f"{slug(comparison['study'], 80)}.html"
+    results = breaks.study.folder.parents[1]
+    out = args.out or results / f"{slug(comparison['study'], WIDTH)}.html"
     print_comparison(comparison, sys.stdout)
     print(write_report(breaks, out, comparison).resolve())
     return 0

@@ -39,6 +39,7 @@ def answer(study: Study, row: ArmComparison, curve: str) -> Answer:
         parts.append(f"Smallest effect this study could have seen: {smallest(row)}.")
     return {
         "arm": row["arm"],
+        "against": row["against"],
         "word": row["word"],
         "exploratory": row["exploratory"],
         "beyond_lr_decay": row["beyond_lr_decay"],

@@ -46,8 +46,12 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
     measures, study = breaks.measures, breaks.study
     contrasts = [compare_arm(breaks, arm) for arm in study.arms if arm.role != "baseline"]
     asked = {arm.name for arm in study.arms if asked_about(study, arm)}
-    answers = [answer(study, row, breaks.kind) for row in contrasts if row["arm"] in asked]
-    seeds = [c["primary"]["seeds"] for c in contrasts if c["primary"]]
+    declared = [
+        compare_arm(breaks, arm, study.contrasts[arm.name]) for arm in study.arms if arm.name in study.contrasts
+    ]
+    answered = [row for row in contrasts if row["arm"] in asked] + declared
+    answers = [answer(study, row, breaks.kind) for row in answered]
+    seeds = [c["primary"]["seeds"] for c in contrasts + declared if c["primary"]]
     return {
         "study": study.name,
         "preset": study.preset,
@@ -72,6 +76,7 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
         "tuning": study.tuning,
         "cells": [describe_cell(breaks, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
         "contrasts": contrasts,
+        "declared_contrasts": declared,
         "scale_parts": breaks.scale_parts(),
         "trends": trends(breaks),
         "failures": [
@@ -186,9 +191,10 @@ def paired(measures: Measures, arm: str, against: str, measure: Measure) -> np.n
     return study.grid(arm, measure) - study.grid(against, measure)
 
 
-def compare_arm(breaks: PooledBreaks, arm: Arm) -> ArmComparison:
-    """One arm against the baseline, and against its placebo and cosine where the study has them."""
-    measures, study, base = breaks.measures, breaks.study, breaks.study.baseline.name
+def compare_arm(breaks: PooledBreaks, arm: Arm, against: str | None = None) -> ArmComparison:
+    """One arm against the baseline or the arm that the study declares, and against its placebo and cosine where the
+    study has them."""
+    measures, study, base = breaks.measures, breaks.study, against or breaks.study.baseline.name
     difference = paired(measures, arm.name, base, measures.log_loss)
     primary = pooled(difference)
     placebo = find_placebo(study, arm)
@@ -200,7 +206,9 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> ArmComparison:
     secondary = secondary_contrasts(breaks, arm.name, base, counted)
     with_cosine, cosine = find_cosine(study, arm)
     beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
-    signs = tail_signs(measures, arm.name, base, evidence.pooled_sizes(difference)) | breaks.signs(arm.name, counted)
+    signs = tail_signs(measures, arm.name, base, evidence.pooled_sizes(difference)) | breaks.signs(
+        arm.name, counted, against
+    )
     left_out = {name: left_out_of(study, d) for name, d in differences.items()}
     rates = {
         f"{factor:g}×": pooled(paired(measures, arm.name, control.name, measures.log_loss))
@@ -215,8 +223,9 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> ArmComparison:
         rates=rates,
         has_placebo=arm.has_placebo,
         beyond_cosine=beyond,
-        declared=asked_about(study, arm) and not study.exploratory,
+        declared=(against is not None or asked_about(study, arm)) and not study.exploratory,
         complete=not any(left_out.values()),
+        against=base,
     )
     adjusted = evidence.holm_family(secondary)
     generator = np.random.default_rng(BOOTSTRAP_SEED)
@@ -242,7 +251,7 @@ def compare_arm(breaks: PooledBreaks, arm: Arm) -> ArmComparison:
         "secondary": {
             name: (as_dict(c) or {}) | {"p_holm": adjusted[name]} for name, c in secondary.items() if c is not None
         },
-        "deceleration": {kind: breaks.differences(arm.name, kind) for kind in CURVES},
+        "deceleration": {kind: breaks.differences(arm.name, kind, against) for kind in CURVES},
         "cut_signs": {name: [value_or_none(s) for s in row] for name, row in signs.items()},
         "seeds_needed": seeds_needed(primary),
         "equal_compute": equal_compute(measures, arm.name, base),
@@ -289,7 +298,7 @@ def secondary_contrasts(
     """
     measures = breaks.measures
     found: dict[str, Contrast | None] = {"tail_slope": pooled(paired(measures, arm, against, measures.tail))}
-    found |= breaks.averaged(arm, sizes)
+    found |= breaks.averaged(arm, sizes, against=against)
     for key in INSTRUMENTS:
         found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)))
     return found

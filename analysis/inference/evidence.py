@@ -301,6 +301,7 @@ def ratio_interval(top: Contrast, bottom: Contrast, covariance: float) -> tuple[
     return (b - root) / a, (b + root) / a
 
 
+NOTHING = "no effect found"
 # Which way is better for the measures of deceleration: +1 higher, −1 lower. t_d has no better side.
 BETTER = {"r_d": +1, "tail_slope": +1, "L_d": -1}
 
@@ -327,6 +328,7 @@ def judge(
     beyond_cosine: Contrast | None = None,
     declared: bool = True,
     complete: bool = True,
+    against: str = "baseline",
 ) -> Verdict:
     """The rule of the module docstring.
 
@@ -334,14 +336,15 @@ def judge(
     secondary: measure → contrast, arm − baseline (r_d, tail_slope, L_d and t_d as logs, instruments);
     cut_signs: measure → its difference at each early cut (nan: could not be taken); rates: arm − the baseline at other
     learning rates, by factor; has_placebo: whether a placebo of the arm exists at all; declared: False marks what
-    was not declared before as exploratory; complete: False where a size was left out of a contrast.
+    was not declared before as exploratory; complete: False where a size was left out of a contrast; against: the arm
+    that a study file declares in place of the baseline.
     """
     controls = [] if rates is None else list(rates.values())
     used = [c for c in (primary, placebo, *controls) if c is not None]
     exploratory = not (declared and complete) or primary is None or min(c.seeds for c in used) < VERDICT_SEEDS
     reach = [c.smallest_effect for c in used if c.smallest_effect is not None]
     smallest = max(reach) if len(reach) == len(used) and reach else None
-    word, reasons = _word(primary, placebo, rates or {}, has_placebo)
+    word, reasons = _word(primary, placebo, rates or {}, has_placebo, against)
     if word == "improves":
         mitigates, why = _mitigates(secondary, cut_signs)
         word = "mitigates deceleration" if mitigates else word
@@ -356,26 +359,31 @@ def judge(
 
 
 def _word(
-    primary: Contrast | None, placebo: Contrast | None, rates: Mapping[str, Contrast | None], has_placebo: bool
+    primary: Contrast | None,
+    placebo: Contrast | None,
+    rates: Mapping[str, Contrast | None],
+    has_placebo: bool,
+    against: str,
 ) -> tuple[str, list[str]]:
+    below = f"below {against}"
     if primary is None or primary.se is None:
-        return "no effect found", ["fewer than two paired seeds: no interval"]
+        return NOTHING, ["fewer than two paired seeds: no interval"]
     if primary.above:
-        word = "hurts" if primary.seeds >= VERDICT_SEEDS else "above baseline"
-        return word, ["the interval of the paired difference to baseline lies above 0"]
+        word = "hurts" if primary.seeds >= VERDICT_SEEDS else f"above {against}"
+        return word, [f"the interval of the paired difference to {against} lies above 0"]
     if not primary.below:
-        return "no effect found", ["the interval of the paired difference to baseline contains 0"]
+        return NOTHING, [f"the interval of the paired difference to {against} contains 0"]
     if placebo is not None and placebo.se is not None and not placebo.below:
-        return "no effect found", ["below baseline, but not below its placebo"]
-    for name, against in rates.items():
-        if against is not None and against.se is not None and not against.below:
-            return "no effect found", [f"below baseline, but not below the baseline at {name} its learning rate"]
+        return NOTHING, [f"{below}, but not below its placebo"]
+    for name, other in rates.items():
+        if other is not None and other.se is not None and not other.below:
+            return NOTHING, [f"{below}, but not below the baseline at {name} its learning rate"]
     if has_placebo and (placebo is None or placebo.se is None):
-        return "below baseline, placebo not run", ["below baseline; no placebo of this arm to compare with"]
+        return f"{below}, placebo not run", [f"{below}; no placebo of this arm to compare with"]
     if not _brackets(rates):
-        return "below baseline, rates not run", ["below baseline; the baseline was not run at half and twice its rate"]
+        return f"{below}, rates not run", [f"{below}; the baseline was not run at half and twice its rate"]
     controls = "its placebo and the baseline" if has_placebo else "the baseline"
-    return "improves", [f"below baseline, and below {controls} at half and at twice its learning rate"]
+    return "improves", [f"{below}, and below {controls} at half and at twice its learning rate"]
 
 
 def _brackets(rates: Mapping[str, Contrast | None]) -> bool:

@@ -104,10 +104,12 @@ class PooledBreaks:
         self._read[kind, arm, size] = found
         return found
 
-    def both(self, arm: str, size: str, kind: str | None = None) -> tuple[PooledFit, PooledFit] | None:
-        """(arm, baseline) over the seeds that both have."""
+    def both(
+        self, arm: str, size: str, kind: str | None = None, against: str | None = None
+    ) -> tuple[PooledFit, PooledFit] | None:
+        """(arm, baseline or `against`) over the seeds that both have."""
         kind = kind or self.kind
-        base = self.study.baseline.name
+        base = against or self.study.baseline.name
         shared = self.curves(kind, arm, size).keys() & self.curves(kind, base, size).keys()
         pair = self.fit(arm, size, kind, shared), self.fit(base, size, kind, shared)
         return (pair[0], pair[1]) if pair[0] and pair[1] else None
@@ -140,9 +142,11 @@ class PooledBreaks:
             "break": fitted | {"profile_t_d": at.profile_t_d},
         }
 
-    def difference(self, arm: str, size: str, kind: str | None = None) -> dict[str, Any] | None:
+    def difference(
+        self, arm: str, size: str, kind: str | None = None, against: str | None = None
+    ) -> dict[str, Any] | None:
         """Paired differences of log L_d, log t_d, r_d and log L̂_T, their signs at other cuts, and the parts."""
-        pair = self.both(arm, size, kind)
+        pair = self.both(arm, size, kind, against)
         if pair is None:
             return None
         return self._differ(*pair, size) | {"signs": {name: self._signs([pair], name) for name in BREAK_MEASURES}}
@@ -159,11 +163,11 @@ class PooledBreaks:
         }
         return found | {"identified": a.identified and b.identified}
 
-    def differences(self, arm: str, kind: str) -> dict[str, Any]:
+    def differences(self, arm: str, kind: str, against: str | None = None) -> dict[str, Any]:
         """`difference` at each size, and the averages that may claim something."""
         sizes = [size for size in self.study.sizes if size in self.measures.horizon]
-        averaged = {name: c.as_dict() if c else None for name, c in self.averaged(arm, sizes, kind).items()}
-        return {"by_size": {size: self.difference(arm, size, kind) for size in sizes}, "averaged": averaged}
+        averaged = {name: c.as_dict() if c else None for name, c in self.averaged(arm, sizes, kind, against).items()}
+        return {"by_size": {size: self.difference(arm, size, kind, against) for size in sizes}, "averaged": averaged}
 
     def scale_parts(self) -> list[dict[str, Any]]:
         """What the baseline gets from scale: differences between neighbouring sizes, as in `difference`."""
@@ -178,12 +182,14 @@ class PooledBreaks:
                 found.append({"from": small, "to": large, **self._differ(a, b, large)})
         return found
 
-    def averaged(self, arm: str, sizes: Sequence[str], kind: str | None = None) -> dict[str, Contrast | None]:
+    def averaged(
+        self, arm: str, sizes: Sequence[str], kind: str | None = None, against: str | None = None
+    ) -> dict[str, Contrast | None]:
         """Differences averaged over the sizes at which the break of both arms is identified.
 
         None where those are fewer than two (or than all, of a single size), or fewer than half of `sizes`.
         """
-        pairs = self.identified(arm, sizes, kind)
+        pairs = self.identified(arm, sizes, kind, against)
         if not pairs:
             return dict.fromkeys(BREAK_MEASURES)
         seeds = min(a.seeds for a, _ in pairs)
@@ -193,15 +199,17 @@ class PooledBreaks:
         draws = np.mean([a.draws - b.draws for a, b in pairs], axis=0)
         return {n: as_contrast(values[i], draws[:, i], seeds) for i, n in enumerate(MEASURES) if n in BREAK_MEASURES}
 
-    def identified(self, arm: str, sizes: Sequence[str], kind: str | None = None) -> list[tuple[PooledFit, PooledFit]]:
+    def identified(
+        self, arm: str, sizes: Sequence[str], kind: str | None = None, against: str | None = None
+    ) -> list[tuple[PooledFit, PooledFit]]:
         """The pairs of fits that may claim something: see `averaged`."""
-        pairs = [p for p in (self.both(arm, size, kind) for size in sizes) if p]
+        pairs = [p for p in (self.both(arm, size, kind, against) for size in sizes) if p]
         there = [p for p in pairs if p[0].identified and p[1].identified]
         return there if len(there) >= max(min(2, len(sizes)), len(sizes) / 2) else []
 
-    def signs(self, arm: str, sizes: Sequence[str]) -> dict[str, list[float]]:
+    def signs(self, arm: str, sizes: Sequence[str], against: str | None = None) -> dict[str, list[float]]:
         """The averaged differences of r_d and L_d at each share of the cut, nan where a curve is too short for it."""
-        pairs = self.identified(arm, sizes)
+        pairs = self.identified(arm, sizes, against=against)
         return {name: self._signs(pairs, name) for name in ("r_d", "L_d")}
 
     @staticmethod

@@ -105,7 +105,8 @@ class Size(TypedDict):
 
 
 class ArmComparison(TypedDict):
-    """An arm against the baseline: the word that the rule allows, and everything that it rests on."""
+    """An arm against the baseline, or against what the study declares: the word that the rule allows, and everything
+    that it rests on."""
 
     arm: str
     role: str
@@ -138,6 +139,7 @@ class Answer(TypedDict):
     """The answer about one arm, as a sentence and as the word behind it."""
 
     arm: str
+    against: str
     word: str
     exploratory: bool
     beyond_lr_decay: bool | None
@@ -174,6 +176,7 @@ class Comparison(TypedDict):
     tuning: Mapping[str, Any] | None
     cells: Sequence[Cell]
     contrasts: list[ArmComparison]
+    declared_contrasts: list[ArmComparison]
     scale_parts: list[dict[str, Any]]
     trends: dict[str, Any]
     failures: list[Failure]

@@ -102,7 +102,7 @@ def answers(comparison: Comparison) -> list[Block]:
             notes.append(f"For a verdict: {answer['verdict_command']}")
         found.append(
             Answer(
-                question=f"Does {answer['arm']} lower the loss, and relieve its deceleration, without scale?",
+                question=question(answer["arm"], answer["against"], comparison),
                 sentence=answer["sentence"],
                 word=qualified(answer["word"], answer["beyond_lr_decay"]),
                 exploratory=answer["exploratory"],
@@ -114,13 +114,22 @@ def answers(comparison: Comparison) -> list[Block]:
     return found
 
 
+def question(arm: str, against: str, comparison: Comparison) -> str:
+    """What the study asks about an arm."""
+    declared = any((row["arm"], row["against"]) == (arm, against) for row in comparison["declared_contrasts"])
+    of = f" of {against}" if declared else ""
+    return f"Does {arm} lower the loss{of}, and relieve its deceleration, without scale?"
+
+
 def ranked(comparison: Comparison) -> Table:
     """The arms in the order of their effect, the best first, in place of a card each."""
-    contrasts = {row["arm"]: row for row in comparison["contrasts"]}
+    every = comparison["contrasts"] + comparison["declared_contrasts"]
+    contrasts = {(row["arm"], row["against"]): row for row in every}
     curve = comparison["protocol"]["curve"]
     rows = []
     for answer in comparison["answers"]:
-        row = contrasts[answer["arm"]]
+        row = contrasts[answer["arm"], answer["against"]]
+        name = answer["arm"] if row in comparison["contrasts"] else f"{answer['arm']} against {answer['against']}"
         averaged = row["deceleration"][curve]["averaged"]
         word = ("exploratory: " if answer["exploratory"] else "") + qualified(answer["word"], answer["beyond_lr_decay"])
         texts = (
@@ -128,9 +137,9 @@ def ranked(comparison: Comparison) -> Table:
             difference(averaged["L_d"]), difference(averaged["t_d"]), number(averaged["r_d"]),
         )  # fmt: skip
         primary = row["primary"]
-        rows.append((math.inf if primary is None else primary["estimate"], (answer["arm"], word, *texts)))
+        rows.append((math.inf if primary is None else primary["estimate"], (name, word, *texts)))
     return Table(
-        columns=("arm", "answer", "loss at T against baseline", "against its placebo", "L_d", "t_d", "r_d"),
+        columns=("arm", "answer", "loss at T against baseline or as said", "against its placebo", "L_d", "t_d", "r_d"),
         rows=tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])),
         heads=1,
         caption="The arms in the order of their effect on held-out loss at T. L_d, t_d and r_d: paired differences to "

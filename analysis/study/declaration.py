@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ SHAPE: Shape = {
     "references?": [TRIAL],
     "protocol?": dict | None,
     "tuning?": dict | None,
+    "contrasts?": {"*": str},
 }
 
 
@@ -89,6 +90,7 @@ class Declaration:
     curve             the loss curve on which L_d, t_d and r_d are compared: "training" or "heldout"
     exploratory       too few seeds were planned for a verdict
     tuning            how the learning rates of the arms were tuned, None where they were not
+    contrasts         what an arm is compared with beside the baseline, by their names
     command           gives this study; `verdict_command` the same question at the sizes and seeds of a verdict
     created           when the study was first asked for, UTC
     """
@@ -104,6 +106,7 @@ class Declaration:
     exploratory: bool = False
     curve: str = "heldout"
     tuning: Mapping[str, Any] | None = None
+    contrasts: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
     verdict_command: str | None = None
     created: str | None = None
@@ -133,6 +136,7 @@ class Declaration:
             exploratory=bool(found.get("exploratory")),
             curve=str((found.get("protocol") or {}).get("curve") or "heldout"),
             tuning=found.get("tuning"),
+            contrasts=found.get("contrasts") or {},
             command=found.get("command"),
             verdict_command=found.get("verdict_command"),
             created=found.get("created"),

@@ -134,6 +134,20 @@ def find_study(results: str | Path, name: str | None = None) -> Path:
     raise ValueError(f"{results}: no study {name!r}; there are: {names}")
 
 
+def place_of(word: str, results: Path) -> tuple[Path, str | None]:
+    """(results folder, study's name) of a results folder, whose newest study is meant, of a study's folder, or of the
+    name of a study in `results`. ValueError where it is none of them."""
+    path = Path(word)
+    if (path / FILE).is_file():
+        return path.resolve().parents[1], path.resolve().name
+    if path.is_dir():
+        return path, None
+    try:
+        return results, find_study(results, word).name
+    except ValueError as error:
+        raise ValueError(f"{word}: no folder, and {error}") from None
+
+
 def load_study(results: str | Path, name: str | None = None) -> Study:
     """A study with the records of its trials."""
     folder = find_study(results, name)
@@ -141,7 +155,7 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     parts = {f.name: getattr(declared, f.name) for f in fields(Declaration)}
     study = Study(**parts | {"folder": folder, "trials": tuple(_trial(Path(results), t) for t in declared.trials)})
     _check(study, folder / FILE)
-    return _one_environment(_in_order(study))
+    return one_environment(in_order(study))
 
 
 def _check(study: Study, path: Path) -> None:
@@ -149,12 +163,14 @@ def _check(study: Study, path: Path) -> None:
     if roles["baseline"] != 1:
         raise ValueError(f"{path}: needs exactly one arm with the role baseline, has {roles['baseline']}")
     names = {arm.name for arm in study.arms}
+    if strange := {name for pair in study.contrasts.items() for name in pair} - names:
+        raise ValueError(f"{path}: contrasts names {sorted(strange)[0]!r}, which is none of its arms")
     for t in study.trials:
         if t.arm not in names or t.size not in study.sizes or t.seed not in study.seeds:
             raise ValueError(f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds")
 
 
-def _in_order(study: Study) -> Study:
+def in_order(study: Study) -> Study:
     """Trials as arms, sizes and seeds are ordered: no sum depends on which trial was done first."""
     arms = [arm.name for arm in study.arms]
 
@@ -256,7 +272,7 @@ def environment(trial: Trial) -> dict[str, str]:
     return {key: str(value) for key, value in parts.items() if value is not None}
 
 
-def _one_environment(study: Study) -> Study:
+def one_environment(study: Study) -> Study:
     """The study with the trials of any but the most common environment marked as failed."""
     counts = Counter(tuple(environment(t).items()) for t in study.trials if t.finished)
     if len(counts) < 2:

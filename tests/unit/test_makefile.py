@@ -39,32 +39,42 @@ def make(tmp_path: Path):
         done = subprocess.run(
             ["make", "-s", *words], cwd=tmp_path, env=kept | environment, capture_output=True, text=True, timeout=60
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
     return run
 
 
 def test_the_defaults(make):
-    assert make("sweep") == ["sweep", "pcgrad", "--preset", "laptop", "--results", "results"]
+    assert make("sweep") == ["sweep", "pcgrad", "--results", "results"]
     assert make("report") == ["report", "results"] and make("compare") == ["compare", "results"]
 
 
 HOSTILE = ['x"; touch F; "', "3; touch F", "$(touch F)", "`touch F`", "$$(shell touch F)", "$(shell touch F)",
            'say "hi"', "cost$5", "a b", "it's", "$HOME", "%", "#no comment", "-x"]  # fmt: skip
 
+NAMES = ["INTERVENTION", "PRESET", "RESULTS", "SIZES", "SEEDS", "STEPS", "SET", "WANDB", "WRITE_STUDY"]
+
 
 @pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("name", ["INTERVENTION", "PRESET", "RESULTS", "SIZES", "SEEDS", "STEPS", "SET", "WANDB"])
+@pytest.mark.parametrize(
+    "name", ["INTERVENTION", "PRESET", "RESULTS", "SIZES", "SEEDS", "STEPS", "SET", "WANDB", "WRITE_STUDY"]
+)
 def test_a_setting_arrives_as_typed_and_runs_nothing(make, name: str, value: str, tmp_path: Path):
     given = make("sweep", f"{name}={value}")
     if name == "INTERVENTION":
         assert given[1] == value
     else:
-        assert given[given.index(f"--{name.lower()}") + 1] == value
+        assert given[given.index(f"--{name.lower().replace('_', '-')}") + 1] == value
     if name == "RESULTS":
         assert make("report", f"RESULTS={value}") == ["report", value]
     assert not (tmp_path / "F").exists()
+
+
+def test_a_study_file_stands_in_place_of_interventions(make):
+    assert make("sweep", "STUDY=a b.toml") == ["sweep", "a b.toml", "--results", "results"]
+    with pytest.raises(AssertionError, match="give INTERVENTION or STUDY"):
+        make("sweep", "STUDY=a.toml", "INTERVENTION=pcgrad")
 
 
 def test_a_setting_may_come_from_the_environment(make):
