@@ -11,6 +11,7 @@ command; 130 after Ctrl-C and 143 after SIGTERM. The same command always goes on
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
@@ -21,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.commands import report
+from analysis.inference.compare import decided
 from analysis.study.arm import rate_factor
+from analysis.study.load import load_study
+from analysis.study.measures import Measures
 from sweeps import study_file, tune_rate, wandb_log
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
@@ -146,9 +150,25 @@ def say(text: str) -> None:
 
 def carry_out(sweep: Sweep) -> int:
     """Train what is left and say what came of it; returns the exit code."""
-    code = train_only(sweep)
+    code = train_until_decided(sweep) if sweep.study.looks else train_only(sweep)
     results = sweep.ledger.results
     report.run(argparse.Namespace(studies=[str(results)], results=results, study=sweep.study.name, out=None))
+    return code
+
+
+def train_until_decided(sweep: Sweep) -> int:
+    """Train the seeds of one look after the other, as long as some arm that is asked about has no answer yet."""
+    study, wanted, code = sweep.study, {trial.key for trial in sweep.pending}, 0
+    for number, seeds in enumerate(study.looks, 1):
+        part = study.up_to(seeds)
+        done, left = sweep.ledger.split(part.in_order)
+        pending = [t for t in left if t.key in wanted]
+        code = max(code, train_only(dataclasses.replace(sweep, study=part, done=done, pending=pending)))
+        words = decided(Measures(load_study(sweep.ledger.results, study.name)))
+        told = "; ".join(f"{arm}: {word or 'not decided'}" for arm, word in words.items())
+        say(f"look {number} of {len(study.looks)}, after {seeds} of {len(study.seeds)} seeds: {told}")
+        if words and all(words.values()):
+            break
     return code
 
 
@@ -220,6 +240,7 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
         contrasts=args.contrasts,
         curve=args.curve,
         file=args.file,
+        until=args.until,
         pack=args.pack,
         results=args.results,
     )
@@ -304,6 +325,8 @@ def dry_run(sweep: Sweep) -> list[str]:
         status = sweep.ledger.status(trial)
         left = f"about {duration(sweep.estimate.seconds(trial))}" if trial.key in pending else "nothing to do"
         lines.append(f"  {trial.label:32s} {trial.key}  {trial.steps} steps  {status:9s} {left}")
+    if study.looks:
+        lines.append(f"looks  after {', '.join(map(str, study.looks))} seeds; it stops after the first with an answer")
     lines.append("time, one core a trial")
     for size in study.sizes:
         own = [sweep.estimate.seconds(t) for t in sweep.pending if t.size == size]
@@ -378,7 +401,8 @@ def interrupted(sweep: Sweep) -> int:
     """Say after Ctrl-C what is kept and how to go on."""
     trials = [*sweep.done, *sweep.pending]
     done, _ = sweep.ledger.split(trials)
-    sweep.ledger.record(sweep.study)
+    if not sweep.study.looks:  # study.json stands at the look that was being trained for
+        sweep.ledger.record(sweep.study)
     print()
     say(f"stopped: {len(done)} of {len(trials)} trials are finished, and the others keep their checkpoints; go on with")
     say(f"  {command(sweep.study, str(sweep.ledger.results))}")

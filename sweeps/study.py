@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.inference.evidence import VERDICT_SEEDS
+from analysis.inference.looks import looks_of
 from analysis.study.arm import Arm
 from analysis.study.declaration import Declaration, Entry
 from sweeps.arms import BASELINE_ARM, plan, with_rates
@@ -58,6 +59,8 @@ class PlannedStudy:
     contrasts: Mapping[str, str] = field(default_factory=dict)  # arm: what it is compared with beside the baseline
     curve: str = ""  # that a study file declares for L_d, t_d and r_d
     file: str = ""  # the study file (study_file.py), where one was given
+    looks: tuple[int, ...] = ()  # after how many seeds it is judged, where it may stop early (inference/looks.py)
+    stage: int | None = None  # of a part of it: the number of its seeds
 
     @property
     def in_order(self) -> list[PlannedTrial]:
@@ -66,7 +69,15 @@ class PlannedStudy:
 
     @property
     def exploratory(self) -> bool:
-        return len(self.seeds) < VERDICT_SEEDS
+        return len(self.seeds[: self.stage]) < VERDICT_SEEDS
+
+    def up_to(self, seeds: int) -> PlannedStudy:
+        """The part of it that the first seeds are."""
+        chosen = self.seeds[:seeds]
+        trials = tuple(trial for trial in self.trials if trial.seed in chosen)
+        needed = {trial.reference.key for trial in trials if trial.reference}
+        references = tuple(trial for trial in self.references if trial.key in needed)
+        return dataclasses.replace(self, trials=trials, references=references, stage=seeds)
 
     @property
     def fitted_curve(self) -> str:
@@ -84,7 +95,7 @@ class PlannedStudy:
             preset=self.preset,
             arms=self.arms,
             sizes=self.sizes,
-            seeds=self.seeds,
+            seeds=self.seeds[: self.stage],
             trials=tuple(trials),
             references=tuple(references),
             overrides=self.overrides,
@@ -92,6 +103,7 @@ class PlannedStudy:
             curve=self.fitted_curve,
             tuning=self.tuning,
             contrasts=self.contrasts,
+            looks=self.looks,
             command=command(self, results),
             verdict_command=command(self, results, preset="verdict"),
             created=created,
@@ -110,6 +122,7 @@ def build(
     contrasts: Mapping[str, str] | None = None,
     curve: str = "",
     file: str = "",
+    until: str | None = None,
     pack: str = AUTO,
     results: str | Path = "results",
 ) -> PlannedStudy:
@@ -120,7 +133,7 @@ def build(
     `rates` are factors on the learning rate, by arm and size. A placebo and a combination with cosine take those of
     their arm, a control those of the baseline.
 
-    `contrasts`, `curve` and `file` are those of PlannedStudy.
+    `contrasts`, `curve` and `file` are those of PlannedStudy; `until`: "decided" for a study that may stop early.
 
     Raises ValueError for an unknown preset, size or key and for a value out of range.
     """
@@ -132,7 +145,8 @@ def build(
     check_declared(arms, contrasts or {}, curve)
     planner = Planner(preset=preset, sizes=sizes, seeds=seeds, pairs=pairs, pack=pack, results=results)
     trials, references = planner.trials(arms)
-    declared = [{"contrasts": contrasts, "curve": curve}] if contrasts or curve else []
+    looks = looks_of(len(seeds)) if until else ()
+    declared = [{"contrasts": contrasts, "curve": curve, "looks": looks}] if contrasts or curve or looks else []
     short = digest([*(trial.key for trial in trials), *declared])[:8]
     return PlannedStudy(
         name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
@@ -149,6 +163,7 @@ def build(
         contrasts=contrasts or {},
         curve=curve,
         file=file,
+        looks=looks,
     )
 
 
@@ -214,6 +229,8 @@ def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> 
         words["SEEDS"] = seeds_text(study.seeds)
     if study.tuning:
         words["TUNE_RATE"] = "1"
+    if study.looks:
+        words["UNTIL"] = "decided"
     if study.pack != AUTO:
         words["PACK"] = study.pack
     if study.overrides:

@@ -5,6 +5,7 @@
     sizes = ["0.1M", "0.2M"]                         the preset's where it is left out
     seeds = 6                                        how many, or which: [0, 1, 2]
     pack = "auto"
+    until = "decided"                                may stop early (analysis/inference/looks.py)
 
     [budget]                                         of each trial: steps, or tokens of the baseline
     steps = 4096
@@ -57,6 +58,7 @@ SHAPE: Mapping[str, Shape] = {
     "sizes?": [str],
     "seeds?": int | list,
     "pack?": str | int,
+    "until?": str,
     "budget?": {"steps?": int, "tokens?": int},
     "settings?": dict,
     "contrasts?": {"*": str},
@@ -78,6 +80,7 @@ class StudyFile:
     sizes: tuple[str, ...] = ()
     seeds: int | tuple[int, ...] = ()
     pack: str = "auto"
+    until: str | None = None
     steps: int | None = None
     tokens: int | None = None
     settings: Mapping[str, Value | Sequence[Value]] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class StudyFile:
             "sizes": list(self.sizes),
             "seeds": self.seeds if isinstance(self.seeds, int) else list(self.seeds),
             "pack": "" if self.pack == "auto" else self.pack,
+            "until": self.until or "",
             "budget": {name: value for name, value in budget.items() if value is not None},
             "settings": settings,
             "contrasts": dict(self.contrasts),
@@ -145,6 +149,8 @@ def read(name: str) -> tuple[Path, StudyFile]:
     check(path, {"seeds": seeds if isinstance(seeds, list) else []}, {"seeds": [int]})
     if len(budget) > 1:
         raise ValueError(f"{path}: budget has steps and tokens: give one of them")
+    if found.get("until", "decided") != "decided":
+        raise ValueError(f"{path}: until={found['until']!r}: allowed is 'decided'")
     for key, value in budget.items():
         if value < 1:
             raise ValueError(f"{path}: budget.{key}={value}: must be at least 1")
@@ -154,6 +160,7 @@ def read(name: str) -> tuple[Path, StudyFile]:
         sizes=tuple(found.get("sizes", ())),
         seeds=seeds if isinstance(seeds, int) else tuple(seeds),
         pack=str(found.get("pack", "auto")),
+        until=found.get("until"),
         **budget,
         settings=dict(_settings(path, found.get("settings", {}))),
         contrasts=found.get("contrasts", {}),
@@ -214,7 +221,7 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
     if not args.intervention.strip().endswith(SUFFIX):
         return argparse.Namespace(**vars(args) | {"preset": args.preset or "laptop"})
     path, found = read(args.intervention.strip())
-    given = [name for name in ("preset", "sizes", "seeds", "steps", "set", "tune_rate") if vars(args)[name]]
+    given = [name for name in ("preset", "sizes", "seeds", "steps", "set", "tune_rate", "until") if vars(args)[name]]
     given += ["pack"] * (args.pack != "auto")
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -227,6 +234,7 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
         "seeds": seeds,
         "set": found.overrides,
         "pack": found.pack,
+        "until": found.until,
         "tune_rate": found.tune_rate,
         "contrasts": found.contrasts,
         "curve": found.curve,
@@ -237,7 +245,8 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
 
 def of(args: argparse.Namespace, arms: Sequence[str], sizes: Sequence[str], seeds: Sequence[int]) -> StudyFile:
     """The study file that says the same as a command line, whose settings a plan has found right."""
-    pairs = once(map(split_pair, args.set))
+    given = [f"{BUDGET}={args.steps}"] if args.steps is not None else []
+    values: dict[str, Any] = {key: _typed(key, value) for key, value in once(map(split_pair, [*args.set, *given]))}
     whole = tuple(seeds) == tuple(range(len(seeds)))
     return StudyFile(
         arms=tuple(arms),
@@ -245,8 +254,9 @@ def of(args: argparse.Namespace, arms: Sequence[str], sizes: Sequence[str], seed
         sizes=tuple(sizes),
         seeds=len(seeds) if whole and seeds else tuple(seeds),
         pack=args.pack,
-        steps=args.steps,
-        settings={key: _typed(key, value) for key, value in pairs},
+        until=args.until,
+        steps=values.pop(BUDGET, None),
+        settings=values,
         contrasts=args.contrasts,
         tune_rate=args.tune_rate,
         curve=args.curve,

@@ -9,18 +9,20 @@ from typing import Any
 from scipy.stats import chi2
 
 from analysis.inference.evidence import VERDICT_SEEDS
-from analysis.inference.rows import Answer, ArmComparison
+from analysis.inference.rows import Answer, ArmComparison, Looks
 from analysis.numbers import change, count, difference, number, percent, signed
 from analysis.study.load import Study
 
 GAINS = ("improves", "mitigates deceleration")
 
 
-def answer(study: Study, row: ArmComparison, curve: str) -> Answer:
+def answer(study: Study, row: ArmComparison, curve: str, looks: Looks | None) -> Answer:
     """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/inference/compare.py); `curve` is the loss
     curve on which the study declares L_d, t_d and r_d."""
     word = headline(row)
     parts = [f"{row['arm']}: {word}{effect(row)}."]
+    if looks:
+        parts.append(f"{look(looks)}.")
     if row["placebo"] and row["placebo"].get("low") is not None:
         parts.append(f"Against its placebo: {interval(row['placebo'])}.")
     if not row["has_placebo"]:
@@ -48,6 +50,17 @@ def answer(study: Study, row: ArmComparison, curve: str) -> Answer:
         "reasons": row["reasons"],
         "verdict_command": study.verdict_command if row["exploratory"] else None,
     }
+
+
+def look(looks: Looks) -> str:
+    """At which look a study stands, and whether it stopped there."""
+    after, seeds = looks["after"], looks["seeds"]
+    state = "" if seeds == after[-1] else ": stopped early, decided" if looks["decided"] else ": not decided, goes on"
+    level = f"{100 * looks['confidence']:.1f} %"
+    return (
+        f"Look {after.index(seeds) + 1} of {len(after)}, after {seeds} of {count(after[-1], 'seed')}{state}; its "
+        f"intervals are of {level}, which is 95 % over all looks"
+    )
 
 
 def headline(row: ArmComparison) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from analysis.inference import evidence, size_trends
 from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.inference.held_out_parts import held_out_parts
+from analysis.inference.looks import confidence_at
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
-from analysis.inference.rows import ArmComparison, Cell, Comparison, Difference, Interval, Size
+from analysis.inference.rows import ArmComparison, Cell, Comparison, Difference, Interval, Looks, Size
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study, Trial, environment
 from analysis.study.measures import TAIL_FACTORS, Measures, parameters
@@ -46,12 +48,11 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
     measures, study = breaks.measures, breaks.study
     contrasts = [compare_arm(breaks, arm) for arm in study.arms if arm.role != "baseline"]
     asked = {arm.name for arm in study.arms if asked_about(study, arm)}
-    declared = [
-        compare_arm(breaks, arm, study.contrasts[arm.name]) for arm in study.arms if arm.name in study.contrasts
-    ]
-    answered = [row for row in contrasts if row["arm"] in asked] + declared
-    answers = [answer(study, row, breaks.kind) for row in answered]
-    seeds = [c["primary"]["seeds"] for c in contrasts + declared if c["primary"]]
+    more = [compare_arm(breaks, arm, against) for arm, against in declared(study)]
+    answered = [row for row in contrasts if row["arm"] in asked] + more
+    stand = looks(breaks)
+    answers = [answer(study, row, breaks.kind, stand) for row in answered]
+    seeds = [c["primary"]["seeds"] for c in contrasts + more if c["primary"]]
     return {
         "study": study.name,
         "preset": study.preset,
@@ -60,6 +61,7 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
         "verdict_command": study.verdict_command,
         "exploratory": study.exploratory or not seeds or min(seeds) < evidence.VERDICT_SEEDS,
         "answers": answers,
+        "looks": stand,
         "sizes": [describe_size(measures, size) for size in study.sizes],
         "seeds": list(study.seeds),
         "arms": [
@@ -76,7 +78,7 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
         "tuning": study.tuning,
         "cells": [describe_cell(breaks, arm, s) for s in range(len(study.sizes)) for arm in study.arms],
         "contrasts": contrasts,
-        "declared_contrasts": declared,
+        "declared_contrasts": more,
         "scale_parts": breaks.scale_parts(),
         "trends": trends(breaks),
         "failures": [
@@ -87,6 +89,20 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
         "trials": dict(Counter(t.status for t in study.trials)),
         "provenance": provenance(study),
         "rule": (evidence.__doc__ or "").strip(),
+    }
+
+
+def looks(breaks: PooledBreaks) -> Looks | None:
+    """At which look the study stands, and whether it has an answer there; None where none were planned."""
+    study = breaks.study
+    if not study.looks:
+        return None
+    words = decided(breaks.measures)
+    return {
+        "after": list(study.looks),
+        "seeds": len(study.seeds),
+        "confidence": breaks.confidence,
+        "decided": bool(words) and all(words.values()),
     }
 
 
@@ -131,7 +147,8 @@ def describe_cell(breaks: PooledBreaks, arm: Arm, at: int) -> Cell:
     fits = {kind: breaks.cell(arm.name, size, kind) for kind in CURVES}
     difference = None
     if arm.role != "baseline":
-        difference = as_dict(contrast(paired(measures, arm.name, study.baseline.name, measures.log_loss)[[at]]))
+        row = paired(measures, arm.name, study.baseline.name, measures.log_loss)[[at]]
+        difference = as_dict(contrast(row, confidence=breaks.confidence))
     return {
         "arm": arm.name,
         "size": size,
@@ -191,36 +208,92 @@ def paired(measures: Measures, arm: str, against: str, measure: Measure) -> np.n
     return study.grid(arm, measure) - study.grid(against, measure)
 
 
+@dataclass(frozen=True)
+class LossContrasts:
+    """What the word about an arm rests on: log held-out loss at T, paired.
+
+    `differences` (S, n) to the baseline, or what is declared in its place, and to the placebo, by their names.
+    """
+
+    primary: Contrast | None
+    placebo: Contrast | None
+    rates: dict[str, Contrast | None]
+    differences: dict[str, np.ndarray]
+
+    def left_out(self, study: Study) -> dict[str, list[str]]:
+        return {name: left_out_of(study, d) for name, d in self.differences.items()}
+
+
+def loss_contrasts(measures: Measures, arm: Arm, against: str, confidence: float) -> LossContrasts:
+    """An arm against another, against its placebo, and against the baseline at other learning rates."""
+    study, loss = measures.study, measures.log_loss
+    differences = {arm.name: paired(measures, arm.name, against, loss)}
+    placebo = find_placebo(study, arm)
+    if placebo:
+        differences[placebo.name] = paired(measures, arm.name, placebo.name, loss)
+    return LossContrasts(
+        primary=pooled(differences[arm.name], confidence),
+        placebo=pooled(differences[placebo.name], confidence) if placebo else None,
+        rates={
+            f"{factor:g}×": pooled(paired(measures, arm.name, control.name, loss), confidence)
+            for factor, control in rate_controls(study)
+            if control != arm
+        },
+        differences=differences,
+    )
+
+
+def decided(measures: Measures) -> dict[str, str | None]:
+    """The word about each arm that is asked about, where the study has one at the look at which it stands; else None.
+
+    Needs no fit: whether a gain also mitigates the deceleration is no reason to go on.
+    """
+    study, found = measures.study, {}
+    confidence = confidence_at(study.looks, len(study.seeds))
+    asked = [(arm, study.baseline.name) for arm in study.arms if asked_about(study, arm)]
+    for arm, against in asked + declared(study):
+        contrasts = loss_contrasts(measures, arm, against, confidence)
+        verdict = evidence.judge(
+            contrasts.primary,
+            contrasts.placebo,
+            {},
+            {},
+            rates=contrasts.rates,
+            has_placebo=arm.has_placebo,
+            complete=not any(contrasts.left_out(study).values()),
+            against=against,
+        )
+        name = arm.name if against == study.baseline.name else f"{arm.name} against {against}"
+        found[name] = None if verdict.exploratory or verdict.word == evidence.NOTHING else verdict.word
+    return found
+
+
+def declared(study: Study) -> list[tuple[Arm, str]]:
+    """The contrasts that the study declares beside those to the baseline."""
+    return [(arm, study.contrasts[arm.name]) for arm in study.arms if arm.name in study.contrasts]
+
+
 def compare_arm(breaks: PooledBreaks, arm: Arm, against: str | None = None) -> ArmComparison:
     """One arm against the baseline or the arm that the study declares, and against its placebo and cosine where the
     study has them."""
     measures, study, base = breaks.measures, breaks.study, against or breaks.study.baseline.name
-    difference = paired(measures, arm.name, base, measures.log_loss)
-    primary = pooled(difference)
-    placebo = find_placebo(study, arm)
-    differences = {arm.name: difference}
-    if placebo:
-        differences[placebo.name] = paired(measures, arm.name, placebo.name, measures.log_loss)
-    against_placebo = pooled(differences[placebo.name]) if placebo else None
+    contrasts = loss_contrasts(measures, arm, base, breaks.confidence)
+    primary, placebo, difference = contrasts.primary, find_placebo(study, arm), contrasts.differences[arm.name]
     counted = [size for size, ok in zip(study.sizes, evidence.pooled_sizes(difference), strict=True) if ok]
     secondary = secondary_contrasts(breaks, arm.name, base, counted)
     with_cosine, cosine = find_cosine(study, arm)
-    beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss)) if with_cosine and cosine else None
-    signs = tail_signs(measures, arm.name, base, evidence.pooled_sizes(difference)) | breaks.signs(
-        arm.name, counted, against
-    )
-    left_out = {name: left_out_of(study, d) for name, d in differences.items()}
-    rates = {
-        f"{factor:g}×": pooled(paired(measures, arm.name, control.name, measures.log_loss))
-        for factor, control in rate_controls(study)
-        if control != arm
-    }
+    beyond = None
+    if with_cosine and cosine:
+        beyond = pooled(paired(measures, with_cosine, cosine, measures.log_loss), breaks.confidence)
+    signs = tail_signs(measures, arm.name, base, evidence.pooled_sizes(difference))
+    signs |= breaks.signs(arm.name, counted, against)
+    left_out = contrasts.left_out(study)
     verdict = evidence.judge(
         primary,
-        against_placebo,
+        contrasts.placebo,
         secondary,
         signs,
-        rates=rates,
+        rates=contrasts.rates,
         has_placebo=arm.has_placebo,
         beyond_cosine=beyond,
         declared=(against is not None or asked_about(study, arm)) and not study.exploratory,
@@ -240,12 +313,14 @@ def compare_arm(breaks: PooledBreaks, arm: Arm, against: str | None = None) -> A
         "smallest_effect": verdict.smallest_effect,
         "beyond_lr_decay": verdict.beyond_lr_decay,
         "primary": as_dict(primary),
-        "by_size": {size: as_dict(contrast(difference[[s]])) for s, size in enumerate(study.sizes)},
+        "by_size": {
+            size: as_dict(contrast(difference[[s]], confidence=breaks.confidence)) for s, size in enumerate(study.sizes)
+        },
         "sizes_left_out": left_out,
         "sign_flip": evidence.sign_flip(difference, generator),
         "across_sizes": evidence.across_sizes(*logs, generator),
-        "rates": {factor: as_dict(found) for factor, found in rates.items()},
-        "placebo": {"arm": placebo.name, **(as_dict(against_placebo) or {})} if placebo else None,
+        "rates": {factor: as_dict(found) for factor, found in contrasts.rates.items()},
+        "placebo": {"arm": placebo.name, **(as_dict(contrasts.placebo) or {})} if placebo else None,
         "has_placebo": arm.has_placebo,
         "beyond_cosine": {"arm": with_cosine, "against": cosine, **(as_dict(beyond) or {})} if with_cosine else None,
         "secondary": {
@@ -297,10 +372,11 @@ def secondary_contrasts(
     A break measure counts over the sizes at which the break of both arms is identified; see PooledBreaks.averaged.
     """
     measures = breaks.measures
-    found: dict[str, Contrast | None] = {"tail_slope": pooled(paired(measures, arm, against, measures.tail))}
+    confidence = breaks.confidence
+    found = {"tail_slope": pooled(paired(measures, arm, against, measures.tail), confidence)}
     found |= breaks.averaged(arm, sizes, against=against)
     for key in INSTRUMENTS:
-        found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)))
+        found[key] = pooled(paired(measures, arm, against, partial(measures.instrument, key=key)), confidence)
     return found
 
 

@@ -26,7 +26,8 @@ The words (in this order; primary = log held-out loss at T, arm − baseline):
                                       is worse in its plain interval, and the sign is the same at every
                                       early cut
 `beyond LR decay` is added to the last two when (arm + cosine) − cosine lies below 0 too. Below 6 seeds at
-any size of the study: `exploratory`.
+any size of the study: `exploratory`. In a study that may stop early, t_{.975, n−1} is that of the look's own level
+(analysis/inference/looks.py).
 
 Pure functions of arrays; nothing here reads a file. Oracles: scipy's one-sample t test and enumeration
 (tests/unit/test_compare_evidence.py), error rates by simulation
@@ -65,15 +66,17 @@ class Contrast:
     low: float | None = None
     high: float | None = None
     p: float | None = None  # two-sided t test
+    confidence: float = CONFIDENCE  # of the interval; higher at a look (analysis/inference/looks.py)
 
     @staticmethod
-    def of(estimate: float, se: float, seeds: int, pairs: int) -> Contrast:
+    def of(estimate: float, se: float, seeds: int, pairs: int, confidence: float = CONFIDENCE) -> Contrast:
         """With the t interval and the t test of `seeds` − 1 degrees of freedom."""
-        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)) * se
+        half = float(stats.t.ppf(0.5 + confidence / 2, seeds - 1)) * se
         # All differences equal: no spread to judge by. Zero is no effect, anything else is beyond chance.
         p = 2 * float(stats.t.sf(abs(estimate) / se, seeds - 1)) if se > 0 else float(estimate == 0)
         low, high = estimate - half, estimate + half
-        return Contrast(estimate=estimate, seeds=seeds, pairs=pairs, se=se, low=low, high=high, p=p)
+        spread = {"se": se, "low": low, "high": high, "p": p}
+        return Contrast(estimate=estimate, seeds=seeds, pairs=pairs, confidence=confidence, **spread)
 
     @property
     def df(self) -> int:
@@ -92,7 +95,7 @@ class Contrast:
         """The true effect that this study would find (interval excluding 0) with probability POWER."""
         if self.se is None:
             return None
-        return self.se * float(stats.t.ppf(0.5 + CONFIDENCE / 2, self.df) + stats.t.ppf(POWER, self.df))
+        return self.se * float(stats.t.ppf(0.5 + self.confidence / 2, self.df) + stats.t.ppf(POWER, self.df))
 
     def as_dict(self) -> Difference:
         return Difference(
@@ -107,7 +110,9 @@ class Contrast:
         )
 
 
-def contrast(differences: ArrayLike, weights: ArrayLike | None = None) -> Contrast | None:
+def contrast(
+    differences: ArrayLike, weights: ArrayLike | None = None, confidence: float = CONFIDENCE
+) -> Contrast | None:
     """Σ_s w_s mean_i d[s, i] with its t interval over seeds; None when some size has no pair at all.
 
     differences (S, n) or (n,), nan where a pair is missing; weights (S,), 1/S each by default.
@@ -121,9 +126,9 @@ def contrast(differences: ArrayLike, weights: ArrayLike | None = None) -> Contra
     estimate = float(w @ size_means(d))
     n, pairs = int(counts.min()), int(counts.sum())
     if n < 2:
-        return Contrast(estimate=estimate, seeds=n, pairs=pairs)
+        return Contrast(estimate=estimate, seeds=n, pairs=pairs, confidence=confidence)
     se = math.sqrt(n / (n - 1) * float(np.sum(influence(d, w) ** 2)))
-    return Contrast.of(estimate, se, n, pairs)
+    return Contrast.of(estimate, se, n, pairs, confidence)
 
 
 def size_means(d: np.ndarray) -> np.ndarray:
@@ -150,11 +155,11 @@ def pooled_sizes(differences: np.ndarray) -> np.ndarray:
     return sizes if sizes.any() else usable_sizes(differences, 1)
 
 
-def pooled(differences: ArrayLike) -> Contrast | None:
+def pooled(differences: ArrayLike, confidence: float = CONFIDENCE) -> Contrast | None:
     """The average over the sizes that count."""
     d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
     sizes = pooled_sizes(d)
-    return contrast(d[sizes]) if sizes.any() else None
+    return contrast(d[sizes], confidence=confidence) if sizes.any() else None
 
 
 def mean_interval(values: ArrayLike, log: bool = False) -> Interval | None:
@@ -417,7 +422,7 @@ def _mitigates(
         if (found.above, found.below)[BETTER[name] > 0]:
             reasons.append(f"{label} is worse")
             return False, reasons
-        if gain > 0 and p is not None and p < 1 - CONFIDENCE:
+        if gain > 0 and p is not None and p < 1 - found.confidence:
             signs = list(cut_signs.get(name, ()))
             better = f"{label} is better (Holm p = {p:.2g})"
             if any(BETTER[name] * s <= 0 for s in signs):

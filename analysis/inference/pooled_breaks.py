@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inference.evidence import Contrast
+from analysis.inference.evidence import CONFIDENCE, Contrast
+from analysis.inference.looks import confidence_at
 from analysis.inference.rows import Interval, PooledBreak
 from analysis.inference.size_trends import LEAST_SIZES, slope_weights
 from analysis.study.load import load_study
@@ -55,6 +56,7 @@ class PooledBreaks:
         self.kind = self.study.curve
         if self.kind not in CURVES:
             raise ValueError(f"{self.study.folder}: protocol.curve is {self.kind!r}; allowed: {', '.join(CURVES)}")
+        self.confidence = confidence_at(self.study.looks, len(self.study.seeds))  # of paired differences
         self._read: dict[tuple[str, str, str], dict[int, Curve]] = {}
         self._fits: dict[tuple[str, str, str, tuple[int, ...]], PooledFit | None] = {}
 
@@ -155,11 +157,13 @@ class PooledBreaks:
         last = math.log(self.measures.horizon[size])
         values, draws = a.estimate - b.estimate, a.draws - b.draws
         found: dict[str, Any] = {
-            name: as_contrast(values[i], draws[:, i], a.seeds).as_dict() for i, name in enumerate(MEASURES)
+            name: as_contrast(values[i], draws[:, i], a.seeds, self.confidence).as_dict()
+            for i, name in enumerate(MEASURES)
         }
         parts, part_draws = shares(a.estimate, b.estimate, last), shares(a.draws, b.draws, last)
         found["parts"] = {
-            name: as_contrast(parts[i], part_draws[:, i], a.seeds).as_dict() for i, name in enumerate(BREAK_MEASURES)
+            name: as_contrast(parts[i], part_draws[:, i], a.seeds, self.confidence).as_dict()
+            for i, name in enumerate(BREAK_MEASURES)
         }
         return found | {"identified": a.identified and b.identified}
 
@@ -197,7 +201,11 @@ class PooledBreaks:
         if len({a.seeds for a, _ in pairs}) > 1:  # other seeds at other sizes: their draws are not paired
             return dict.fromkeys(BREAK_MEASURES)
         draws = np.mean([a.draws - b.draws for a, b in pairs], axis=0)
-        return {n: as_contrast(values[i], draws[:, i], seeds) for i, n in enumerate(MEASURES) if n in BREAK_MEASURES}
+        return {
+            name: as_contrast(values[i], draws[:, i], seeds, self.confidence)
+            for i, name in enumerate(MEASURES)
+            if name in BREAK_MEASURES
+        }
 
     def identified(
         self, arm: str, sizes: Sequence[str], kind: str | None = None, against: str | None = None
@@ -269,9 +277,9 @@ def shares(arm: Array, base: Array, last: float) -> Array:
     return stacked
 
 
-def as_contrast(value: float, draws: Array, seeds: int) -> Contrast:
+def as_contrast(value: float, draws: Array, seeds: int, confidence: float = CONFIDENCE) -> Contrast:
     """An estimate with the t interval that its draws (R,) over seeds give."""
     spread = spread_over_seeds(draws[:, None], seeds)
     if spread is None:
         return Contrast(estimate=float(value), seeds=seeds, pairs=seeds)
-    return Contrast.of(float(value), float(spread[0]), seeds, pairs=seeds)
+    return Contrast.of(float(value), float(spread[0]), seeds, seeds, confidence)

@@ -21,7 +21,7 @@ class Interval(TypedDict):
 
 
 class Difference(TypedDict):
-    """A paired difference with its 95 % interval and two-sided p; what a study like this one could have seen."""
+    """A paired difference with its 95 % interval (but see Looks) and two-sided p; what such a study could have seen."""
 
     estimate: float
     low: float | None
@@ -135,6 +135,17 @@ class ArmComparison(TypedDict):
     diverged: dict[str, int]
 
 
+class Looks(TypedDict):
+    """After how many seeds a study is judged, at how many it stands, and whether it is decided there.
+
+    `confidence`: of the interval of each paired difference, so that they cover with 95 % over all looks together."""
+
+    after: list[int]
+    seeds: int
+    confidence: float
+    decided: bool
+
+
 class Answer(TypedDict):
     """The answer about one arm, as a sentence and as the word behind it."""
 
@@ -169,6 +180,7 @@ class Comparison(TypedDict):
     verdict_command: str | None
     exploratory: bool
     answers: list[Answer]
+    looks: Looks | None
     sizes: list[Size]
     seeds: list[int]
     arms: list[dict[str, Any]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from analysis.inference.answers import look
 from analysis.inference.pooled_breaks import BREAK_MEASURES
 from analysis.inference.rows import Cell, Comparison, Failure
 from analysis.numbers import MISSING, difference, milliseconds, plus_minus, printable, ranged
@@ -43,7 +44,7 @@ def headline(comparison: Comparison) -> Table:
         caption="Means over seeds with 95 % t intervals; differences are paired by seed, in per cent of the loss "
         "(below 0: better). Tail slope: −d log L / d log t over the last factor of 4. L_d, t_d and r_d: loss, step and "
         f"slope of the deceleration, from one fit of the mean log {curve} of all seeds. {PARENTHESES} Step cost: over "
-        "the baseline's, paired.",
+        "the baseline's, paired." + (f" {look(comparison['looks'])}." if comparison["looks"] else ""),
     )
 
 

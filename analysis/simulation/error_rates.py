@@ -14,8 +14,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from analysis.inference.evidence import Verdict, judge, pooled
+from analysis.inference.evidence import CONFIDENCE, NOTHING, Contrast, Verdict, judge, pooled
+from analysis.inference.looks import confidence_at, looks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,31 +43,88 @@ class World:
         return math.sqrt(2 * (self.shared**2 + self.own**2 / self.sizes) / self.seeds)
 
 
-def verdict(world: World, generator: np.random.Generator) -> Verdict:
-    """The verdict on one simulated study."""
+@dataclass(frozen=True)
+class Drawn:
+    """A simulated study: (S, n) log losses (tail slopes) of the arms, nan where a trial failed; `rates` by factor."""
+
+    base: np.ndarray
+    treated: np.ndarray
+    placebo: np.ndarray
+    base_slope: np.ndarray
+    slope: np.ndarray
+    rates: dict[str, np.ndarray]
+
+
+def draw(world: World, generator: np.random.Generator) -> Drawn:
+    """One study."""
     shape = (world.sizes, world.seeds)
     seed_effect = generator.normal(0, 0.01, shape)
 
-    def draw(size: tuple[int, ...]) -> np.ndarray:
+    def noise_of(size: tuple[int, ...]) -> np.ndarray:
         return generator.standard_t(4, size) / math.sqrt(2) if world.heavy else generator.normal(0, 1, size)
 
     def arm(effect: float) -> tuple[np.ndarray, np.ndarray]:
         """(log loss, tail slope): the slope's noise is half the loss's own, the rest its own."""
-        noise = world.shared * draw((1, world.seeds)) + world.own * draw(shape)
-        slope = -0.5 * noise + math.sqrt(0.75) * (world.shared * draw((1, world.seeds)) + world.own * draw(shape))
+        noise = world.shared * noise_of((1, world.seeds)) + world.own * noise_of(shape)
+        own = world.shared * noise_of((1, world.seeds)) + world.own * noise_of(shape)
+        slope = -0.5 * noise + math.sqrt(0.75) * own
         lost = generator.random(shape) < world.missing
         values = seed_effect + effect * world.standard_error + noise
         return np.where(lost, np.nan, values), np.where(lost, np.nan, slope)
 
     (base, base_slope), (treated, slope), (placebo, _) = arm(0.0), arm(world.arm), arm(world.placebo)
+    rates = {name: arm(world.rate)[0] for name in ("0.5×", "2×")} if world.with_rates else {}
+    return Drawn(base, treated, placebo, base_slope, slope, rates)
+
+
+def judged(world: World, drawn: Drawn, looks: tuple[int, ...] = (), seeds: int | None = None) -> Verdict:
+    """The verdict on a study; on its first seeds at one of its looks."""
+    seeds = seeds or world.seeds
+    confidence = confidence_at(looks, seeds)
+
+    def against(losses: np.ndarray) -> Contrast | None:
+        return pooled((drawn.treated - losses)[:, :seeds], confidence)
+
+    slope, base_slope = drawn.slope[:, :seeds], drawn.base_slope[:, :seeds]
     change = slope + world.slope * world.standard_error - base_slope
-    secondary = {"tail_slope": pooled(change), "D": pooled(slope - base_slope)}
-    against_placebo = pooled(treated - placebo) if world.with_placebo else None
-    sign = float(np.nanmean(change))
-    others = {name: arm(world.rate)[0] for name in ("0.5×", "2×")} if world.with_rates else {}
-    rates = {name: pooled(treated - losses) for name, losses in others.items()}
-    signs = {"tail_slope": [sign] * 3}
-    return judge(pooled(treated - base), against_placebo, secondary, signs, rates=rates, has_placebo=world.has_placebo)
+    secondary = {"tail_slope": pooled(change, confidence), "D": pooled(slope - base_slope, confidence)}
+    signs = {"tail_slope": [float(np.nanmean(change))] * 3}
+    placebo = against(drawn.placebo) if world.with_placebo else None
+    rates = {name: against(losses) for name, losses in drawn.rates.items()}
+    return judge(against(drawn.base), placebo, secondary, signs, rates=rates, has_placebo=world.has_placebo)
+
+
+def verdict(world: World, generator: np.random.Generator) -> Verdict:
+    """The verdict on one simulated study."""
+    return judged(world, draw(world, generator))
+
+
+def verdict_at_looks(world: World, generator: np.random.Generator) -> tuple[Verdict, int]:
+    """(verdict, seeds): of one simulated study that stops at its first look with an answer."""
+    drawn, looks = draw(world, generator), looks_of(world.seeds)
+    for seeds in looks:
+        found = judged(world, drawn, looks, seeds)
+        if found.word != NOTHING and not found.exploratory:
+            break
+    return found, seeds
+
+
+def decided_share(
+    seeds: int, effect: float, studies: int, generator: np.random.Generator
+) -> tuple[float, float, float]:
+    """(share decided, share that a study without looks decides, mean number of seeds) of one paired contrast with looks
+    whose true effect is so many standard errors of all seeds; normal noise."""
+    d, looks = generator.normal(effect / math.sqrt(seeds), 1, (studies, seeds)), looks_of(seeds)
+
+    def p_values(n: int) -> np.ndarray:
+        first = d[:, :n]
+        t = first.mean(axis=1) / first.std(axis=1, ddof=1) * math.sqrt(n)
+        return np.asarray(2 * stats.t.sf(np.abs(t), n - 1))
+
+    hits = np.stack([p_values(n) < 1 - confidence_at(looks, n) for n in looks], axis=1)
+    used = np.where(hits.any(axis=1), np.array(looks)[hits.argmax(axis=1)], seeds)
+    fixed = float((p_values(seeds) < 1 - CONFIDENCE).mean())
+    return float(hits.any(axis=1).mean()), fixed, float(used.mean())
 
 
 def verdicts(world: World, studies: int, seed: int = 0) -> Counter[str]:

@@ -47,6 +47,7 @@ SHAPE: Shape = {
     "protocol?": dict | None,
     "tuning?": dict | None,
     "contrasts?": {"*": str},
+    "looks?": [int],
 }
 
 
@@ -90,6 +91,8 @@ class Declaration:
     curve             the loss curve on which L_d, t_d and r_d are compared: "training" or "heldout"
     exploratory       too few seeds were planned for a verdict
     tuning            how the learning rates of the arms were tuned, None where they were not
+    looks             after how many seeds the study is judged, where it may stop before the last (inference/looks.py);
+                      `seeds` are those up to the look at which it stands
     contrasts         what an arm is compared with beside the baseline, by their names
     command           gives this study; `verdict_command` the same question at the sizes and seeds of a verdict
     created           when the study was first asked for, UTC
@@ -107,6 +110,7 @@ class Declaration:
     curve: str = "heldout"
     tuning: Mapping[str, Any] | None = None
     contrasts: Mapping[str, str] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
     command: str | None = None
     verdict_command: str | None = None
     created: str | None = None
@@ -137,6 +141,7 @@ class Declaration:
             curve=str((found.get("protocol") or {}).get("curve") or "heldout"),
             tuning=found.get("tuning"),
             contrasts=found.get("contrasts") or {},
+            looks=tuple(found.get("looks") or ()),
             command=found.get("command"),
             verdict_command=found.get("verdict_command"),
             created=found.get("created"),

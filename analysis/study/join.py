@@ -59,9 +59,11 @@ def _two(a: Study, b: Study) -> Study:
 
 
 def _check_baselines(a: Study, b: Study) -> None:
+    what = f"{a.name} and {b.name} cannot be joined"
+    if (a.looks, a.looks and len(a.seeds)) != (b.looks, b.looks and len(b.seeds)):
+        raise ValueError(f"{what}: they stand at different looks, and their intervals differ")
     ours, theirs = _cells(a, a.baseline.name), _cells(b, b.baseline.name)
     shared = [cell for cell in ours if cell in theirs]
-    what = f"{a.name} and {b.name} cannot be joined"
     if not shared:
         has = [f"sizes {', '.join(s.sizes)} and seeds {', '.join(map(str, s.seeds))}" for s in (a, b)]
         raise ValueError(f"{what}: no size and seed is in both; they have {has[0]}; {has[1]}")

@@ -165,6 +165,9 @@ def _check(study: Study, path: Path) -> None:
     names = {arm.name for arm in study.arms}
     if strange := {name for pair in study.contrasts.items() for name in pair} - names:
         raise ValueError(f"{path}: contrasts names {sorted(strange)[0]!r}, which is none of its arms")
+    looks, seeds = list(study.looks), len(study.seeds)
+    if looks and (looks != sorted(set(looks)) or looks[0] < 1 or seeds not in looks):
+        raise ValueError(f"{path}: looks {looks} must increase, and one of them be at its {seeds} seeds")
     for t in study.trials:
         if t.arm not in names or t.size not in study.sizes or t.seed not in study.seeds:
             raise ValueError(f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds")

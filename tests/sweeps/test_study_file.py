@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import tomllib
@@ -37,6 +38,7 @@ def planned(*words: str):
         contrasts=args.contrasts,
         curve=args.curve,
         file=args.file,
+        until=args.until,
         pack=args.pack,
         results=args.results,
     )
@@ -56,8 +58,11 @@ def same(tmp_path: Path, *words: str):
     one, two = planned(*words), planned(str(path))
     said = [[(t.label, t.identity, t.key, t.packed) for t in study.in_order] for study in (one, two)]
     assert said[0] == said[1]
-    assert (one.name, one.sizes, one.seeds, one.pack) == (two.name, two.sizes, two.seeds, two.pack)
+    assert (one.name, one.sizes, one.seeds, one.looks) == (two.name, two.sizes, two.seeds, two.looks)
     assert [(a.role, a.of, a.rates) for a in one.arms] == [(a.role, a.of, a.rates) for a in two.arms]
+    again = tmp_path / "again.toml"
+    write(again, str(path))
+    assert tomllib.loads(again.read_text()) == tomllib.loads(path.read_text())
     return tomllib.loads(path.read_text())
 
 
@@ -67,8 +72,9 @@ def smoke(tiny: str, *words: str, extra: str = "") -> list[str]:
 
 def test_a_file_plans_what_its_command_line_plans(tiny, tmp_path):
     extra = "pcgrad.groups=sequence,domain focal.gamma=1e-1 optim.lr=2e-3"
-    found = same(tmp_path, *smoke(tiny, "pcgrad,focal,rate:0.5", "--seeds", "3", "--steps", "60", extra=extra))
-    assert found["arms"] == ["pcgrad", "focal", "rate:0.5"] and found["seeds"] == 3
+    options = ["--seeds", "8", "--steps", "60", "--until", "decided"]
+    found = same(tmp_path, *smoke(tiny, "pcgrad,focal,rate:0.5", *options, extra=extra))
+    assert found["arms"] == ["pcgrad", "focal", "rate:0.5"] and found["seeds"] == 8 and found["until"] == "decided"
     assert found["budget"] == {"steps": 60}
     assert found["settings"]["pcgrad"] == {"groups": ["sequence", "domain"]}
     assert found["settings"]["focal"] == {"gamma": 0.1} and found["settings"]["optim"]["lr"] == 2e-3
@@ -84,7 +90,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_settings_and_seeds_are_written_and_read_back(tiny, tmp_path, data):
     keys = data.draw(st.sets(st.sampled_from(sorted(VALUES))))
@@ -123,7 +129,7 @@ def test_settings_that_no_command_line_can_say(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("wrong", "message"),
     [
         ("", "arms is missing"),
         ("arms = []", "arms is empty"),
@@ -150,14 +156,17 @@ def test_settings_that_no_command_line_can_say(tmp_path, text):
         ("arms = ['ema']\n[contrasts]\nbaseline = 'ema'", "the first not the baseline"),
         ("arms = ['ema']\n[fit]\ncurve = 'training'", "ema trains on other text"),
         ("arms = ['ema']\n[fit]\ncurve = 'both'", "allowed are heldout, training"),
+        ("arms = ['ema']\nuntil = 'it works'", "until='it works': allowed is 'decided'"),
+        ("arms = ['ema']\nuntil = 'decided'\nseeds = 6", "6 seeds are judged once"),
         ("arms = ['ema'\n", "no study file: "),
         ("arms = ['ema']\narms = ['ema']", "no study file: "),
         ("\udcff", "no study file: "),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, text, message):
+def test_what_is_wrong_is_named(tmp_path, text, wrong, message):
     path = tmp_path / "wrong.toml"
-    path.write_bytes(text.encode(errors="surrogateescape"))
+    data = f"\n[settings.data]\npath = '{text}'\nvocab_size = 400\n"
+    path.write_bytes((wrong + data).encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message) as error:
         planned(str(path))
     assert "\n" not in str(error.value)
@@ -170,13 +179,14 @@ def test_options_cannot_say_it_again(tmp_path):
         arguments("none.toml")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", sorted(p.name for p in study_file.SHIPPED.glob("*.toml")))
 def test_every_study_file_that_comes_with_zslx_can_be_planned(name, text, tmp_path):
     path, found = study_file.read(name)
     head = path.read_text().partition("\n\n")[0]
     shipped = found.settings | {"data.path": str(text), "data.vocab_size": 400}
     own = tmp_path / name
-    study_file.dataclasses.replace(found, settings=shipped).write(own)
+    dataclasses.replace(found, settings=shipped).write(own)
     study = planned(str(own))
     if "trials" in head:
         assert f"{len(study.in_order)} trials" in head
@@ -185,6 +195,7 @@ def test_every_study_file_that_comes_with_zslx_can_be_planned(name, text, tmp_pa
     assert {t.steps for t in study.trials} == {preset.config.train.steps}
 
 
+@pytest.mark.medium
 def test_the_command_writes_the_file_and_trains_nothing(tiny, tmp_path, environment):
     words = smoke(tiny, "pcgrad", "--seeds", "2", "--results", "results", extra="pcgrad.groups=domain")
 
