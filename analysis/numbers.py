@@ -13,6 +13,7 @@ from zslx.printable import printable as safe
 
 MISSING = "–"
 NAME_WIDTH = 40
+MOST_LOG = math.log(1e6)  # of a difference of logarithms that is shown
 
 
 def printable(name: str, width: int = NAME_WIDTH) -> str:
@@ -71,7 +72,12 @@ def difference(found: Mapping[str, Any] | None) -> str:
     if not found or found.get("estimate") is None:
         return MISSING
     low, high = found["low"], found["high"]
-    bounds = "" if low is None else f" [{100 * math.expm1(low):+.2f}, {100 * math.expm1(high):+.2f}]"
+    if low is None:
+        bounds = ""
+    elif high > MOST_LOG:  # two seeds far apart: the interval says nothing, and a float may not hold it
+        bounds = " [no bound]"
+    else:
+        bounds = f" [{100 * math.expm1(low):+.2f}, {100 * math.expm1(high):+.2f}]"
     return minus(f"{100 * math.expm1(found['estimate']):+.2f} %{bounds}")
 
 

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def write_study(args: argparse.Namespace) -> int:
     """Write the study file that says what the command line says, after planning it."""
     asked = ask(args)
-    study = plan(args).study
+    study = study_of(args)
     study_file.of(args, asked.specs, asked.sizes, asked.seeds).write(args.write_study)
     say(f"{args.write_study} plans {len(study.in_order)} trials of {len(study.arms)} arms; train and compare them with")
     say(f"  zslx sweep {shlex.quote(str(args.write_study))}")
@@ -228,8 +228,15 @@ def ask(args: argparse.Namespace) -> Asked:
 
 def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning: dict[str, Any] | None = None) -> Sweep:
     """The sweep that a command line asks for, at the rates that were tuned for its arms."""
+    return sweep_of(study_of(args, rates, tuning), args)
+
+
+def study_of(
+    args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning: dict[str, Any] | None = None
+) -> PlannedStudy:
+    """The study that a command line asks for."""
     asked = ask(args)
-    study = build(
+    return build(
         asked.specs,
         args.preset,
         sizes=asked.sizes,
@@ -244,7 +251,6 @@ def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning:
         pack=args.pack,
         results=args.results,
     )
-    return sweep_of(study, args)
 
 
 def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
@@ -299,7 +305,7 @@ def announce(sweep: Sweep) -> None:
     """Say what is about to happen, and how long it takes."""
     study = sweep.study
     arms = ", ".join(arm.name for arm in study.arms)
-    sizes, seeds = " ".join(study.sizes), " ".join(map(str, study.seeds))
+    sizes, seeds = " ".join(study.sizes), " ".join(map(str, study.seeds[: study.stage]))
     say(f"{study.name}: {arms}; sizes {sizes}; seeds {seeds}")
     if not sweep.pending:
         return

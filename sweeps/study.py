@@ -75,8 +75,10 @@ class PlannedStudy:
         """The part of it that the first seeds are."""
         chosen = self.seeds[:seeds]
         trials = tuple(trial for trial in self.trials if trial.seed in chosen)
-        needed = {trial.reference.key for trial in trials if trial.reference}
-        references = tuple(trial for trial in self.references if trial.key in needed)
+        # A run of a later seed may be the reference of one of these.
+        needed = {trial.reference.key: trial.reference for trial in trials if trial.reference}
+        own = {trial.key for trial in trials}
+        references = tuple(trial for key, trial in needed.items() if key not in own)
         return dataclasses.replace(self, trials=trials, references=references, stage=seeds)
 
     @property

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from sweeps import commands, study_file
 from sweeps.arguments import add_arguments
-from sweeps.study import build
 from zslx.config.presets import PRESETS
 
 
@@ -26,29 +25,13 @@ def arguments(*words: str) -> argparse.Namespace:
 
 
 def planned(*words: str):
-    """The study that a command line asks for, without its estimate, which measures."""
-    args = arguments(*words)
-    asked = commands.ask(args)
-    return build(
-        asked.specs,
-        args.preset,
-        sizes=asked.sizes,
-        seeds=asked.seeds,
-        overrides=asked.overrides,
-        contrasts=args.contrasts,
-        curve=args.curve,
-        file=args.file,
-        until=args.until,
-        pack=args.pack,
-        results=args.results,
-    )
+    """The study that a command line asks for."""
+    return commands.study_of(arguments(*words))
 
 
 def write(path: Path, *words: str) -> None:
-    """What `--write-study` writes, without the estimate."""
-    args = arguments(*words)
-    asked = commands.ask(args)
-    study_file.of(args, asked.specs, asked.sizes, asked.seeds).write(path)
+    """What `--write-study` writes."""
+    assert commands.run(arguments(*words, "--write-study", str(path))) == 0
 
 
 def same(tmp_path: Path, *words: str):

@@ -109,6 +109,7 @@ def test_numbers_as_text():
     assert plus_minus({"mean": -1.0, "low": None, "high": None}, 1) == "−1.0"
     assert ranged({"mean": 208.4, "low": 152.2, "high": 286.0}, 0) == "208 [152, 286]"
     assert ranged({"mean": 2.0, "low": 1e-9, "high": 1e12}, 0) == "2 [no bound]"
+    assert difference({"estimate": 0.01, "low": -2000.0, "high": 2000.0}) == "+1.01 % [no bound]"
     assert difference({"estimate": -0.03, "low": -0.04, "high": 0.01}) == "−2.96 % [−3.92, +1.01]"
     assert number({"estimate": 0.01365, "low": 0.01217, "high": 0.01515}) == "+0.0137 [+0.0122, +0.0152]"
     assert milliseconds({"mean": 0.0123}) == "12.3 ms"
