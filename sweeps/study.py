@@ -92,6 +92,7 @@ class PlannedStudy:
         self, trials: Iterable[Entry], results: str, created: str, references: Iterable[Entry] = ()
     ) -> Declaration:
         """What study.json says of it, with how each of its trials and reference runs stands."""
+        sayable = all(len(item.split()) == 1 for item in self.overrides)  # a file's settings may hold white space
         return Declaration(
             name=self.name,
             preset=self.preset,
@@ -107,7 +108,7 @@ class PlannedStudy:
             contrasts=self.contrasts,
             looks=self.looks,
             command=command(self, results),
-            verdict_command=command(self, results, preset="verdict"),
+            verdict_command=command(self, results, preset="verdict") if sayable else None,
             created=created,
         )
 

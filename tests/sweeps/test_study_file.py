@@ -108,7 +108,7 @@ def test_settings_that_no_command_line_can_say(tmp_path, text):
     assert {t.config.data.path for t in study.trials} == {str(folder)} and study.seeds == (3,)
     declared = study.declaration((), "results", "")
     assert declared.contrasts == {"ema": "cosine"} and declared.curve == "heldout"
-    assert declared.command == f"make sweep STUDY={path}"
+    assert declared.command == f"make sweep STUDY={path}" and declared.verdict_command is None
 
 
 @pytest.mark.parametrize(
