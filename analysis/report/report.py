@@ -14,7 +14,7 @@ import json
 import math
 from pathlib import Path
 
-from analysis.inference.answers import qualified
+from analysis.inference.answers import look, qualified
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.inference.rows import Comparison
@@ -94,6 +94,9 @@ def answers(comparison: Comparison) -> list[Block]:
         + (f", {str(comparison['created'])[:10]}" if comparison["created"] else "")
     )
     found: list[Block] = [Text(text=about)]
+    if comparison["looks"]:
+        own = "Those are the intervals of paired differences on this page; those of an arm's own numbers are of 95 %."
+        found.append(Text(text=f"{look(comparison['looks'])}. {own}"))
     if len(comparison["answers"]) > MOST_CARDS:
         found.append(ranked(comparison))
     for answer in comparison["answers"] if len(comparison["answers"]) <= MOST_CARDS else ():

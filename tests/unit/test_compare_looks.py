@@ -10,6 +10,7 @@ from analysis.inference.answers import look
 from analysis.inference.compare import compare, decided
 from analysis.inference.looks import confidence_at
 from analysis.report.headline import closing_lines
+from analysis.report.report import answers
 from analysis.simulation.study import BASELINE, RATES, SimulatedArm, write_study
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
@@ -46,6 +47,14 @@ def test_a_clear_effect_is_decided_at_the_first_look_and_the_answer_says_so(comp
     assert comparison["looks"] == {"after": LOOKS, "seeds": 6, "confidence": LEVEL, "decided": True}
     [line] = [line for line in closing_lines(comparison) if line.startswith("→ pcgrad: ")]
     assert "Look 1 of 3, after 6 of 10 seeds: stopped early, decided; its intervals are of 99.3 %" in line
+
+
+@pytest.mark.medium
+def test_the_report_opens_with_it(comparison):
+    about, marked = answers(comparison)[:2]
+    assert "6 seeds" in about.text and marked.text.startswith(
+        "Look 1 of 3, after 6 of 10 seeds: stopped early, decided"
+    )
 
 
 @pytest.mark.medium
