@@ -96,11 +96,7 @@ class Tape(Uses):
             with contextlib.ExitStack() as stack:
                 if torch.is_autocast_enabled(losses.device.type):
                     stack.enter_context(torch.autocast(losses.device.type, enabled=False))
-                # What torch.autograd.grad calls; that function itself would take the tape off while it runs, and
-                # activation checkpointing recomputes the forward meanwhile, which must take the same ways again.
-                return torch.autograd.Variable._execution_engine.run_backward(
-                    (losses,), (cotangent,), retain, False, tuple(inputs), allow_unreachable=True, accumulate_grad=False
-                )
+                return _gradients(losses, cotangent, retain, tuple(inputs))
         except RuntimeError as error:
             if "use_reentrant=True" in str(error):
                 raise ValueError("activation checkpointing: set use_reentrant=False") from error
@@ -217,14 +213,19 @@ class Tape(Uses):
 
     def _pull_back(self, source: Source, gradient: Tensor) -> None:
         """From group gradients (K, ...) of a batchless tensor to those of the parameters that it came from."""
-        inputs = [self.parameters[name] for name in source.names]
-        with torch.enable_grad():
-            per_group = [
-                torch.autograd.grad(
-                    source.tensor, inputs, g.to(source.tensor.dtype), retain_graph=True, materialize_grads=True
-                )
-                for g in gradient
-            ]
+        inputs = tuple(self.parameters[name] for name in source.names)
+        with torch.enable_grad(), torch._C._EnableTorchFunction():  # as in _run: a recomputed forward must be seen
+            per_group = [_gradients(source.tensor, g.to(source.tensor.dtype), True, inputs) for g in gradient]
         for name, rows in zip(source.names, zip(*per_group, strict=True), strict=True):
-            shape = matrix_shape(self.parameters[name])
-            self.arrive(name, Dense(torch.stack(rows).view(len(rows), *shape)))
+            p = self.parameters[name]
+            dense = torch.stack([torch.zeros_like(p) if g is None else g for g in rows])
+            self.arrive(name, Dense(dense.view(len(rows), *matrix_shape(p))))
+
+
+def _gradients(of: Tensor, cotangent: Tensor, retain: bool, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """What torch.autograd.grad calls; that function itself would take the tape off while it runs, and activation
+    checkpointing recomputes the forward meanwhile, which must take the same ways again."""
+    found: tuple[Tensor | None, ...] = torch.autograd.Variable._execution_engine.run_backward(
+        (of,), (cotangent,), retain, False, inputs, allow_unreachable=True, accumulate_grad=False
+    )
+    return found
