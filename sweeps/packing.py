@@ -34,7 +34,9 @@ def checked(pack: str) -> str:
 def packed(config: Config, pack: str) -> bool:
     """Whether the trial is packed."""
     if pack == AUTO:
-        return on_gpu(config) and parameters(config) < SMALL
+        return on_gpu(config) and parameters(config) < SMALL and not config.model.hf
+    if pack != OFF and config.model.hf:
+        raise ValueError(f"PACK={pack}: a trial of model=hf:{config.model.hf} trains by itself; allowed are auto, off")
     return pack != OFF
 
 

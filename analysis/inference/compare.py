@@ -125,7 +125,7 @@ def describe_size(measures: Measures, size: str) -> Size:
         "size": size,
         "T": horizon,
         "tokens_per_step": unit,
-        "parameters": parameters(trial.config) if trial else None,
+        "parameters": parameters(trial) if trial else None,
     }
 
 

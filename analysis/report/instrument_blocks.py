@@ -116,7 +116,7 @@ def decomposition(figures: Figures) -> list[Block | None]:
 def term_trends(measures: Measures, sizes: Sequence[str]) -> Table | None:
     """Each term late in training by arm and size, and its slope over sizes."""
     rows = []
-    trained = {trial.size: trial.config for trial in measures.study.trials if trial.finished}
+    trained = {trial.size: trial for trial in measures.study.trials if trial.finished}
     n = [parameters(trained[size])["non_embedding"] for size in sizes]
     for arm in ordered(measures.study.arms):
         late = {key: [seed_mean(measures, arm.name, size, f"decomposition.{key}") for size in sizes] for key in TERMS}

@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -172,6 +171,10 @@ class Measures:
         return float(seconds) if seconds else math.nan
 
 
-def parameters(config: Any) -> dict[str, int]:
-    """{non_embedding, embedding, total} parameters of a run's model, from its recorded configuration."""
+def parameters(trial: Trial) -> dict[str, int]:
+    """{non_embedding, embedding, total} parameters of a trial's model: as it was built, or, where an earlier version
+    did not record that, from its configuration."""
+    if counted := trial.manifest.get("parameters"):
+        return dict(counted)
+    config = trial.config
     return ModelConfig(**config["model"]).parameters(int(config["data"]["vocab_size"]))._asdict()

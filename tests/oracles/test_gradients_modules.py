@@ -422,34 +422,3 @@ def test_experts_that_torch_cannot_multiply_in_float64_are_named():
         ValueError, match=r"^mlp: torch's grouped product of experts does not take float64; use float32"
     ):
         sequence_stats(model, loss_fn, torch.ones(B, T, 8, dtype=torch.float64))
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
-def test_hugging_face_models(family):
-    transformers = pytest.importorskip("transformers")
-    common = {"vocab_size": 31, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
-    if family == "gpt2":
-        config = transformers.GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=12, **common)
-        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
-    else:
-        cls = transformers.LlamaConfig if family == "llama" else transformers.GPTNeoXConfig
-        config = cls(
-            hidden_size=8,
-            intermediate_size=12,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            tie_word_embeddings=family == "llama",
-            max_position_embeddings=12,
-            **common,
-        )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config).double()
-
-    def loss_fn(model, batch):
-        tokens, targets = batch
-        logits = model(input_ids=tokens).logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-
-    assert_matches_loop(model, loss_fn, draw(4, 6, 31))

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,16 +100,26 @@ def test_parameter_counts_are_those_of_the_model(model):
     from zslx.model.transformer import Transformer
 
     config = Config(model=model).to_dict()
+    recorded = SimpleNamespace(config=config, manifest={})
     vocabulary = model.vocab_size or config["data"]["vocab_size"]
     network = Transformer(dataclasses.replace(model, vocab_size=vocabulary))
     total = sum(p.numel() for p in network.parameters())
     outside = {"embedding.weight", "unembedding.weight", "position_embedding.weight"}
     body = sum(p.numel() for name, p in network.named_parameters() if name not in outside)
-    assert parameters(config) == {"non_embedding": body, "embedding": total - body, "total": total}
+    assert parameters(recorded) == {"non_embedding": body, "embedding": total - body, "total": total}
+
+
+def test_counts_of_a_model_of_transformers_are_those_that_its_run_recorded():
+    recorded = {"non_embedding": 7, "embedding": 5, "total": 12}
+    config = Config(model=ModelConfig(hf="gpt2")).to_dict()
+    assert parameters(SimpleNamespace(config=config, manifest={"parameters": recorded})) == recorded
+    with pytest.raises(ValueError, match="its parameters are counted when it is built"):
+        parameters(SimpleNamespace(config=config, manifest={}))
 
 
 def test_the_papers_parameter_counts():
-    counts = [parameters(Config(model=model_preset(size)).to_dict())["total"] for size in PAPER_SIZES]
+    configs = [Config(model=model_preset(size)).to_dict() for size in PAPER_SIZES]
+    counts = [parameters(SimpleNamespace(config=config, manifest={}))["total"] for config in configs]
     assert counts == [14_319_616, 37_289_984, 77_561_856, 143_785_984, 284_884_992, 472_121_344]
 
 

@@ -105,6 +105,6 @@ def test_in_a_pack_such_runs_go_by_themselves(tmp_path: Path):
 
 def test_a_run_that_does_not_use_them_keeps_its_identity():
     config = plain({})
-    used = {identity(override(config, [(f"train.{key}", 1)])) for key in LATER}
-    assert len(used | {identity(config)}) == len(LATER) + 1
-    assert not set(LATER) & ingredients(config)["config"]["train"].keys()
+    used = {identity(override(config, [(f"train.{key}", 1)])) for key in LATER["train"]}
+    assert len(used | {identity(config)}) == len(LATER["train"]) + 1
+    assert not set(LATER["train"]) & ingredients(config)["config"]["train"].keys()

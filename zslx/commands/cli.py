@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("zslx.commands.train", "train one run, or go on with it"),
     "fit": ("zslx.commands.fit", "fit loss deceleration (L_d, t_d, r_d) to loss curves"),
     "probe": ("zslx.commands.probe", "measure interference on the checkpoints of finished runs"),
+    "export": ("zslx.commands.export", "write the model of a run as a folder of transformers"),
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),
     "interventions": ("zslx.commands.interventions", "list, show, write, check and time interventions"),

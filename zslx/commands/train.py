@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  zslx train smoke --out runs/first\n"
         "  zslx train laptop model=0.4M optim.lr=1e-3 train.seed=1 --out runs/second\n"
+        "  zslx train laptop model=hf:gpt2 model.d_model=64 --out runs/gpt2\n"
         "  zslx train laptop intervention=pcgrad pcgrad.groups=domain --out runs/pcgrad\n\n"
         "zslx presets lists the presets and sizes; zslx train --keys lists every key."
     )
@@ -83,6 +84,7 @@ def print_keys() -> int:
     from zslx.config.groups import GROUPS
 
     print("model=SIZE                     a named size (zslx presets)")
+    print("model=hf:NAME                  a model of transformers: a type, or a folder with its config.json")
     print(f"data=NAME                      a named corpus of the hub: {', '.join(CORPORA)}")
     print("intervention=NAME[+NAME...]    zslx interventions list")
     print("reference=RUN                  run folder of the reference model, for methods that need one")

@@ -29,11 +29,18 @@ class ParameterCount(NamedTuple):
     total: int
 
 
+NATIVE = ("mlp_ratio", "gated_mlp", "positions", "norm", "norm_gain", "bias", "tied", "init")  # the native model's own
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Group):
-    """Architecture; the defaults are those of the paper's main runs."""
+    """Architecture; the defaults are those of the paper's main runs. Where `hf` names one of transformers, the sizes
+    (width, layers, heads, positions, vocabulary) are its, and the rest is no setting."""
 
     label = "model"
+    hf: str = option("", "model of transformers: its type, or a folder of it; model=hf:NAME sets it")
+    hf_config: str = option("", "what the folder's config.json says; model=hf:FOLDER reads it")
+    pretrained: bool = option(False, "start from the weights in the folder")
     d_model: int = option(96, "width of the residual stream", low=1)
     n_layers: int = option(4, "number of blocks", low=1)
     n_heads: int = option(3, "attention heads", low=1)
@@ -50,6 +57,10 @@ class ModelConfig(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.hf:
+            return self._check_hf()
+        if self.hf_config or self.pretrained:
+            raise ValueError("model.hf_config and model.pretrained belong to model.hf: give model=hf:FOLDER")
         if self.d_model % self.n_heads:
             raise ValueError(f"model.n_heads={self.n_heads} does not divide model.d_model={self.d_model}")
         if self.positions == "rope" and (self.d_model // self.n_heads) % 2:
@@ -57,13 +68,28 @@ class ModelConfig(Group):
         if self.mlp_width < 1:
             raise ValueError(f"model.mlp_ratio={self.mlp_ratio}: the MLP would have no width")
 
+    def _check_hf(self) -> None:
+        for f in dataclasses.fields(self):
+            if f.name in NATIVE and getattr(self, f.name) != f.default:
+                raise ValueError(
+                    f"model.{f.name}={getattr(self, f.name)}: no setting of model=hf:{self.hf}; a folder with a "
+                    "config.json of your own can say everything about its architecture"
+                )
+        if self.pretrained and not self.hf_config:
+            raise ValueError(f"model.pretrained=true: model=hf:{self.hf} names no folder with weights")
+
     @property
     def mlp_width(self) -> int:
         """Hidden width of the MLP (of the gate and of the value each, when gated)."""
         return int(self.mlp_ratio * self.d_model / (2 if self.gated_mlp else 1))
 
     def parameters(self, vocabulary: int = 0) -> ParameterCount:
-        """Numbers of parameters at a tokenizer's vocabulary, which `vocab_size` overrides where it is not 0."""
+        """Numbers of parameters at a tokenizer's vocabulary, which `vocab_size` overrides where it is not 0.
+
+        ValueError for a model of transformers: its run's manifest has them.
+        """
+        if self.hf:
+            raise ValueError(f"model=hf:{self.hf}: its parameters are counted when it is built")
         d, gates = self.d_model, 2 if self.gated_mlp else 1
         layer = 4 * d * d + (gates + 1) * d * self.mlp_width
         if self.bias:
@@ -74,6 +100,12 @@ class ModelConfig(Group):
         if self.positions == "learned":
             embedding += self.max_positions * d
         return ParameterCount(non_embedding=non_embedding, embedding=embedding, total=non_embedding + embedding)
+
+    def flops_per_token(self, length: int, vocabulary: int = 0) -> int:
+        """Floating-point operations of forward and backward for one of `length` tokens: 6 a weight that multiplies
+        it, of the unembedding as well, and 6·L·d·T for causal attention. Look-ups, norms and the optimizer: nothing."""
+        weights = self.parameters(vocabulary).non_embedding + (self.vocab_size or vocabulary) * self.d_model
+        return 6 * weights + 6 * self.n_layers * self.d_model * length
 
 
 @dataclass(frozen=True, kw_only=True)

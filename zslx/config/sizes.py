@@ -1,8 +1,13 @@
 """Named model sizes. The paper's: the authors' configs/main-results, V = 50,304, context 1,024. The laptop's share
-their architecture at a vocabulary of 2,048."""
+their architecture at a vocabulary of 2,048. nanoGPT's are those of the paper's ablation: their width, layers and heads
+in an architecture with learned positions, LayerNorm and an MLP of 4 d with GELU (and so more parameters than the label
+says). LayerNorm has a bias here and none there."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from zslx.config import hugging_face
 from zslx.config.groups import ModelConfig
 
 # name: width, layers, heads. The name is the total number of parameters at the vocabulary below.
@@ -22,14 +27,33 @@ PAPER_SIZES = {
     "285M": (1536, 16, 16),
     "472M": (2048, 16, 16),
 }
+NANOGPT = "nanogpt-"
+NANOGPT_SIZES = {NANOGPT + name: PAPER_SIZES[name] for name in ("14M", "37M", "78M", "144M")}
+SIZES = LAPTOP_SIZES | PAPER_SIZES | NANOGPT_SIZES
 PAPER_VOCABULARY, LAPTOP_VOCABULARY = 50304, 2048
+_NANOGPT: dict[str, Any] = {
+    "mlp_ratio": 4.0,
+    "gated_mlp": False,
+    "positions": "learned",
+    "norm": "layernorm",
+    "norm_gain": True,
+    "init": "normal",
+}
 
 
 def model_preset(name: str) -> ModelConfig:
-    """The architecture of a named size."""
-    sizes = LAPTOP_SIZES | PAPER_SIZES
-    if name not in sizes:
-        raise ValueError(f"unknown model size {name!r}; allowed are {', '.join(sizes)} (zslx presets describes them)")
-    d_model, n_layers, n_heads = sizes[name]
-    vocabulary = PAPER_VOCABULARY if name in PAPER_SIZES else 0
-    return ModelConfig(d_model=d_model, n_layers=n_layers, n_heads=n_heads, vocab_size=vocabulary)
+    """The architecture of a named size, or of `hf:NAME`, a model of transformers."""
+    if name.startswith(hugging_face.PREFIX):
+        return hugging_face.from_name(name.removeprefix(hugging_face.PREFIX))
+    if name not in SIZES:
+        raise ValueError(
+            f"unknown model size {name!r}; allowed are {', '.join(SIZES)} (zslx presets describes them) and hf:NAME"
+        )
+    d_model, n_layers, n_heads = SIZES[name]
+    return ModelConfig(
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        vocab_size=0 if name in LAPTOP_SIZES else PAPER_VOCABULARY,
+        **(_NANOGPT if name in NANOGPT_SIZES else {}),
+    )

@@ -1,4 +1,4 @@
-"""The transformer, its per-token losses, and the default optimizer and schedule.
+"""The transformer, its per-token losses, and the default optimizer and schedule; models of transformers.
 
-Read transformer, losses, weights, optimization. Imports settings and batches only.
+Read transformer, losses, weights, optimization; then hugging_face and export. Imports settings and batches only.
 """

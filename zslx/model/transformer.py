@@ -14,7 +14,7 @@ Shapes: B sequences, T positions, V vocabulary, D width, H heads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -26,6 +26,9 @@ from torch.utils.checkpoint import checkpoint
 
 from zslx.config.groups import ModelConfig
 from zslx.config.run_config import Config
+from zslx.model import hugging_face
+from zslx.model.attention_mask import attention_mask
+from zslx.model.hugging_face import HuggingFaceModel
 
 
 class Attention(nn.Module):
@@ -170,12 +173,6 @@ class Transformer(nn.Module):
                 module.bias.zero_()
 
 
-def attention_mask(context: Tensor) -> Tensor:
-    """(B, 1, T, T): whether position i attends to j, which it does from context[i] to i."""
-    at = torch.arange(context.shape[1], device=context.device)
-    return ((at <= at[:, None]) & (at >= context[:, :, None]))[:, None]
-
-
 def linear(width_in: int, width_out: int, bias: bool) -> nn.Linear:
     """A linear layer whose parameters are not drawn yet (torch's own would come from the global generator)."""
     return skip_init(nn.Linear, width_in, width_out, bias=bias)
@@ -203,8 +200,17 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def build_model(config: Config, vocab_size: int, generator: torch.Generator | None) -> Transformer:
+Model = Transformer | HuggingFaceModel
+
+
+def build_model(config: Config, vocab_size: int, generator: torch.Generator | None) -> Model:
     """The model of a run, its vocabulary that of the tokenizer (padded where the architecture names more rows)."""
+    build: Callable[..., Model] = hugging_face.build if config.model.hf else _native
+    model = build(config, vocab_size, generator)
+    return model.double() if config.train.dtype == "float64" else model
+
+
+def _native(config: Config, vocab_size: int, generator: torch.Generator | None) -> Transformer:
     rows = config.model.vocab_size or vocab_size
     if rows < vocab_size:
         raise ValueError(f"model.vocab_size={rows}: the tokenizer has {vocab_size} entries; allowed are 0 or more")
@@ -214,4 +220,4 @@ def build_model(config: Config, vocab_size: int, generator: torch.Generator | No
         )
     model = Transformer(dataclasses.replace(config.model, vocab_size=rows), generator)
     model.checkpointing, model.loss_chunk = config.train.checkpointing, config.train.loss_chunk
-    return model.double() if config.train.dtype == "float64" else model
+    return model

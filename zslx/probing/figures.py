@@ -59,7 +59,8 @@ def run_label(folder: Path, config: Config) -> str:
     """Size, intervention and seed; the folder's name where the size has none."""
     m = config.model
     shape = (m.d_model, m.n_layers, m.n_heads)
-    size = next((n for n, s in (LAPTOP_SIZES | PAPER_SIZES).items() if s == shape), folder.name)
+    named = {} if m.hf else LAPTOP_SIZES | PAPER_SIZES
+    size = next((n for n, s in named.items() if s == shape), folder.name)
     arm = "" if config.intervention == "none" else f" {config.intervention}"
     return f"{size}{arm}, seed {config.train.seed}"
 

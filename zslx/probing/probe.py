@@ -122,7 +122,8 @@ class RunProbe:
     @property
     def parameters(self) -> int:
         """Parameters without embedding, unembedding and learned positions."""
-        return self.config.model.parameters().non_embedding
+        counted = read_manifest(self.folder).get("parameters")
+        return int(counted["non_embedding"]) if counted else self.config.model.parameters().non_embedding
 
     def steps(self, wanted: list[int] | None = None) -> list[int]:
         """The checkpoints to measure: those asked for, or powers of two and the last."""
@@ -157,7 +158,7 @@ class RunProbe:
 
     def _at(self, step: int, at: Callable[[str], None]) -> dict[str, Any]:
         at("losses")
-        run, heldout, state = self._restored(step)
+        run, heldout, state = self.restored(step)
         terms = Decomposition(self.config.instruments.rank_bins)
         average = run.methods.average()
         losses = heldout.losses(run.model, decomposition=terms if average is None else None)
@@ -194,7 +195,7 @@ class RunProbe:
             "first_order": update_effect(model, heldout, sample, update),
         }
 
-    def _restored(self, step: int) -> tuple[TrainingRun, HeldOut, dict[str, Any]]:
+    def restored(self, step: int) -> tuple[TrainingRun, HeldOut, dict[str, Any]]:
         """The run with the weights after `step`, in memory, the held-out set of this probe, and the checkpoint."""
         config, own = self.config, self.config.data
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
@@ -202,7 +203,7 @@ class RunProbe:
         state = checkpoints.load(self.folder / checkpoints.CHECKPOINTS, step, run.device)
         run.restore_weights(state)
         length = self.settings.seq_len or own.seq_len
-        if config.model.positions == "learned" and length > config.model.max_positions:
+        if (config.model.positions == "learned" or config.model.hf) and length > config.model.max_positions:
             raise ValueError(f"--seq-len {length}: the model has {config.model.max_positions} positions")
         corpus = token_cache.corpus_of(own)
         batch = heldout(corpus, sequences=self.settings.sequences or own.heldout_sequences, seq_len=length)
@@ -215,7 +216,7 @@ class RunProbe:
 
     def _losses_at(self, step: int) -> Tensor:
         if step not in self.losses:
-            run, heldout, _ = self._restored(step)
+            run, heldout, _ = self.restored(step)
             self.losses[step] = heldout.losses(run.model)
         return self.losses[step]
 

@@ -18,6 +18,7 @@ import torch
 from zslx.config.run_config import Config
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention
+from zslx.model import hugging_face
 from zslx.runs.records import read_run
 from zslx.text import token_cache
 from zslx.text.corpus import Corpus
@@ -25,8 +26,11 @@ from zslx.text.corpus import Corpus
 # Raise by hand whenever a change to the core may change a run's numbers; tests/invariants/test_numerics.py
 # fails when the numbers move and this does not.
 NUMERICS = 1
-# Settings of `train` that came later: a run that does not use them has the identity that it always had.
-LATER = ("micro_batch", "checkpointing", "loss_chunk", "deterministic")
+# Settings that came later, by group: a run that does not use them has the identity that it always had.
+LATER = {
+    "train": ("micro_batch", "checkpointing", "loss_chunk", "deterministic"),
+    "model": ("hf", "hf_config", "pretrained"),
+}
 
 
 def device_kind(config: Config) -> str:
@@ -47,9 +51,12 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
     for key in ("instruments", "run"):
         values.pop(key)
     values["train"].pop("device")
-    for key in LATER:
-        if not values["train"][key]:
-            values["train"].pop(key)
+    for group, keys in LATER.items():
+        for key in keys:
+            if not values[group][key]:
+                values[group].pop(key)
+    if config.model.hf_config:
+        values["model"].pop("hf")  # what lies in the folder counts, not where it is
     for key in ("path", "tokenizer", "text_column", "domain_column", "max_tokens"):
         values["data"].pop(key)  # the hash of text and tokenizer counts, not where they lie
     methods = registry.load_spec(config.intervention, config.settings)
@@ -67,6 +74,7 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": device_kind(config),
         **({"packed": True} if packed else {}),
+        **(hugging_face.ingredients(config.model) if config.model.hf else {}),
     }
 
 

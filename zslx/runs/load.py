@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from zslx.config.run_config import Config
-from zslx.model.transformer import Transformer, build_model
+from zslx.model.hugging_face import vocabulary_of
+from zslx.model.transformer import Model, build_model
 from zslx.model.weights import load_weights
 from zslx.runs import checkpoints
 from zslx.runs.records import read_config
 
 
-def reference_model(folder: str, method: str) -> Transformer:
+def reference_model(folder: str, method: str) -> Model:
     """The final weights of a finished run, frozen."""
     if not folder:
         raise ValueError(f"{method} needs a reference model: give reference=RUN_FOLDER of a finished run")
@@ -31,7 +32,7 @@ def reference_actions(folder: str, method: str) -> list[list[float]]:
     return states[method]["actions"]
 
 
-def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
+def load_run_model(folder: str | Path, step: int | None = None) -> Model:
     """The model of a run at a checkpoint (the last by default). The run's text is not needed, and not read."""
     folder = Path(folder)
     config = Config.from_dict(read_config(folder))
@@ -39,7 +40,9 @@ def load_run_model(folder: str | Path, step: int | None = None) -> Transformer:
     if not available or (step is not None and step not in available):
         raise ValueError(f"{folder}: no checkpoint{'' if step is None else f' at step {step}'}; there are {available}")
     state = checkpoints.load(folder / "checkpoints", available[-1] if step is None else step)
-    model = build_model(config, len(state["model"]["embedding.weight"]), None)
-    load_weights(model, state["model"])
+    weights = state["model"]
+    rows = vocabulary_of(config.model, weights) if config.model.hf else len(weights["embedding.weight"])
+    model = build_model(config, rows, None)
+    load_weights(model, weights)
     model.depth = state.get("depth", model.depth)
     return model

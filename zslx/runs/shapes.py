@@ -38,6 +38,7 @@ MANIFEST: Shape = {
     "hardware?": dict,
     "totals?": {"steps?": int, "tokens?": int, "seconds?": NUMBER | None, "train_seconds?": NUMBER | None}
     | {"reference_seconds?": NUMBER | None, "median_step_seconds?": NUMBER | None},
+    "parameters?": {"non_embedding": int, "embedding": int, "total": int},
     "records?": dict,
 }
 

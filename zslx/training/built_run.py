@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zslx.config.groups import ParameterCount
 from zslx.config.run_config import Config
 from zslx.gradients import TokenSums, parameter_roles
 from zslx.instruments.during_training import Instruments
@@ -27,6 +28,7 @@ from zslx.instruments.heldout import HeldOut
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention, RunView
 from zslx.intervention.composed import InterventionError, Methods
+from zslx.model.hugging_face import check_tokenizer
 from zslx.model.optimization import adamw, parameter_groups
 from zslx.model.transformer import build_model
 from zslx.model.weights import load_weights
@@ -64,6 +66,7 @@ class BuiltRun:
         self.loader = Loader(
             corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)
         )
+        check_tokenizer(config.model, corpus.tokenizer)
         self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
         methods = registry.load_spec(config.intervention, config.settings) if methods is None else methods
         counts = torch.as_tensor(corpus.token_counts)
@@ -104,7 +107,8 @@ class BuiltRun:
             fixed = control(corpus, sequences=data.batch_size, seq_len=data.seq_len).to(self.device)
             self.control = ControlSet(fixed, self.methods, self.gradient)
         fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
-        held = HeldOut(fixed, corpus.domains, token_counts=counts, chunk=data.batch_size, dtype=config.train.dtype)
+        chunk = config.train.micro_batch or data.batch_size
+        held = HeldOut(fixed, corpus.domains, token_counts=counts, chunk=chunk, dtype=config.train.dtype)
         self.instruments = Instruments(config, held)
         self.records, self.saver = RunRecords(out), Saver()
         self.tokens = self.tokens_written = 0
@@ -114,6 +118,13 @@ class BuiltRun:
     def rate_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of all optimizers, in order."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def parameter_count(self) -> ParameterCount:
+        """Numbers of parameters, as they are built; a tied table counts once."""
+        count = {True: 0, False: 0}
+        for name, p in self.model.named_parameters():
+            count[self.methods.run.roles[name].group in ("embedding", "unembedding")] += p.numel()
+        return ParameterCount(non_embedding=count[False], embedding=count[True], total=sum(count.values()))
 
     def keep(self, step: int, before: dict[str, Tensor]) -> None:
         """Keep the weights of this step, and those before its update, for probes."""

@@ -116,6 +116,8 @@ def shape(config: Config) -> dict[str, Any]:
 
 def check_shapes(configs: Sequence[Config]) -> None:
     """ValueError, naming the key, where the runs cannot share a pass."""
+    if other := next((config.model.hf for config in configs if config.model.hf), None):
+        raise ValueError(f"a pack needs the native model: a run of model=hf:{other} trains by itself")
     first = shape(configs[0])
     for config in configs[1:]:
         for key, other in shape(config).items():

@@ -57,7 +57,7 @@ def same_run(out: Path, config: Config, identity: str) -> None:
         return
     known, keys = read_manifest(out).get("identity"), set(_differing(read_config(out), config))
     if known == identity:
-        keys -= {"reference"}  # the same run in another place: the identity has the reference's own
+        keys -= {"reference", "model.hf"}  # the same run in another place: the identity has what lies there
     if keys:
         raise ValueError(f"{out} holds a run with other settings ({', '.join(sorted(keys))}): choose another folder")
     if known not in (None, identity):

@@ -72,6 +72,7 @@ def training(config: Config, out: str | Path, *, progress: Progress | None = Non
                 return done
             base |= went_on(out)
         run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
+        base["parameters"] = run.parameter_count()._asdict()
         write_json(out / "config.json", config.to_dict())
         write_json(out / "manifest.json", {"status": "running", **base})
         try:

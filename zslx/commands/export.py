@@ -1,0 +1,52 @@
+"""`zslx export RUN OUT`: the model of a run as a folder of transformers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Write the model of a run as a folder that transformers loads: config.json, model.safetensors, tokenizer.\n"
+        "Its logits are those of the run's model. Where the method averages weights, they are the averaged ones, as\n"
+        "in the held-out loss.\n\n"
+        "example:\n"
+        "  zslx export runs/one exported\n"
+        "  python -c \"from transformers import pipeline; print(pipeline('text-generation', 'exported')('def '))\""
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint (the last)")
+    parser.add_argument("--text", default="", metavar="PATH", help="where the text of the run lies now (data.path)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from zslx.config.hugging_face import library
+    from zslx.model.export import as_hugging_face
+    from zslx.probing.probe import ProbeSettings, RunProbe
+    from zslx.model.weights import load_weights
+
+    if args.out.exists():
+        raise ValueError(f"{args.out}: exists; give a folder that does not")
+    probe = RunProbe(args.run, ProbeSettings(), args.text)
+    step = probe.steps([args.step])[0] if args.step is not None else probe.available[-1]
+    trained, _, _ = probe.restored(step)
+    average = trained.methods.average()
+    if average is not None:
+        load_weights(trained.model, average)
+    made = as_hugging_face(trained.model, probe.config.data.seq_len)
+    tokenizer = trained.loader.corpus.tokenizer
+    fast = library().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokenizer.id_to_token(0))
+    temporary = args.out.with_name(f".{args.out.name}-{os.getpid()}")
+    try:
+        made.save_pretrained(temporary)
+        fast.save_pretrained(temporary)
+        os.rename(temporary, args.out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{args.out}: {type(made).__name__}, step {step}")
+    return 0
