@@ -19,7 +19,7 @@ help:  ## list the targets
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu] [SIZES="0.1M 0.2M"] [SEEDS=3]'
+	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu|paper] [SIZES="0.1M 0.2M"] [SEEDS=3]'
 	@echo '             [STEPS=2000] [RESULTS=results] [SET="pcgrad.groups=domain optim.lr=1e-3"] [WANDB=offline]'
 	@echo '             [TUNE_RATE=1] [PACK=auto|off|32] [UNTIL=decided] [WRITE_STUDY=mine.toml]'
 	@echo '  make sweep STUDY=sweeps/studies/verdict.toml [RESULTS=results]'

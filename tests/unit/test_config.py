@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zslx.config.groups import GROUPS
+from zslx.commands.cli import main
+from zslx.config.groups import GROUPS, OptimConfig
 from zslx.config.presets import PRESETS, preset
 from zslx.config.run_config import Config, known_keys, parse_overrides
-from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES
+from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES, SIZES
 
 
 def test_overrides():
@@ -115,6 +116,42 @@ def test_presets_give_configurations_at_every_size():
             ]
     with pytest.raises(ValueError, match="unknown preset 'smok'; did you mean smoke"):
         preset("smok")
+
+
+def test_the_papers_preset_has_its_settings():
+    """The authors' configs/main-results: 512 × 1,024 tokens, 2^18 steps, constant after 2,000 steps from a tenth."""
+    rates = [1.26e-3, 9.71e-4, 8.01e-4, 6.81e-4, 5.67e-4, 4.87e-4]
+    chosen = preset("paper")
+    assert chosen.sizes == ("14M", "37M", "78M", "144M", "285M", "472M")
+    for size, rate in zip(chosen.sizes, rates, strict=True):
+        config = chosen.for_size(size)
+        assert config.optim == OptimConfig(
+            lr=rate, beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=1.0, warmup=2000, warmup_start=0.1,
+            schedule="constant",
+        )  # fmt: skip
+        assert (config.data.batch_size, config.data.seq_len, config.train.steps) == (512, 1024, 2**18)
+        assert (config.data.vocab_size, config.model.vocab_size) == (50280, 50304)
+        assert config.train.dtype == "bfloat16" and config.model.init == "mitchell"
+        if size in ("14M", "37M", "78M", "144M"):
+            assert chosen.for_size(f"nanogpt-{size}").optim == config.optim
+
+
+def test_presets_are_listed_with_what_they_cost(capsys):
+    assert main(["presets", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    by_name = {p["name"]: p for p in listed["presets"]}
+    assert by_name.keys() == PRESETS.keys()
+    paper = {cost["size"]: cost for cost in by_name["paper"]["costs"]}
+    assert paper["144M"]["parameters"] == 143_785_984 and paper["144M"]["tokens"] == 2**37
+    # 6 a weight of the layers and of the unembedding, and causal attention over 1,024 tokens: 6 · 16 · 1,024 · 1,024.
+    assert paper["144M"]["flops"] == 2**37 * (6 * 143_785_984 + 6 * 16 * 1024 * 1024)
+    assert paper["14M"]["h100_hours"] == pytest.approx(2**37 / 2_658_000 / 3600) and not paper["285M"]["h100_hours"]
+    sizes = {size["name"]: size["parameters"] for size in listed["sizes"]}
+    assert sizes.keys() == SIZES.keys()
+    assert [round(sizes[f"nanogpt-{n}"] / 1e6, 1) for n in ("14M", "37M", "78M", "144M")] == [16.3, 51.5, 124.4, 254.0]
+    assert main(["presets"]) == 0
+    printed = capsys.readouterr().out
+    assert "472,121,344 parameters" in printed and "not measured" in printed and "99.2 H100 hours" in printed
 
 
 def test_a_group_given_as_a_mapping_is_read_as_the_group():

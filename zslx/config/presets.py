@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from zslx.config.fields import unknown
 from zslx.config.groups import DataConfig, InstrumentConfig, OptimConfig, TrainConfig
 from zslx.config.run_config import Config
-from zslx.config.sizes import model_preset
+from zslx.config.sizes import NANOGPT, PAPER_SIZES, model_preset
 
 PAPER_LR = {"14M": 1.26e-3, "37M": 9.71e-4, "78M": 8.01e-4, "144M": 6.81e-4, "285M": 5.67e-4, "472M": 4.87e-4}
 REFERENCE_WIDTH = 64
@@ -32,7 +32,7 @@ class Preset:
         """The settings of one trial at a named size. The preset's rate is for REFERENCE_WIDTH and falls as 1/width,
         which is where the best rates of the laptop sizes lie (benchmarks/README.md); the paper's sizes have its own."""
         config = dataclasses.replace(self.config, model=model_preset(size))
-        rate = PAPER_LR.get(size) or config.optim.lr * REFERENCE_WIDTH / config.model.d_model
+        rate = PAPER_LR.get(size.removeprefix(NANOGPT)) or config.optim.lr * REFERENCE_WIDTH / config.model.d_model
         rate = float(f"{rate:.2e}")  # three digits, as anyone would write it
         return dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=rate))
 
@@ -78,6 +78,18 @@ PRESETS = {
             data=DataConfig(vocab_size=4096, batch_size=16, seq_len=128, heldout_sequences=64),
             optim=OptimConfig(lr=5e-3, warmup=40),
             train=TrainConfig(steps=8192, dtype="bfloat16"),
+            instruments=InstrumentConfig(token_samples=64),
+        ),
+    ),
+    "paper": Preset(
+        help="GPU days: the paper's six models with its settings, 137 billion tokens each",
+        sizes=tuple(PAPER_SIZES),
+        seeds=1,
+        # Tokenizer of 50,280 entries, whose table is padded to 50,304; held-out set as long as its C4 sample.
+        config=Config(
+            data=DataConfig(vocab_size=50280, batch_size=512, seq_len=1024, heldout_sequences=976),
+            optim=OptimConfig(warmup=2000),
+            train=TrainConfig(steps=262144, dtype="bfloat16", compile=True, micro_batch=32),
             instruments=InstrumentConfig(token_samples=64),
         ),
     ),
