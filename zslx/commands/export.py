@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from zslx.config.hugging_face import library
     from zslx.model.export import as_hugging_face
-    from zslx.probing.probe import ProbeSettings, RunProbe
     from zslx.model.weights import load_weights
+    from zslx.probing.probe import ProbeSettings, RunProbe
 
     if args.out.exists():
         raise ValueError(f"{args.out}: exists; give a folder that does not")

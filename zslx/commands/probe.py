@@ -17,39 +17,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure loss and gradient interference, the first-order decomposition of the run's update and the\n"
         "decomposition of cross-entropy at the checkpoints of finished runs.\n\n"
+        "RUN may also be a series of checkpoints from elsewhere, in folders named as the hub's revisions are:\n"
+        "SERIES/step0, SERIES/step512, ..., SERIES/step1000-tokens4B, with config.json and *.safetensors each.\n"
+        "It needs --text, the text to measure on. Its records and figures go to SERIES/zslx-probe.\n\n"
         "Records go to RUN/probe.jsonl, figures to RUN/figures. What is there is not measured again: after an\n"
         "interruption the same command goes on."
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or of a series of checkpoints"
+    )
     parser.add_argument(
         "--n", type=_tokens, default=1024, metavar="N", help="sampled tokens of the per-token gradients, or all"
     )
     parser.add_argument("--sequences", type=_positive, default=0, metavar="S", help="held-out sequences (the run's)")
     parser.add_argument("--seq-len", type=_positive, default=0, metavar="T", help="their length (the run's)")
     parser.add_argument("--steps", metavar="1,2,4", type=_steps, help="checkpoints (powers of two and the last)")
-    parser.add_argument("--text", default="", metavar="PATH", help="where the text of the runs lies now (data.path)")
+    parser.add_argument(
+        "--text", default="", metavar="PATH", help="where the text of the runs lies now (data.path); the text of series"
+    )
     parser.add_argument("--json", action="store_true", help="print the records as one JSON list, an object a run")
     parser.add_argument("--together", type=Path, metavar="DIR", help="also draw all runs on one set of figures there")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing")
 
 
 def run(args: argparse.Namespace) -> int:
+    from zslx.probing.checkpoint_series import SeriesProbe, is_series
     from zslx.probing.probe import ProbeSettings, RunProbe
     from zslx.progress import Progress
 
     settings = ProbeSettings(n=args.n, sequences=args.sequences, seq_len=args.seq_len)
     folders = list(dict.fromkeys(args.runs))
     # Everything that is asked for is checked before the first measurement.
-    probes = [RunProbe(folder, settings, args.text) for folder in folders]
+    probes = [
+        SeriesProbe(folder, settings, args.text) if is_series(folder) else RunProbe(folder, settings, args.text)
+        for folder in folders
+    ]
     plans = [probe.steps(args.steps) for probe in probes]
     line = Progress("probe")
+    for probe, steps in zip(probes, plans, strict=True):
+        probe.before(steps, line.say)
     missing = [len(set(steps) - set(probe.records())) for probe, steps in zip(probes, plans, strict=True)]
     total, done = sum(missing) or 1, 0
     results = []
     for probe, steps, count in zip(probes, plans, missing, strict=True):
 
-        def at(share: float, what: str, done: int = done, count: int = count, probe: RunProbe = probe) -> None:
-            line.at((done + share * count) / total, f"{probe.folder.name}", f", {what}")
+        def at(share: float, what: str, done: int = done, count: int = count, name: str = probe.name) -> None:
+            line.at((done + share * count) / total, name, f", {what}")
 
         results.append(probe.measure(steps, at))
         done += count
@@ -71,10 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: Path | None) -> None:
     from zslx.probing.figures import Series, write_figures
 
-    series = [
-        Series.of(p.folder, p.config, p.parameters, list(found.values()))
-        for p, found in zip(probes, results, strict=True)
-    ]
+    series = [Series.of(p.label, p.parameters, list(found.values())) for p, found in zip(probes, results, strict=True)]
     for probe, one in zip(probes, series, strict=True):
         folder = write_figures([one], probe.folder / "figures")
         print(f"figures: {printable(str(folder))}", file=sys.stderr)

@@ -96,7 +96,7 @@ class HuggingFaceModel(nn.Module):
                 )
         except (RuntimeError, ValueError, IndexError):  # a mask of this shape means nothing to it
             return False
-        return torch.allclose(first, second, rtol=1e-4, atol=1e-5)
+        return torch.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def build(config: Config, vocabulary: int, generator: torch.Generator | None) -> HuggingFaceModel:
@@ -168,9 +168,11 @@ def _check(model: HuggingFaceModel, config: Config) -> None:
     other = tokens.clone()
     other[0, -1] = (tokens[0, -1] + 1) % model.inner.config.vocab_size
     logits = model(tokens)
-    if not torch.allclose(logits[:, :-1], model(other)[:, :-1], rtol=1e-4, atol=1e-5):
+    if not torch.allclose(logits[:, :-1], model(other)[:, :-1], rtol=1e-4, atol=1e-5, equal_nan=True):
         raise ValueError(f"{name}: the logits of a position depend on later tokens, so it is no causal language model")
-    model.plain_head = torch.allclose(model.unembedding(model.hidden(tokens)), logits, rtol=1e-5, atol=1e-6)
+    model.plain_head = torch.allclose(
+        model.unembedding(model.hidden(tokens)), logits, rtol=1e-5, atol=1e-6, equal_nan=True
+    )
     if config.train.loss_chunk and not model.plain_head:
         raise ValueError(f"{name}: its logits are more than a product with its unembedding: train.loss_chunk must be 0")
 

@@ -32,9 +32,9 @@ class Series:
     records: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, folder: Path, config: Config, parameters: int, records: Sequence[Mapping[str, Any]]) -> Series:
+    def of(cls, label: str, parameters: int, records: Sequence[Mapping[str, Any]]) -> Series:
         in_order = sorted(records, key=lambda r: r["step"])
-        return cls(label=run_label(folder, config), parameters=parameters, records=in_order)
+        return cls(label=label, parameters=parameters, records=in_order)
 
     def curve(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) where the records have a number at `path`."""

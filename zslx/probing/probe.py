@@ -43,6 +43,7 @@ from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
 from zslx.model.weights import load_weights
+from zslx.probing.figures import run_label
 from zslx.runs import checkpoints
 from zslx.runs.json_files import JsonLines, read_lines
 from zslx.runs.records import read_config, read_manifest
@@ -72,18 +73,89 @@ class ProbeSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class RunProbe:
-    """Measures one run. `available` are the steps of its checkpoints."""
+class Probe:
+    """Measures checkpoints one by one into FOLDER/probe.jsonl. `available` are their steps."""
+
+    def __init__(self, folder: Path, settings: ProbeSettings, identity: str, available: list[int]):
+        self.folder, self.settings, self.available = folder, settings, available
+        self.key = settings.key(identity)
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+        return self.folder.name
+
+    @property
+    def label(self) -> str:
+        """The name in figures."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> int:
+        """Parameters without embedding, unembedding and learned positions."""
+        raise NotImplementedError
+
+    def _at(self, step: int, at: Callable[[str], None]) -> dict[str, Any]:
+        """Measure the checkpoint of a step, saying which of STAGES begins."""
+        raise NotImplementedError
+
+    def steps(self, wanted: list[int] | None = None) -> list[int]:
+        """The checkpoints to measure: those asked for, or powers of two and the last."""
+        if wanted is None:
+            return [s for s in self.available if s & (s - 1) == 0 or s == self.available[-1]]
+        if missing := sorted(set(wanted).difference(self.available)):
+            steps = ", ".join(map(str, self.available))
+            raise ValueError(f"{self.folder}: no checkpoint at step {', '.join(map(str, missing))}; there are {steps}")
+        return sorted(set(wanted))
+
+    def records(self) -> dict[int, dict[str, Any]]:
+        """What was measured with these settings before, by step."""
+        path = self.folder / FILE
+        lines = read_lines(path) if path.exists() else []
+        return {line["step"]: line for line in lines if line.get("probe") == self.key and self.current(line)}
+
+    def current(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is of the checkpoints that are there."""
+        return True
+
+    def before(self, steps: list[int], say: Callable[[str], None]) -> None:
+        """Called before anything is measured."""
+
+    def measure(self, steps: list[int], progress: Callable[[float, str], None]) -> dict[int, dict[str, Any]]:
+        """The records of `steps`, in their order; those that are missing are measured and appended one by one."""
+        self.folder.mkdir(exist_ok=True)
+        with locked(self.folder / ".probe.lock"):
+            JsonLines(self.folder / FILE).cut()  # what a killed probe was writing
+            found = self.records()
+            missing = [step for step in steps if step not in found]
+            for i, step in enumerate(missing):
+
+                def at(stage: str, done: int = i, step: int = step) -> None:
+                    share = (done + STAGES.index(stage) / len(STAGES)) / len(missing)
+                    progress(share, f"step {step}, {stage}")
+
+                found[step] = self._at(step, at)
+                self._append(found[step])
+        return {step: found[step] for step in steps}
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        with JsonLines(self.folder / FILE) as file:
+            file.append(record)
+            file.flush()
+
+
+class RunProbe(Probe):
+    """Measures one run."""
 
     def __init__(self, folder: str | Path, settings: ProbeSettings, text: str = ""):
         """`text`: where the run's text lies now, if not at its `data.path`."""
-        self.folder, self.settings = Path(folder), settings
-        self.config = Config.from_dict(read_config(self.folder))
-        manifest = read_manifest(self.folder)
+        run = Path(folder)
+        self.config = Config.from_dict(read_config(run))
+        manifest = read_manifest(run)
         if manifest["status"] not in ("finished", "diverged"):
             raise ValueError(f"{folder}: the run is {manifest['status']}, not finished; zslx train goes on with it")
-        self.key = settings.key(str(manifest.get("identity")))
-        self.available = checkpoints.steps(self.folder / checkpoints.CHECKPOINTS)
+        available = checkpoints.steps(run / checkpoints.CHECKPOINTS)
+        super().__init__(run, settings, str(manifest.get("identity")), available)
         if not self.available:
             raise ValueError(f"{folder}: no checkpoints to measure")
         self._check_text(manifest, text)
@@ -120,41 +192,14 @@ class RunProbe:
             )
 
     @property
+    def label(self) -> str:
+        return run_label(self.folder, self.config)
+
+    @property
     def parameters(self) -> int:
         """Parameters without embedding, unembedding and learned positions."""
         counted = read_manifest(self.folder).get("parameters")
         return int(counted["non_embedding"]) if counted else self.config.model.parameters().non_embedding
-
-    def steps(self, wanted: list[int] | None = None) -> list[int]:
-        """The checkpoints to measure: those asked for, or powers of two and the last."""
-        if wanted is None:
-            return [s for s in self.available if s & (s - 1) == 0 or s == self.available[-1]]
-        if missing := sorted(set(wanted).difference(self.available)):
-            steps = ", ".join(map(str, self.available))
-            raise ValueError(f"{self.folder}: no checkpoint at step {', '.join(map(str, missing))}; there are {steps}")
-        return sorted(set(wanted))
-
-    def records(self) -> dict[int, dict[str, Any]]:
-        """What was measured with these settings before, by step."""
-        path = self.folder / FILE
-        lines = read_lines(path) if path.exists() else []
-        return {line["step"]: line for line in lines if line.get("probe") == self.key}
-
-    def measure(self, steps: list[int], progress: Callable[[float, str], None]) -> dict[int, dict[str, Any]]:
-        """The records of `steps`, in their order; those that are missing are measured and appended one by one."""
-        with locked(self.folder / ".probe.lock"):
-            JsonLines(self.folder / FILE).cut()  # what a killed probe was writing
-            found = self.records()
-            missing = [step for step in steps if step not in found]
-            for i, step in enumerate(missing):
-
-                def at(stage: str, done: int = i, step: int = step) -> None:
-                    share = (done + STAGES.index(stage) / len(STAGES)) / len(missing)
-                    progress(share, f"step {step}, {stage}")
-
-                found[step] = self._at(step, at)
-                self._append(found[step])
-        return {step: found[step] for step in steps}
 
     def _at(self, step: int, at: Callable[[str], None]) -> dict[str, Any]:
         at("losses")
@@ -229,8 +274,3 @@ class RunProbe:
             signs=CHANCE_DRAWS,
             histogram=True,
         )
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        with JsonLines(self.folder / FILE) as file:
-            file.append(record)
-            file.flush()
