@@ -160,6 +160,11 @@ def test_a_pack_of_them_is_refused(tiny):
         check_shapes([tiny(model="hf:gpt2")] * 2)
 
 
+def test_a_model_that_grows_is_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="hf:gpt2: a model that grows has to be the native one"):
+        train(tiny(model="hf:gpt2", intervention="depth_warmup", **{"model.n_layers": 2}), tmp_path)
+
+
 REFUSED = [
     (["model=hf:gpt3"], r"model=hf:gpt3: neither a folder nor .* did you mean gptj, gpt2"),
     (["model=hf:EleutherAI/pythia-14m"], r"A model of the hub has to be in a folder: hf download NAME"),
