@@ -34,8 +34,9 @@ def test_the_logits_are_those_of_the_native_model(name, tmp_path):
         for p in model.parameters():
             if p.ndim == 1:
                 p.add_(0.3 * torch.randn(p.shape, generator=generator))
-    as_hugging_face(model, 11).save_pretrained(tmp_path)
+    as_hugging_face(model, 11, end_of_text=3).save_pretrained(tmp_path)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert loaded.config.eos_token_id == 3
     tokens = torch.randint(37, (3, 11), generator=generator)
     with torch.no_grad():
         torch.testing.assert_close(loaded(tokens).logits, model(tokens), rtol=1e-5, atol=1e-5)

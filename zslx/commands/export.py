@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     average = trained.methods.average()
     if average is not None:
         load_weights(trained.model, average)
-    made = as_hugging_face(trained.model, probe.config.data.seq_len)
-    tokenizer = trained.loader.corpus.tokenizer
-    fast = library().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokenizer.id_to_token(0))
+    tokenizer, end = trained.loader.corpus.tokenizer, trained.loader.corpus.end_of_text
+    made = as_hugging_face(trained.model, probe.config.data.seq_len, end)
+    fast = library().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokenizer.id_to_token(end))
     temporary = args.out.with_name(f".{args.out.name}-{os.getpid()}")
     try:
         made.save_pretrained(temporary)

@@ -24,10 +24,11 @@ LLAMA = {"positions": "rope", "norm": "rmsnorm", "gated_mlp": True}
 GPT2 = {"positions": "learned", "norm": "layernorm", "gated_mlp": False}
 
 
-def as_hugging_face(model: Model, seq_len: int) -> Any:
+def as_hugging_face(model: Model, seq_len: int, end_of_text: int = 0) -> Any:
     """The model of transformers that computes what `model` does. ValueError where there is none.
 
-    seq_len: positions that it is said to have where the native model has no limit.
+    seq_len: positions that it is said to have where the native model has no limit. end_of_text: the token that ends
+    every document, and so stands before each.
     """
     if isinstance(model, HuggingFaceModel):
         return model.inner
@@ -35,6 +36,8 @@ def as_hugging_face(model: Model, seq_len: int) -> Any:
     for form, make in ((LLAMA, _llama), (GPT2, _gpt2)):
         if all(getattr(config, key) == value for key, value in form.items()):
             made = make(model, config, seq_len)
+            for settings in (made.config, made.generation_config):
+                settings.bos_token_id = settings.eos_token_id = end_of_text
             break
     else:
         has = ", ".join(f"model.{key}={getattr(config, key)}" for key in LLAMA)
@@ -50,8 +53,8 @@ def _common(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
         "tie_word_embeddings": config.tied,
-        "bos_token_id": 0,  # token 0 ends every document, and so stands before each
-        "eos_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "pad_token_id": None,
     }
 
