@@ -8,11 +8,11 @@ READY  := $(VENV)/.ready
 # Settings of a sweep; each can be given on the command line, none is needed. They reach the shell through the environment,
 # as they were typed: neither make nor the shell reads a `$$` or a quote in them.
 RESULTS ?= results
-SETTINGS := INTERVENTION STUDY PRESET RESULTS SIZES SEEDS STEPS SET WANDB TUNE_RATE PACK UNTIL WRITE_STUDY
+SETTINGS := INTERVENTION STUDY PRESET RESULTS SIZES SEEDS STEPS SET WANDB TUNE_RATE SEARCH PACK UNTIL WRITE_STUDY
 $(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report compare test test-quick test-slow lint bench lock clean
+.PHONY: help setup sweep report compare dashboard test test-quick test-slow lint bench lock clean
 
 help:  ## list the targets
 	@echo 'zslx: can a training method relieve zero-sum learning without scale?'
@@ -21,7 +21,7 @@ help:  ## list the targets
 	@echo
 	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu|paper] [SIZES="0.1M 0.2M"] [SEEDS=3]'
 	@echo '             [STEPS=2000] [RESULTS=results] [SET="pcgrad.groups=domain optim.lr=1e-3"] [WANDB=offline]'
-	@echo '             [TUNE_RATE=1] [PACK=auto|off|32] [UNTIL=decided] [WRITE_STUDY=mine.toml]'
+	@echo '             [TUNE_RATE=1 or SEARCH=16] [PACK=auto|off|32] [UNTIL=decided] [WRITE_STUDY=mine.toml]'
 	@echo '  make sweep STUDY=sweeps/studies/verdict.toml [RESULTS=results]'
 
 setup: $(READY)  ## create or update the environment in .venv
@@ -30,7 +30,7 @@ sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERV
 	@test -z "$$STUDY" || test -z "$$INTERVENTION" || { echo 'make sweep: give INTERVENTION or STUDY'; exit 2; }
 	@$(BIN)/zslx sweep "$${STUDY:-$${INTERVENTION:-pcgrad}}" $${PRESET:+--preset "$$PRESET"} --results "$$RESULTS" \
 	    $${SIZES:+--sizes "$$SIZES"} $${SEEDS:+--seeds "$$SEEDS"} $${STEPS:+--steps "$$STEPS"} $${SET:+--set "$$SET"} \
-	    $${WANDB:+--wandb "$$WANDB"} $${TUNE_RATE:+--tune-rate} $${PACK:+--pack "$$PACK"} \
+	    $${WANDB:+--wandb "$$WANDB"} $${TUNE_RATE:+--tune-rate} $${SEARCH:+--search "$$SEARCH"} $${PACK:+--pack "$$PACK"} \
 	    $${UNTIL:+--until "$$UNTIL"} $${WRITE_STUDY:+--write-study "$$WRITE_STUDY"}
 
 report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone
@@ -38,6 +38,9 @@ report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from th
 
 compare: $(READY)  ## print the comparison table of RESULTS
 	@$(BIN)/zslx compare "$$RESULTS"
+
+dashboard: $(READY)  ## show the searches of RESULTS in Optuna's dashboard, on this machine alone
+	@$(BIN)/zslx dashboard "$$RESULTS"
 
 test: lint  ## what CI runs: every test but the slow ones (under 15 minutes)
 	$(BIN)/pytest -n 2 -m "not slow"

@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", choices=("decided",), help=looks)
     parser.add_argument("--write-study", type=Path, metavar="FILE", help="write the study file of this command; end")
     parser.set_defaults(contrasts={}, curve="", file="")  # a study file alone can say these
+    parser.add_argument(
+        "--search",
+        type=int,
+        metavar="N",
+        help="first search settings and rate of each arm by Optuna: N points an arm, smallest size, other seeds",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from analysis.study.arm import Arm, rate_factor
 from sweeps.grids import Pairs, Point, points, refuse_grids_of_the_configuration
@@ -101,3 +102,10 @@ def with_rates(arm: Arm, rates: Mapping[str, Mapping[str, float]], sizes: Sequen
     factor = rate_factor(arm.name) or 1.0
     found = {size: factor * own.get(size, 1.0) for size in sizes}
     return dataclasses.replace(arm, rates={} if set(found.values()) == {1.0} else found)
+
+
+def with_settings(arm: Arm, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Arm:
+    """The arm with the settings found for it, by method, or for the arm that it is a placebo or a control of."""
+    own = found.get(arm.name) or found.get(arm.of or "") or {}
+    merged = {m: {**arm.settings.get(m, {}), **own.get(m, {})} for m in {**arm.settings, **own}}
+    return dataclasses.replace(arm, settings=merged) if own else arm

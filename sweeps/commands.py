@@ -26,7 +26,7 @@ from analysis.inference.compare import decided
 from analysis.study.arm import rate_factor
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
-from sweeps import study_file, tune_rate, wandb_log
+from sweeps import arm_search, search, search_storage, study_file, tune_rate, wandb_log
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
@@ -46,6 +46,7 @@ from zslx.printable import one_line, printable
 from zslx.progress import duration
 from zslx.text import token_cache
 
+MOST_NAMES = 8  # of arms in one line
 LONG = 1200.0  # seconds: above this estimate a sweep says first that it can be interrupted
 
 
@@ -60,6 +61,7 @@ class Sweep:
     estimate: Estimate
     slots: int
     wandb: str
+    again: str = ""  # the command that was given, where it asks for more than this study: a tuning, then a comparison
 
     def seconds(self) -> float:
         return study_seconds([map(self.estimate.seconds, some) for some in rounds(self.pending)], self.slots)
@@ -83,9 +85,49 @@ def write_study(args: argparse.Namespace) -> int:
 
 
 def planned(args: argparse.Namespace) -> Sweep | int:
-    """What is to be trained and compared; the exit code where the tuning of the rates came to no end."""
+    """What is to be trained and compared; the exit code where a tuning before it came to no end."""
     args = study_file.with_file(args)
+    if args.tune_rate and args.search is not None:
+        raise ValueError("SEARCH tunes the learning rates, too, and TUNE_RATE does so at each size: give one of them")
+    if args.search is not None:
+        return searched(args, arm_search.checked(args.search))
     return tuned(args) if args.tune_rate else plan(args)
+
+
+def searched(args: argparse.Namespace, points: int) -> Sweep | int:
+    """Search the settings of each arm, in rounds; then plan the comparison."""
+    asked = ask(args)
+    looked = search.Search(
+        asked.specs,
+        args.preset,
+        points,
+        sizes=asked.sizes,
+        overrides=asked.overrides,
+        pack=args.pack,
+        results=args.results,
+    )
+    for line in looked.announce():
+        say(line)
+    again, number = given(args, asked, {"points": points}), 0
+    while study := looked.ask():
+        number += 1
+        sweep = dataclasses.replace(sweep_of(study, args), again=again)
+        if args.dry_run:
+            say("its first round:")
+            return start(sweep, args)
+        say(f"search, round {number} of {looked.count}")
+        check_writable(sweep.ledger.results)
+        code = guarded(sweep, train_only)
+        if code > 1:  # stopped; a point whose trials failed is left out
+            return code
+        looked.tell(load_study(args.results, study.name))
+        if wrong := search_storage.keep(args.results, looked.studies()):
+            say(f"note: {wrong}")
+    for line in looked.describe():
+        say(line)
+    sizes = asked.sizes or preset(args.preset).sizes
+    rates = {arm: dict.fromkeys(sizes, factor) for arm, factor in looked.rates.items()}
+    return plan(args, rates, looked.summary(), looked.settings)
 
 
 def tuned(args: argparse.Namespace) -> Sweep | int:
@@ -102,7 +144,7 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
             pack=args.pack,
             results=args.results,
         )
-        sweep = sweep_of(study, args)
+        sweep = dataclasses.replace(sweep_of(study, args), again=given(args, asked, {"seeds": tune_rate.SEEDS}))
         if args.dry_run:
             say("the rates are tuned first:")
             return start(sweep, args)
@@ -120,6 +162,21 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
     for line in tune_rate.describe(rates, study.trials):
         say(line)
     return plan(args, rates, tune_rate.summary(study, measures, losses))
+
+
+def given(args: argparse.Namespace, asked: Asked, tuning: dict[str, Any]) -> str:
+    """The command line as `make` takes it, with the tuning that it asks for."""
+    study = build(
+        asked.specs,
+        args.preset,
+        sizes=asked.sizes,
+        seeds=asked.seeds,
+        overrides=asked.overrides,
+        tuning=tuning,
+        pack=args.pack,
+        results=args.results,
+    )
+    return command(study, str(args.results))
 
 
 def start(sweep: Sweep, args: argparse.Namespace) -> int:
@@ -226,13 +283,21 @@ def ask(args: argparse.Namespace) -> Asked:
     return Asked(asked, sizes, seeds, overrides)
 
 
-def plan(args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning: dict[str, Any] | None = None) -> Sweep:
-    """The sweep that a command line asks for, at the rates that were tuned for its arms."""
-    return sweep_of(study_of(args, rates, tuning), args)
+def plan(
+    args: argparse.Namespace,
+    rates: tune_rate.Rates | None = None,
+    tuning: dict[str, Any] | None = None,
+    settings: dict[str, arm_search.Settings] | None = None,
+) -> Sweep:
+    """The sweep that a command line asks for, at the rates and settings that were found for its arms."""
+    return sweep_of(study_of(args, rates, tuning, settings), args)
 
 
 def study_of(
-    args: argparse.Namespace, rates: tune_rate.Rates | None = None, tuning: dict[str, Any] | None = None
+    args: argparse.Namespace,
+    rates: tune_rate.Rates | None = None,
+    tuning: dict[str, Any] | None = None,
+    settings: dict[str, arm_search.Settings] | None = None,
 ) -> PlannedStudy:
     """The study that a command line asks for."""
     asked = ask(args)
@@ -243,6 +308,7 @@ def study_of(
         seeds=asked.seeds,
         overrides=asked.overrides,
         rates=rates,
+        settings=settings,
         tuning=tuning,
         contrasts=args.contrasts,
         curve=args.curve,
@@ -304,7 +370,8 @@ def check_writable(results: Path) -> None:
 def announce(sweep: Sweep) -> None:
     """Say what is about to happen, and how long it takes."""
     study = sweep.study
-    arms = ", ".join(arm.name for arm in study.arms)
+    names = [arm.name for arm in study.arms]
+    arms = ", ".join(names[:MOST_NAMES]) + (f", ... ({len(names)} arms)" if len(names) > MOST_NAMES else "")
     sizes, seeds = " ".join(study.sizes), " ".join(map(str, study.seeds[: study.stage]))
     say(f"{study.name}: {arms}; sizes {sizes}; seeds {seeds}")
     if not sweep.pending:
@@ -411,5 +478,5 @@ def interrupted(sweep: Sweep) -> int:
         sweep.ledger.record(sweep.study)
     print()
     say(f"stopped: {len(done)} of {len(trials)} trials are finished, and the others keep their checkpoints; go on with")
-    say(f"  {command(sweep.study, str(sweep.ledger.results))}")
+    say(f"  {sweep.again or command(sweep.study, str(sweep.ledger.results))}")
     return 130

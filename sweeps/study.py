@@ -19,7 +19,7 @@ from analysis.inference.evidence import VERDICT_SEEDS
 from analysis.inference.looks import looks_of
 from analysis.study.arm import Arm
 from analysis.study.declaration import Declaration, Entry
-from sweeps.arms import BASELINE_ARM, plan, with_rates
+from sweeps.arms import BASELINE_ARM, plan, with_rates, with_settings
 from sweeps.packing import AUTO
 from sweeps.planned import PlannedTrial, Planner
 from sweeps.rounds import rounds
@@ -55,7 +55,7 @@ class PlannedStudy:
     trials: tuple[PlannedTrial, ...]
     references: tuple[PlannedTrial, ...] = ()  # that trials need; not compared, and none of the trials
     pack: str = AUTO  # which trials are packed: auto, off or how many together
-    tuning: Mapping[str, Any] | None = None  # how the rates of the arms were tuned (tune_rate.py)
+    tuning: Mapping[str, Any] | None = None  # how the arms were tuned (tune_rate.py, search.py)
     contrasts: Mapping[str, str] = field(default_factory=dict)  # arm: what it is compared with beside the baseline
     curve: str = ""  # that a study file declares for L_d, t_d and r_d
     file: str = ""  # the study file (study_file.py), where one was given
@@ -121,6 +121,7 @@ def build(
     seeds: Sequence[int] = (),
     overrides: Sequence[str] = (),
     rates: Mapping[str, Mapping[str, float]] | None = None,
+    settings: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
     tuning: Mapping[str, Any] | None = None,
     contrasts: Mapping[str, str] | None = None,
     curve: str = "",
@@ -134,7 +135,8 @@ def build(
     `results` is the folder of its trials: those that need a reference run name its folder.
 
     `rates` are factors on the learning rate, by arm and size. A placebo and a combination with cosine take those of
-    their arm, a control those of the baseline.
+    their arm, a control those of the baseline. `settings` are those found for an arm, by method; its placebo and its
+    combinations take them, too.
 
     `contrasts`, `curve` and `file` are those of PlannedStudy; `until`: "decided" for a study that may stop early.
 
@@ -144,7 +146,8 @@ def build(
     sizes = tuple(dict.fromkeys(sizes)) or preset.sizes
     seeds = tuple(dict.fromkeys(seeds)) or tuple(range(preset.seeds))
     pairs = once(split_pair(item) for item in overrides)
-    arms = tuple(with_rates(arm, rates or {}, sizes) for arm in plan(asked, preset, pairs))
+    planned = (with_settings(arm, settings or {}) for arm in plan(asked, preset, pairs))
+    arms = tuple(with_rates(arm, rates or {}, sizes) for arm in planned)
     check_declared(arms, contrasts or {}, curve)
     planner = Planner(preset=preset, sizes=sizes, seeds=seeds, pairs=pairs, pack=pack, results=results)
     trials, references = planner.trials(arms)
@@ -195,7 +198,7 @@ def check_declared(arms: Sequence[Arm], contrasts: Mapping[str, str], curve: str
 
 
 def with_arms(study: PlannedStudy, arms: Sequence[Arm], results: str | Path = "results") -> PlannedStudy:
-    """The study of other arms at the same sizes, seeds and settings: a tuning of rates."""
+    """The study of other arms at the same sizes, seeds and settings: a tuning."""
     planner = Planner(
         preset=presets.preset(study.preset),
         sizes=study.sizes,
@@ -231,7 +234,7 @@ def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> 
     if preset is None and study.seeds != tuple(range(usual.seeds)):
         words["SEEDS"] = seeds_text(study.seeds)
     if study.tuning:
-        words["TUNE_RATE"] = "1"
+        words |= {"SEARCH": str(study.tuning["points"])} if "points" in study.tuning else {"TUNE_RATE": "1"}
     if study.looks:
         words["UNTIL"] = "decided"
     if study.pack != AUTO:

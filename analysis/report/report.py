@@ -27,6 +27,7 @@ from analysis.report.figures import Figures
 from analysis.report.headline import headline
 from analysis.report.held_out_blocks import held_out
 from analysis.report.page import render
+from analysis.report.tuning_blocks import tuning
 from zslx.runs.json_files import write_atomic
 
 MOST_CARDS = 2  # answers shown as cards; more become one ranked table
@@ -71,6 +72,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
         ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),
         ("Better loss through less interference?", "mechanism", [tables.mechanism(c)]),
         ("Over model sizes", "sizes", [tables.gains(c), tables.trends(c), tables.laws(c)]),
+        ("Tuning before the comparison", "tuning", tuning(c)),
         ("Cost", "cost", [*tables.cost(c)]),
         ("What the interventions did", "did", [tables.training(measures), *(figures.metrics())]),
         ("Failures", "failures", [tables.failures(c)]),

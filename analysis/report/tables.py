@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, difference, minus, number, p_value, percent, plus_minus, share
-from analysis.report.blocks import Block, Table, Text
+from analysis.report.blocks import Block, Table
 from analysis.study.measures import TAIL_FACTORS, Measures
 
 MEASURE_NAMES = {
@@ -249,19 +249,7 @@ def cost(comparison: Comparison) -> list[Block | None]:
         "included. It is read off curves made for T steps, "
         "not retrained for the budget: fair to constant rates, unfair to a decaying schedule that is cut short.",
     )
-    return [table if rows else None, tuning(comparison)]
-
-
-def tuning(comparison: Comparison) -> Text | None:
-    """What it cost to tune the learning rates, where they were tuned."""
-    found = comparison["tuning"]
-    if not found:
-        return None
-    seeds = ", ".join(map(str, found["seeds"]))
-    return Text(
-        text=f"The learning rates of the arms were tuned before, at each size, on seeds {seeds}: "
-        f"{found['trials']} trials, {found['train_seconds']:.0f} s of training (study {found['study']})."
-    )
+    return [table if rows else None]
 
 
 def training(measures: Measures) -> Table | None:

@@ -15,6 +15,7 @@ from zslx.printable import one_line
 # name: (module with add_arguments and run, help). Modules outside zslx are named here and nowhere else.
 COMMANDS = {
     "sweep": ("sweeps.arguments", "compare interventions with the baseline over sizes and seeds"),
+    "dashboard": ("sweeps.dashboard", "show the searches of a results folder in Optuna's dashboard"),
     "train": ("zslx.commands.train", "train one run, or go on with it"),
     "fit": ("zslx.commands.fit", "fit loss deceleration (L_d, t_d, r_d) to loss curves"),
     "probe": ("zslx.commands.probe", "measure interference on the checkpoints of finished runs"),

@@ -121,6 +121,8 @@ def card_of(part: Part) -> dict[str, Any]:
 
 
 def card_text(card: dict[str, Any]) -> str:
+    from zslx.intervention.search_range import search_range
+
     name, method = card["name"], card["name"].rpartition(":")[2]
     if name != method:
         placebo = f"this is the placebo of {method}"
@@ -135,6 +137,9 @@ def card_text(card: dict[str, Any]) -> str:
         "settings" if card["settings"] else "settings none",
     ]
     lines += [f"  {method}.{s['name']}={s['default']}   {s['help']}{allowed(s)}" for s in card["settings"]]
+    if found := {s["name"]: r for s in card["settings"] if (r := search_range(s))}:
+        lines.append("searched by SEARCH=n, with the learning rate, unless SET gives them")
+        lines += [f"  {method}.{name}   {r}" for name, r in found.items()]
     return "\n".join(lines)
 
 
