@@ -1,8 +1,8 @@
 """Live progress of a sweep on stderr: trials done, step and loss of each running one, time left.
 
-On a terminal a table is redrawn; elsewhere a plain line is written every PLAIN_SECONDS. What a trial does is read from
-the end of its own records (one small read a trial a second), so that no message passes through the workers. The time
-left uses the rates of the trials that run and have run; before there are any, the estimate made at the start.
+On a terminal a view is redrawn (live.py); elsewhere a plain line is written every PLAIN_SECONDS. What a trial does is
+read from the end of its own records (one small read a trial a second), so that no message passes through the workers.
+The time left uses the rates of the trials that run and have run; before there are any, the estimate made at the start.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sweeps.estimate import Estimate
 from sweeps.ledger import Ledger
+from sweeps.live import Row, View
 from sweeps.planned import PlannedTrial
 from sweeps.rounds import rounds
 from zslx.printable import printable
@@ -59,29 +59,30 @@ class Progress:
         self.rates: dict[tuple[str, str], float] = {}
         self.settled: set[tuple[str, str]] = set()  # where a whole trial has been timed
         self.paces: dict[str, Pace] = {}
-        self.terminal = sys.stderr.isatty()
-        self.live: contextlib.AbstractContextManager[Any] | None = None
+        self.planned = list(pending)
+        self.view: View | None = None
         self.drawn = self.started = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if self.terminal:
+        if sys.stderr.isatty():
             from rich.console import Console
-            from rich.live import Live
 
-            self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-            self.live.__enter__()
+            self.view = View(self.planned, Console(stderr=True))
+            self.view.live.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.live:
-            self.live.__exit__(None, None, None)
-            self.live = None
+        if self.view:
+            self.view.live.__exit__(None, None, None)
+            self.view = None
 
     def finished(self, trial: PlannedTrial, failed: bool = False) -> None:
         """A trial is over: its own timing becomes the rate of its arm and size."""
         self.pending.pop(trial.key, None)
         self.paces.pop(trial.key, None)
         self.failed += failed
+        if self.view:
+            self.view.finished(trial, self.ledger.folder(trial.key), failed)
         with contextlib.suppress(ValueError, OSError):
             totals = read_manifest(self.ledger.folder(trial.key)).get("totals", {})
             if totals.get("steps") and totals.get("seconds"):
@@ -91,11 +92,19 @@ class Progress:
     def update(self, running: Iterable[PlannedTrial]) -> None:
         """Redraw if it is time."""
         now = time.monotonic()
-        if now - self.drawn < (REDRAW_SECONDS if self.terminal else PLAIN_SECONDS):
+        if now - self.drawn < (REDRAW_SECONDS if self.view else PLAIN_SECONDS):
             return
         self.drawn = now
         rows = [(trial, *self._look(trial, now)) for trial in running if trial.key in self.pending]
-        (self._draw if self.live else self._print)(rows)
+        if not self.view:
+            self._print(rows)
+            return
+        live = [Row(trial=t, step=step, left=self._left(t, self._drift())) for t, step, _ in rows]
+        share = (now - self.started) / max(now - self.started + self.left(), 1e-9)
+        folders = [self.ledger.folder(trial.key) for trial, _, _ in rows]
+        self.view.draw(
+            f"{self.headline()}, {duration(now - self.started)} so far", share, list(zip(live, folders, strict=True))
+        )
 
     def _look(self, trial: PlannedTrial, now: float) -> tuple[int, float | None]:
         """(step, loss) of a running trial, as its records have it."""
@@ -108,13 +117,16 @@ class Progress:
 
     def left(self) -> float:
         """Seconds until the last trial ends, about."""
-        ratios = [rate / self.estimate.rates[where] for where, rate in self.rates.items()]
-        drift = sum(ratios) / len(ratios) if ratios else 1.0
-        total = 0.0
+        drift, total = self._drift(), 0.0
         for together in rounds(self.pending.values()):
             seconds = [self._left(trial, drift) for trial in together]
             total += max(sum(seconds) / self.slots, max(seconds))
         return total
+
+    def _drift(self) -> float:
+        """By what factor trials take longer than estimated."""
+        ratios = [rate / self.estimate.rates[where] for where, rate in self.rates.items()]
+        return sum(ratios) / len(ratios) if ratios else 1.0
 
     def _left(self, trial: PlannedTrial, drift: float) -> float:
         """Seconds of work that are left of a trial; `drift` corrects the estimate of one whose rate is not known."""
@@ -131,19 +143,6 @@ class Progress:
         running = "; ".join(f"{t.label} step {step} of {t.steps}{_loss(loss)}" for t, step, loss in rows)
         line = f"  {self.headline()}" + (f"; {running}" if running else "")
         print(printable(line), file=sys.stderr, flush=True)
-
-    def _draw(self, rows: Sequence[tuple[PlannedTrial, int, float | None]]) -> None:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table.grid(padding=(0, 2))
-        for trial, step, loss in rows:
-            bar = ProgressBar(total=trial.steps, completed=step, width=24)
-            table.add_row(Text(printable(trial.label)), bar, Text(f"{step}/{trial.steps}{_loss(loss)}"))
-        assert self.live is not None
-        self.live.update(Group(Text(self.headline(), style="bold"), table), refresh=True)  # type: ignore[attr-defined]
 
 
 def _loss(loss: float | None) -> str:
