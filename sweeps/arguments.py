@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from zslx.config.presets import PRESETS
-
-WANDB_MODES = ("off", "offline", "online")
+from zslx.tracking import MODES
 
 DESCRIPTION = """\
 Compare interventions with the baseline: arms × sizes × seeds, then the table and the report.
@@ -36,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps of each trial")
     settings = "settings, as 'pcgrad.groups=domain optim.lr=1e-3'; one arm of each value of 'focal.gamma=1,2'"
     parser.add_argument("--set", default=[], type=str.split, metavar="K=V", help=settings)
-    parser.add_argument("--wandb", default="offline", choices=WANDB_MODES, help="default: offline, never asking")
+    parser.add_argument("--wandb", default="offline", choices=MODES, help="default: offline, never asking")
+    parser.add_argument("--tensorboard", action="store_true", help="also write event files, into RESULTS/tensorboard")
     parser.add_argument("--slots", type=int, help="trials at a time (default: one a core)")
     parser.add_argument(
         "--pack",

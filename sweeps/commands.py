@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from analysis.study.arm import rate_factor
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
 from sweeps import arm_search, search, search_storage, study_file, tune_rate, wandb_log
+from sweeps.arms import BASELINE_ARM
 from sweeps.estimate import Estimate, estimate, study_seconds
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure, Outcome
@@ -61,7 +63,13 @@ class Sweep:
     estimate: Estimate
     slots: int
     wandb: str
+    tensorboard: bool = False
     again: str = ""  # the command that was given, where it asks for more than this study: a tuning, then a comparison
+
+    @cached_property
+    def baselines(self) -> dict[tuple[str, int], str]:
+        """The keys of the baseline's trials, by size and seed."""
+        return {(t.size, t.seed): t.key for t in self.study.trials if t.arm == BASELINE_ARM}
 
     def seconds(self) -> float:
         return study_seconds([map(self.estimate.seconds, some) for some in rounds(self.pending)], self.slots)
@@ -336,6 +344,7 @@ def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
         estimate=estimate(pending, args.results),
         slots=max(1, min(args.slots or cores() // threads, together)),
         wandb=args.wandb,
+        tensorboard=args.tensorboard,
     )
 
 
@@ -435,23 +444,29 @@ def job(sweep: Sweep, trial: PlannedTrial) -> Job:
         working_directory=os.getcwd(),
         labels=asdict(labels(sweep, trial)),
         wandb=sweep.wandb,
+        tensorboard=sweep.tensorboard,
     )
 
 
 def labels(sweep: Sweep, trial: PlannedTrial) -> wandb_log.Labels:
     results = str(sweep.ledger.results.absolute())
-    return wandb_log.Labels(results=results, study=sweep.study.name, arm=trial.arm, size=trial.size, seed=trial.seed)
+    partner = sweep.baselines.get((trial.size, trial.seed), "") if trial.arm != BASELINE_ARM else ""
+    return wandb_log.Labels(
+        results=results, study=sweep.study.name, arm=trial.arm, size=trial.size, seed=trial.seed, baseline=partner
+    )
 
 
 def log_rest(sweep: Sweep) -> set[str]:
-    """Log to wandb the trials of this study that no sweep has logged yet; returns notes on what went wrong."""
+    """Log the trials of this study that no sweep has logged whole yet; returns notes on what went wrong."""
     notes = set()
     for trial in sweep.study.in_order:
         folder = sweep.ledger.folder(trial.key)
         if is_done(folder, trial.identity):
             wrong = wandb_log.log(folder, labels(sweep, trial), sweep.wandb)
+            if sweep.tensorboard:
+                wrong = wandb_log.event_files(folder, labels(sweep, trial)) or wrong
             if wrong:
-                notes.add(f"wandb could not log every trial ({wrong}); the records have everything")
+                notes.add(f"wandb or TensorBoard could not log every trial ({wrong}); the records have everything")
                 break
     wandb_log.close()
     return notes

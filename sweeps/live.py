@@ -1,7 +1,7 @@
 """The view of a sweep on a terminal: what trains, with its held-out loss so far, D and the time left; what is done.
 
 It is fed from the records: every second the new lines of each running trial's probes.jsonl, each read once
-(sweeps/follow.py). So no message passes through the workers, and trials cost the same with the view or without.
+(zslx/tracking/follow.py). So no message passes through the workers, and trials cost the same with the view or without.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.follow import Follower
 from sweeps.planned import PlannedTrial
 from zslx.printable import printable
 from zslx.progress import duration
+from zslx.tracking.follow import Follower
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

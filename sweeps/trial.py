@@ -25,10 +25,11 @@ import torch
 from sweeps import wandb_log
 from sweeps.faults import described, may_pass
 from sweeps.ledger import DONE, claim, is_done, set_aside
-from sweeps.wandb_log import Labels
+from sweeps.wandb_log import Labels, Streams
 from zslx.config.run_config import Config
 from zslx.runs.identity import identity
 from zslx.runs.records import read_config, read_manifest
+from zslx.tracking.stream import streaming
 from zslx.training.pack import train_pack
 from zslx.training.train import train
 
@@ -46,6 +47,7 @@ class Job:
     working_directory: str
     labels: Mapping[str, Any]  # of wandb_log.Labels
     wandb: str  # off | offline | online
+    tensorboard: bool = False
 
 
 def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = None) -> dict[str, Any]:
@@ -64,16 +66,27 @@ def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """
     if Path(jobs[0].working_directory).is_dir():  # another node of a cluster may not have it
         os.chdir(jobs[0].working_directory)
-    if jobs[0].packed:
-        outcomes = zip(jobs, _pack(jobs), strict=True)
-        return [described(o) if isinstance(o, BaseException) else _logged(job, *o) for job, o in outcomes]
-    job = jobs[0]
-    return [_logged(job, *_trained(job.config, Path(job.folder), job.identity))]
+    labels = {job.folder: Labels(**job.labels) for job in jobs}
+    folders = [(Path(folder), own) for folder, own in labels.items()]
+    online, events = jobs[0].wandb == "online", jobs[0].tensorboard
+    with wandb_log.tracked(folders, wandb=online, tensorboard=events) as streams:
+        with streaming(stream.feed for stream in streams.values()):
+            found = _pack(jobs) if jobs[0].packed else [_alone(jobs[0])]
+        outcomes = zip(jobs, found, strict=True)
+        return [described(o) if isinstance(o, BaseException) else _logged(job, streams, *o) for job, o in outcomes]
 
 
-def _logged(job: Job, manifest: Mapping[str, Any], trained: bool) -> dict[str, Any]:
-    wrong = wandb_log.log(Path(job.folder), Labels(**job.labels), job.wandb)
+def _logged(job: Job, streams: Streams, manifest: Mapping[str, Any], trained: bool) -> dict[str, Any]:
+    folder, labels = Path(job.folder), Labels(**job.labels)
+    live = {tool: stream.taken() for (tool, of), stream in streams.items() if of == folder}
+    wrong = wandb_log.log(folder, labels, job.wandb, live.get("wandb"), last=False)
+    if job.tensorboard:
+        wrong = wandb_log.event_files(folder, labels, live.get("tensorboard")) or wrong
     return {"status": manifest["status"], "trained": trained, "wandb": wrong}
+
+
+def _alone(job: Job) -> tuple[dict[str, Any], bool]:
+    return _trained(job.config, Path(job.folder), job.identity)
 
 
 def _trained(config: Mapping[str, Any], folder: Path, expected: str | None) -> tuple[dict[str, Any], bool]:

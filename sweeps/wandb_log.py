@@ -1,42 +1,52 @@
-"""Logs a finished trial to wandb: its whole history, written once, from the records.
+"""Logs trials to wandb and to TensorBoard event files, from their records (zslx/tracking).
 
-The records are the source of truth, since a wandb run that is killed loses its last rows. So a trial is logged after it
-is done. A trial is one wandb run, whichever studies ask for it: group = the study that logged it first, job type = arm,
-every metric against the run's own `step`. The marker RESULTS/wandb/logged/<run id>.json says that it is logged. The
-default mode is offline and never asks; `online` uses the key that the environment holds. Nothing about the machine is
-logged: no code, git, host, user, paths, packages or system metrics. An error of wandb is reported and never fails a
-trial.
+A trial is one wandb run, whichever studies ask for it: group = the study that logged it first, job type = arm. Offline
+(the default, which never asks) it is written once, when the trial is over. Online it is streamed while it trains, and
+goes on as the same run after an interruption. The marker RESULTS/wandb/logged/<run id>.json says that it is logged. Its
+summary has the paired difference to the baseline of its size and seed: a trial that is over before that one waits to be
+logged (offline), or gets it (online), at the end of the sweep. An error of wandb is reported and never fails a trial.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
-import os
-import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zslx.locking import locked
-from zslx.runs.json_files import write_json
-from zslx.runs.records import Run, numbers, read_run
+import numpy as np
 
-PROJECT = "zslx"
+from analysis.study.arm import Arm
+from analysis.study.declaration import Entry
+from analysis.study.load import Study, load_trial
+from analysis.study.measures import Measures
+from zslx.locking import locked
+from zslx.runs.json_files import read_json, write_json
+from zslx.runs.records import Run, read_manifest, read_run
+from zslx.slug import slug
+from zslx.tracking.event_files import EventFiles
+from zslx.tracking.rows import Rows, dated
+from zslx.tracking.stream import Feed, Sink, finish
+from zslx.tracking.summary import about, summary
+from zslx.tracking.wandb_run import WandbRun, remove_torn
+
+OVER = ("finished", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Which trial a run is. `results` is the folder that holds `wandb/`."""
+    """Which trial a run is. `results` is the folder that holds `wandb/`; `baseline` the key of its partner, if any."""
 
     results: str
     study: str
     arm: str
     size: str
     seed: int
+    baseline: str = ""
 
     @property
     def name(self) -> str:
@@ -46,29 +56,161 @@ class Labels:
         """The wandb run of the trial in `folder`: the same one whichever study asks for it."""
         return hashlib.sha256(folder.name.encode()).hexdigest()[:16]
 
+    def marker(self, folder: Path) -> Path:
+        return Path(self.results) / "wandb" / "logged" / f"{self.run_id(folder)}.json"
 
-def log(folder: Path, labels: Labels, mode: str) -> str | None:
-    """Log the run in `folder` unless it is logged already; returns what went wrong, if anything did."""
+    def whole(self, folder: Path) -> Path:
+        """The file that says that its event files have every row."""
+        return Path(self.results) / "tensorboard" / ".whole" / folder.name
+
+
+def log(folder: Path, labels: Labels, mode: str, live: Sink | None = None, *, last: bool = True) -> str | None:
+    """Log the run in `folder` unless it is logged already; returns what went wrong, if anything did.
+
+    `live`: its run in wandb that is open already. Not `last`: there will be another call, at the end of the sweep.
+    """
     if mode == "off":
         return None
-    identifier = labels.run_id(folder)
-    marker = Path(labels.results) / "wandb" / "logged" / f"{identifier}.json"
+    marker = labels.marker(folder)
     try:
-        with locked(marker.with_suffix(".lock")):  # sweeps that overlap share trials
-            if marker.exists():
+        # Sweeps that overlap share trials. Whoever streams one holds its lock.
+        with contextlib.nullcontext() if live else locked(marker.with_name(f"{marker.name}.lock")):
+            logged = read_json(marker) if marker.exists() else None
+            if live is None and logged and not (last and mode == "online" and logged.get("waits") and _partner(labels)):
                 return None
-            _remove_torn(Path(labels.results) / "wandb", identifier)
-            _write(read_run(folder), identifier, labels, mode)
-            write_json(marker, {"name": labels.name, "study": labels.study, "mode": mode})
+            waits = bool(labels.baseline) and not _partner(labels)
+            if mode == "offline" and waits and not last:
+                return None
+            _write(folder, labels, mode, live)
+            named = {"name": labels.name, "study": labels.study, "mode": mode}
+            write_json(marker, named | ({"waits": True} if waits else {}))
     except Exception as error:  # wandb must not cost a trial
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _remove_torn(folder: Path, identifier: str) -> None:
-    """Remove what a process left of this run when it was killed while logging: it would count as a second run."""
-    for torn in folder.glob(f"*run-*-{identifier}"):
-        shutil.rmtree(torn, ignore_errors=True)
+def _write(folder: Path, labels: Labels, mode: str, live: Sink | None) -> None:
+    run = read_run(folder)
+    sink = live or _open(run, labels, mode)
+    rows = Rows(folder).new(whole=True)
+    found = summary(run) | difference(folder, labels)
+    finish(sink, dated(rows, run) if mode == "offline" else rows, found, ok=run.status == "finished")
+
+
+def _open(run: Run, labels: Labels, mode: str) -> WandbRun:
+    identifier, root = labels.run_id(run.folder), Path(labels.results)
+    remove_torn(root / "wandb", identifier)
+    own = {"study": labels.study, "arm": labels.arm, "size": labels.size, "seed": labels.seed}
+    return WandbRun(
+        identifier,
+        root,
+        mode,
+        about(run) | own,
+        name=labels.name,
+        group=labels.study,
+        job_type=labels.arm,
+        tags=[labels.arm, labels.size, f"seed {labels.seed}"],
+    )
+
+
+def _partner(labels: Labels) -> bool:
+    """Whether the baseline of this size and seed is over."""
+    folder = Path(labels.results) / "trials" / labels.baseline
+    with contextlib.suppress(ValueError):
+        return bool(labels.baseline) and read_manifest(folder)["status"] in OVER
+    return False
+
+
+def difference(folder: Path, labels: Labels) -> dict[str, float]:
+    """log held-out loss at T, less that of the baseline; T as of these two. Empty where there is none."""
+    if not _partner(labels):
+        return {}
+    baseline = Arm(name="baseline", intervention="none", role="baseline")
+    arms = (baseline, Arm(name="arm", intervention="", role="arm"))
+    both = [
+        load_trial(Path(labels.results), Entry(arm=arm.name, size=labels.size, seed=labels.seed, identity=key))
+        for arm, key in zip(arms, (labels.baseline, folder.name), strict=True)
+    ]
+    if not all(trial.finished for trial in both):
+        return {}
+    names: dict[str, Any] = {"name": labels.study, "folder": folder, "arms": arms, "sizes": (labels.size,)}
+    measures = Measures(Study(**names, seeds=(labels.seed,), trials=tuple(both)))
+    plain, own = map(measures.log_loss, both)
+    return {"paired_difference": own - plain} if np.isfinite(own - plain) else {}
+
+
+@dataclass
+class Streamed:
+    """The feed of a trial to one tool, and the lock under which it is the only one."""
+
+    feed: Feed
+    held: contextlib.ExitStack
+
+    def taken(self) -> Sink | None:
+        """The open sink, to be finished; None, with the lock given back, where it was not begun or failed."""
+        sink, self.feed.sink = self.feed.sink, None
+        if self.feed.wrong or sink is None:
+            self.held.close()
+            return None
+        return sink
+
+
+Streams = dict[tuple[str, Path], Streamed]  # by wandb or tensorboard, and folder
+
+
+@contextlib.contextmanager
+def tracked(trials: Sequence[tuple[Path, Labels]], *, wandb: bool, tensorboard: bool) -> Iterator[Streams]:
+    """The feeds of the trials of a worker, for `streaming`. What is not taken from them is ended as failed."""
+    streams: Streams = {}
+    for folder, labels in trials:
+        if wandb:
+            opened = partial(_open, labels=labels, mode="online")
+            streams["wandb", folder] = _stream(folder, labels.marker(folder), opened)
+        if tensorboard:
+            streams["tensorboard", folder] = _stream(folder, labels.whole(folder), partial(_files, labels=labels))
+    try:
+        yield streams
+    finally:
+        for stream in streams.values():
+            with contextlib.suppress(Exception):
+                if sink := stream.taken():
+                    sink.close(ok=False)
+            stream.held.close()
+
+
+def _stream(folder: Path, marker: Path, make: Callable[[Run], Sink]) -> Streamed:
+    held = contextlib.ExitStack()
+
+    def opened(run: Run) -> Sink | None:
+        if run.status != "running" or marker.exists():
+            return None
+        try:
+            held.enter_context(locked(marker.with_name(f"{marker.name}.lock"), refuse="another sweep streams it"))
+        except ValueError:
+            return None
+        return make(run)
+
+    return Streamed(Feed(folder, opened), held)
+
+
+def _files(run: Run, labels: Labels) -> Sink:
+    """Event files, in a folder whose path TensorBoard shows as the run's name."""
+    place = Path(labels.results) / "tensorboard" / slug(labels.arm) / labels.size
+    return EventFiles(place / f"{labels.seed}-{run.folder.name[:8]}")
+
+
+def event_files(folder: Path, labels: Labels, live: Sink | None = None) -> str | None:
+    """Write the event files of a trial that is over, unless they are there; what went wrong, if anything did."""
+    whole = labels.whole(folder)
+    try:
+        with contextlib.nullcontext() if live else locked(whole.with_name(f"{whole.name}.lock")):
+            if live or not whole.exists():
+                run, rows = read_run(folder), Rows(folder).new(whole=True)
+                finish(live or _files(run, labels), rows if live else dated(rows, run), {}, ok=True)
+                whole.touch()
+    except Exception as error:  # nor must these
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def close() -> None:
@@ -76,91 +218,3 @@ def close() -> None:
     if wandb := sys.modules.get("wandb"):
         with contextlib.suppress(Exception):  # nothing is lost: every run was finished before
             wandb.teardown()
-
-
-def _write(run: Run, identifier: str, labels: Labels, mode: str) -> None:
-    os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
-    import wandb
-
-    root = Path(labels.results) / "wandb"
-    logging.getLogger("wandb").setLevel(logging.CRITICAL)
-    live = wandb.init(
-        project=PROJECT,
-        id=identifier,
-        name=labels.name,
-        group=labels.study,
-        job_type=labels.arm,
-        tags=[labels.arm, labels.size, f"seed {labels.seed}"],
-        config=_config(run, labels),
-        dir=str(root.parent),
-        reinit="create_new",
-        settings=_settings(wandb, mode, root.parent),
-    )
-    try:
-        live.define_metric("step")
-        live.define_metric("*", step_metric="step")
-        for row in history(run):
-            live.log(row)
-        live.summary.update(summary(run))
-    finally:
-        # The folder ends in files/; its sibling logs/ names paths of this machine and is not for syncing.
-        folder = Path(live.dir).parent
-        live.finish(exit_code=0 if run.status == "finished" else 1)
-        for name in ("logs", "tmp"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _settings(wandb: Any, mode: str, results: Path) -> Any:
-    return wandb.Settings(
-        mode=mode,
-        root_dir=str(results),
-        silent=True,
-        quiet=True,
-        console="off",
-        symlink=False,
-        disable_git=True,
-        disable_code=True,
-        save_code=False,
-        host="",
-        program="",
-        x_disable_meta=True,
-        x_disable_stats=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-    )
-
-
-def _config(run: Run, labels: Labels) -> dict[str, Any]:
-    """The trial's settings without those that name a place on this machine."""
-    config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in run.config.items()}
-    config.get("data", {}).pop("path", None)
-    config.pop("reference", None)
-    about = {"study": labels.study, "arm": labels.arm, "size": labels.size, "seed": labels.seed}
-    return config | about | {"identity": run.manifest.get("identity"), "versions": run.manifest.get("versions", {})}
-
-
-def history(run: Run) -> Iterator[dict[str, Any]]:
-    """One row a step: the step's numbers and, where there was a probe, its numbers under `probe/`."""
-    probes = {line["step"]: line for line in run.probes}
-    columns = run.steps
-    steps = [int(step) for step in columns.get("step", ())]
-    place = {step: row for row, step in enumerate(steps)}
-    for step in sorted({*steps, *probes}):
-        row: dict[str, Any] = {"step": step}
-        if step in place:
-            values = ((key, float(column[place[step]])) for key, column in columns.items() if key != "step")
-            row |= {key: value for key, value in values if value == value}
-        if step in probes:
-            row |= {f"probe/{key}": value for key, value in _leaves(probes[step])}
-        yield row
-
-
-def _leaves(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    return ((key, value) for key, value in numbers(line, "/") if key not in ("step", "tokens"))
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """The last value of every probe's number, the status and the totals."""
-    last = {f"probe/{key}": value for line in run.probes for key, value in _leaves(line)}
-    totals = {f"totals/{key}": value for key, value in run.manifest.get("totals", {}).items()}
-    return last | totals | {"status": run.status}

@@ -153,7 +153,7 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     folder = find_study(results, name)
     declared = Declaration.read(folder)
     parts = {f.name: getattr(declared, f.name) for f in fields(Declaration)}
-    study = Study(**parts | {"folder": folder, "trials": tuple(_trial(Path(results), t) for t in declared.trials)})
+    study = Study(**parts | {"folder": folder, "trials": tuple(load_trial(Path(results), t) for t in declared.trials)})
     _check(study, folder / FILE)
     return one_environment(in_order(study))
 
@@ -183,7 +183,7 @@ def in_order(study: Study) -> Study:
     return replace(study, trials=tuple(sorted(study.trials, key=place)))
 
 
-def _trial(results: Path, entry: Entry) -> Trial:
+def load_trial(results: Path, entry: Entry) -> Trial:
     """One trial from the ledger; whatever is wrong with its folder becomes its error."""
     trial = Trial(**{f.name: getattr(entry, f.name) for f in fields(Entry)})
     folder = results / "trials" / trial.identity

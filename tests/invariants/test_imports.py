@@ -17,7 +17,10 @@ PACKAGES = ("zslx", "interventions", "sweeps", "analysis")
 # What each may import of ours, beside itself.
 ALLOWED = {"zslx": set(), "interventions": {"zslx"}, "sweeps": {"zslx", "analysis"}, "analysis": {"zslx"}}
 # Heavy packages, and where they may be imported at the top of a file.
-HEAVY = ("ray", "wandb", "datasets", "transformers", "matplotlib", "torchjd", "rich", "jinja2", "optuna")
+HEAVY = (
+    *("ray", "wandb", "datasets", "transformers", "matplotlib", "torchjd", "rich", "jinja2"),
+    *("optuna", "tensorboardX"),
+)
 TORCH_FREE = (
     "commands.cli",
     "config.presets",

@@ -8,10 +8,10 @@ import json
 import pytest
 from rich.console import Console
 
-from sweeps.follow import Follower
 from sweeps.live import Row, View, sparkline
 from sweeps.study import build
 from zslx.runs.records import RunRecords
+from zslx.tracking.follow import Follower
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from zslx.runs.records import read_run
+from zslx.tracking.wandb_run import SHOWN
 
 pytestmark = pytest.mark.medium
 OPTIONS = ("--seeds", "2", "--steps", "40")
@@ -95,7 +96,7 @@ def test_every_trial_is_in_wandb_once(swept_twice):
         assert [row["loss"] for row in own] == kept.steps["loss"].tolist()
         heldout = {row["step"]: row["probe/heldout_loss"] for row in run["history"] if "probe/heldout_loss" in row}
         assert heldout == {line["step"]: line["heldout_loss"] for line in kept.probes}
-        assert run["metrics"] == {"step": None, "*": "step"}
+        assert run["metrics"] == {"step": None, "*": "step", **dict.fromkeys(SHOWN, "step")}
     raw = b"".join(p.read_bytes() for p in swept_twice.results.glob("wandb/**/*") if p.is_file())
     for secret in (socket.gethostname(), str(swept_twice.folder), str(Path.home()), "-----BEGIN", "diff --git"):
         assert secret.encode() not in raw or len(secret) < 4

@@ -11,6 +11,8 @@ from sweeps.wandb_log import Labels
 from zslx.config.run_config import Config
 from zslx.runs.json_files import write_json
 from zslx.runs.records import RunRecords, read_run
+from zslx.tracking.rows import Rows
+from zslx.tracking.summary import about
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def labels(folder) -> Labels:
 
 
 def test_history_joins_steps_and_probes(run):
-    assert list(wandb_log.history(read_run(run))) == [
+    assert Rows(run).new(whole=True) == [
         {"step": 0, "probe/heldout_loss": 8.0},
         {"step": 1, "tokens": 64.0, "loss": 7.5, "clipped": 1.0},
         {
@@ -51,7 +53,7 @@ def test_history_joins_steps_and_probes(run):
 
 
 def test_settings_that_name_places_stay_here(run):
-    config = wandb_log._config(read_run(run), labels(run))
+    config = about(read_run(run))
     assert "/home" not in json.dumps(config) and config["data"] == {"vocab_size": 400}
     assert read_run(run).config["data"]["path"] == "/home/someone/text"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zslx.printable import printable
+from zslx.tracking import MODES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the records as one JSON list, an object a run")
     parser.add_argument("--together", type=Path, metavar="DIR", help="also draw all runs on one set of figures there")
+    parser.add_argument("--wandb", default="off", choices=MODES, help="log what was measured to wandb (default: off)")
     parser.add_argument("--no-figures", action="store_true", help="draw nothing")
 
 
@@ -76,9 +78,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         for probe, found in zip(probes, results, strict=True):
             print(f"{printable(str(probe.folder))}\n{table(list(found.values()))}")
+    if args.wandb != "off":
+        log(probes, results, args.wandb)
     if not args.no_figures:
         draw(probes, results, args.together)
     return 0
+
+
+def log(probes: list[Any], results: list[dict[int, dict[str, Any]]], mode: str) -> None:
+    from zslx.tracking.single import probed
+
+    for probe, found in zip(probes, results, strict=True):
+        try:
+            probed(probe.folder, list(found.values()), mode)
+        except Exception as error:  # what was measured is in the records
+            print(printable(f"wandb: {type(error).__name__}: {error}; the records have everything"), file=sys.stderr)
 
 
 def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: Path | None) -> None:

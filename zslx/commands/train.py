@@ -6,6 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from zslx.printable import printable
+from zslx.tracking import MODES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -20,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("arguments", nargs="*", metavar="[PRESET] key=value", help="a preset, then overrides")
     parser.add_argument("--out", type=Path, help="folder of the run")
+    parser.add_argument("--wandb", default="off", choices=MODES, help="log to wandb; online, while it trains")
+    parser.add_argument("--tensorboard", action="store_true", help="write event files, into OUT/tensorboard")
     parser.add_argument("--keys", action="store_true", help="list every key, its default and its meaning")
 
 
@@ -36,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = preset(name)
     config = parse_overrides(chosen.for_size(chosen.sizes[-1]), items)
     from zslx.progress import Progress
+    from zslx.tracking.single import followed
     from zslx.training.train import train
 
     line = Progress("training")
@@ -50,7 +56,11 @@ def run(args: argparse.Namespace) -> int:
     def progress(step: int, steps: int, loss: float) -> None:
         line.at(step / steps, "step", f" {step} of {steps}, loss {loss:.3f}")
 
-    outcome = train(config, args.out, progress=progress)
+    def say(text: str) -> None:
+        print(printable(text), file=sys.stderr)
+
+    with followed(args.out, args.wandb, args.tensorboard, say):
+        outcome = train(config, args.out, progress=progress)
     if before == "finished":
         print(f"{args.out}: finished before; nothing to do", file=sys.stderr)
     else:

@@ -144,6 +144,7 @@ class TrainingRun(BuiltRun):
                 self.settle()
             yield from self.probe(step, clock, batch, gradient.losses)
             clock.write(step)
+            self.records.flush(sync=False)  # whoever watches the run sees a probe before the next step
 
     def settle(self) -> None:
         """Write the lines of the steps so far, in a pack a while after them. Diverged where a number is not finite."""

@@ -1,0 +1,102 @@
+"""One run in wandb. `step` is every metric's axis, and wandb's own step, too, so that no row can be there twice.
+
+Nothing about the machine is logged but the kind of its processor: no code, git state, host, user, paths, packages or
+system metrics. Keys come from wandb's own environment variables. The default workspace shows the metrics in SHOWN and
+hides the others, which can still be added to a panel.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zslx.tracking.rows import Row
+
+PROJECT = "zslx"
+SHOWN = (
+    *("loss", "lr", "grad_norm", "clipped", "tokens", "seconds"),
+    *("probe/heldout_loss", "probe/update_norm"),
+    *("probe/dt1_heldout/D", "probe/dt1_heldout/M", "probe/dtt/D", "probe/dtt/M"),
+    *("probe/grad_sequence/ratio", "probe/grad_sequence/chance_ratio"),
+    *("probe/grad_token/ratio", "probe/grad_token/chance_ratio"),
+    *("probe/first_order/C_g", "probe/decomposition/ee", "probe/decomposition/sa", "probe/decomposition/conf"),
+)
+
+
+class WandbRun:
+    """An open run with the id `identifier`; its files lie under `root`/wandb. Raises whatever wandb raises.
+
+    Online, a run that is there already goes on; `first` is the first step that it lacks.
+    """
+
+    def __init__(self, identifier: str, root: Path, mode: str, config: Mapping[str, Any], **names: Any):
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
+        import wandb
+
+        logging.getLogger("wandb").setLevel(logging.CRITICAL)
+        self.run = wandb.init(
+            project=PROJECT,
+            id=identifier,
+            config=dict(config),
+            dir=str(root),
+            reinit="create_new",
+            resume="allow" if mode == "online" else None,
+            allow_val_change=True,  # a run that goes on may have other versions
+            settings=settings(wandb, mode, root),
+            **names,
+        )
+        self.first = self.run.step if self.run.resumed else 0
+        self.run.define_metric("step", hidden=True)
+        for name in SHOWN:
+            self.run.define_metric(name, step_metric="step")
+        self.run.define_metric("*", step_metric="step", hidden=True)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Log rows whose steps increase; those that the run has are left out."""
+        for row in rows:
+            step = int(row["step"])
+            if step >= self.first:
+                self.run.log(row, step=step)
+                self.first = step + 1
+
+    def close(self, summary: Mapping[str, Any] | None = None, *, ok: bool) -> None:
+        """End the run."""
+        # The folder ends in files/; its sibling logs/ names paths of this machine and is not for syncing.
+        folder = Path(self.run.dir).parent
+        try:
+            if summary:
+                self.run.summary.update(dict(summary))
+        finally:
+            self.run.finish(exit_code=0 if ok else 1)
+            for name in ("logs", "tmp"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def settings(wandb: Any, mode: str, root: Path) -> Any:
+    return wandb.Settings(
+        mode=mode,
+        root_dir=str(root),
+        silent=True,
+        quiet=True,
+        console="off",
+        symlink=False,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        host="",
+        program="",
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+
+
+def remove_torn(folder: Path, identifier: str) -> None:
+    """Remove what a process left of an offline run when it was killed: it would count as a second run."""
+    for torn in folder.glob(f"offline-run-*-{identifier}"):
+        shutil.rmtree(torn, ignore_errors=True)
