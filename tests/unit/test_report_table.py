@@ -111,6 +111,7 @@ def test_numbers_as_text():
     assert ranged({"mean": 2.0, "low": 1e-9, "high": 1e12}, 0) == "2 [no bound]"
     assert difference({"estimate": 0.01, "low": -2000.0, "high": 2000.0}) == "+1.01 % [no bound]"
     assert difference({"estimate": -0.03, "low": -0.04, "high": 0.01}) == "−2.96 % [−3.92, +1.01]"
+    assert difference({"estimate": 0.01, "low": -800.0, "high": 800.0}) == "+1.01 % [no bound]", "of two seeds"
     assert number({"estimate": 0.01365, "low": 0.01217, "high": 0.01515}) == "+0.0137 [+0.0122, +0.0152]"
     assert milliseconds({"mean": 0.0123}) == "12.3 ms"
     assert [percent(x) for x in (0.0041, 0.123, 0.0, 0.00001)] == ["0.41 %", "12 %", "0 %", "0.0010 %"]
