@@ -47,19 +47,19 @@ def make(tmp_path: Path):
 
 def test_the_defaults(make):
     assert make("sweep") == ["sweep", "pcgrad", "--results", "results"]
+    assert make("dashboard") == ["dashboard", "results"]
+    assert make("sweep", "TENSORBOARD=1", "TUNE_RATE=1")[-2:] == ["--tune-rate", "--tensorboard"]
     assert make("report") == ["report", "results"] and make("compare") == ["compare", "results"]
 
 
 HOSTILE = ['x"; touch F; "', "3; touch F", "$(touch F)", "`touch F`", "$$(shell touch F)", "$(shell touch F)",
            'say "hi"', "cost$5", "a b", "it's", "$HOME", "%", "#no comment", "-x"]  # fmt: skip
 
-NAMES = ["INTERVENTION", "PRESET", "RESULTS", "SIZES", "SEEDS", "STEPS", "SET", "WANDB", "WRITE_STUDY"]
+NAMES = "INTERVENTION PRESET RESULTS SIZES SEEDS STEPS SET WANDB SEARCH WRITE_STUDY".split()
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize(
-    "name", ["INTERVENTION", "PRESET", "RESULTS", "SIZES", "SEEDS", "STEPS", "SET", "WANDB", "WRITE_STUDY"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_setting_arrives_as_typed_and_runs_nothing(make, name: str, value: str, tmp_path: Path):
     given = make("sweep", f"{name}={value}")
     if name == "INTERVENTION":
