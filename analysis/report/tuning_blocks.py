@@ -24,22 +24,39 @@ def tuning(comparison: Comparison) -> list[Block | None]:
         f"{found['size']}, on seeds {seeds}: {cost} Each arm trains with the best of its points; at other sizes the "
         "factor on the rate is the same. A placebo and a combination have their arm's."
     )
-    return [Text(text=text), best(found), *(points(arm) for arm in found["arms"])]
+    return [Text(text=text), best(found), importances(found), *(points(arm) for arm in found["arms"])]
 
 
 def best(found: Mapping[str, Any]) -> Table:
-    """The best point of each arm and what mattered."""
+    """The best point of each arm."""
     rows = []
     for arm in found["arms"]:
         point = arm["points"][arm["best"]["point"]]
-        shares = ", ".join(f"{name} {share:.2f}" for name, share in arm["importances"].items())
-        rows.append((arm["arm"], str(point["point"]), f"{point['rate']:.3g}", settings(point), value(point), shares))
+        rows.append((arm["arm"], str(point["point"]), f"{point['rate']:.3g}", settings(point), value(point)))
     return Table(
-        columns=("arm", "best point", "rate ×", "settings", "log loss against the untuned baseline", "Importance"),
+        columns=("arm", "best point", "rate ×", "settings", "log loss against the untuned baseline"),
         rows=tuple(rows),
         caption="Best of as many points for every arm. The best of several is better than it will be on other seeds; "
-        "the comparison above is on fresh ones. Importance: share of a setting in what tells the better points from "
-        "the others (PED-ANOVA, Watanabe et al. 2023); empty where there are too few points.",
+        "the comparison above is on fresh ones.",
+    )
+
+
+def importances(found: Mapping[str, Any]) -> Table | None:
+    """How much each of several settings mattered; None where no search has enough points to tell."""
+    rows = [
+        (arm["arm"], name, arm["ranges"][name], f"{share:.2f}")
+        for arm in found["arms"]
+        for name, share in arm["importances"].items()
+        if len(arm["importances"]) > 1
+    ]
+    if not rows:
+        return None
+    return Table(
+        columns=("arm", "setting", "searched", "importance"),
+        rows=tuple(rows),
+        heads=2,
+        caption="Importance: share of a setting in what tells the better points from the others (PED-ANOVA, Watanabe "
+        "et al. 2023). With few points it is uncertain itself.",
     )
 
 

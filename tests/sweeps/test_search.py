@@ -215,9 +215,11 @@ def test_the_report_has_every_point_the_best_one_and_what_mattered(tiny):
         "train_seconds": 9.0,
     }
     tuning = json.loads(json.dumps({**found, "arms": [search.summary()]}))
-    text, best, points = blocks_of({"tuning": tuning})
+    text, best, mattered, points = blocks_of({"tuning": tuning})
     assert "12 points an arm at 0.1M" in text.text and "36 trials, 9 s" in text.text
-    assert best.rows[0][:2] == ("focal", str(search.best().number)) and "focal.gamma 0." in best.rows[0][-1]
+    assert best.rows[0][:2] == ("focal", str(search.best().number)) and "focal.gamma=" in best.rows[0][3]
+    assert {row[1:3] for row in mattered.rows} == {(RATE, "0.25 .. 4, log scale"), ("focal.gamma", "0 .. 5")}
+    assert sum(float(row[3]) for row in mattered.rows) == pytest.approx(1, abs=0.02)
     assert len(points.rows) == 12 and points.rows[0][0] == str(search.best().number)
     assert points.rows[-1] == ("3", *points.rows[-1][1:3], "pruned: seed 1000 diverged")
     old = {"study": "s", "seeds": [1000], "trials": 3, "train_seconds": 1.0, "log_loss": {}}
