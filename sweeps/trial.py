@@ -79,7 +79,9 @@ def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def _logged(job: Job, streams: Streams, manifest: Mapping[str, Any], trained: bool) -> dict[str, Any]:
     folder, labels = Path(job.folder), Labels(**job.labels)
     live = {tool: stream.taken() for (tool, of), stream in streams.items() if of == folder}
-    wrong = wandb_log.log(folder, labels, job.wandb, live.get("wandb"), last=False)
+    # Where wandb could not be reached, it is tried once more at the end of the sweep, and not by every trial.
+    failed = streams["wandb", folder].feed.wrong if ("wandb", folder) in streams else ""
+    wrong = failed or wandb_log.log(folder, labels, job.wandb, live.get("wandb"), last=False)
     if job.tensorboard:
         wrong = wandb_log.event_files(folder, labels, live.get("tensorboard")) or wrong
     return {"status": manifest["status"], "trained": trained, "wandb": wrong}

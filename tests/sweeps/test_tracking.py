@@ -238,6 +238,33 @@ def summary_of(path: Path) -> dict:
     return found
 
 
+def test_a_wandb_out_of_reach_is_asked_once_and_costs_no_trial(tiny, tmp_path, monkeypatch):
+    """No key: what wandb itself says is told, the trial is trained, and the end of the sweep may try again."""
+    for name, value in (("HOME", tmp_path), ("NETRC", tmp_path / "none"), ("WANDB_BASE_URL", "http://127.0.0.1:9")):
+        monkeypatch.setenv(name, str(value))  # whoever runs this may be logged in
+    asked, make = [], wandb_log._open
+    monkeypatch.setattr(wandb_log, "_open", lambda *a, **k: (asked.append(1), make(*a, **k))[1])
+    monkeypatch.setattr(stream, "SECONDS", 0.05)
+    study = build(("none",), "smoke", sizes=["0.1M"], seeds=(0,), overrides=[*tiny.split(), "train.steps=20"])
+    [trial] = study.trials
+    folder = Ledger(tmp_path).folder(trial.key)
+    labels = Labels(results=str(tmp_path), study="s", arm="baseline", size="0.1M", seed=0)
+    job = Job(
+        config=trial.config.to_dict(),
+        folder=str(folder),
+        identity=trial.identity,
+        packed=False,
+        working_directory=str(tmp_path),
+        labels=dataclasses.asdict(labels),
+        wandb="online",
+    )
+    [found] = run([job])
+    assert found["status"] == "finished" and "No API key" in found["wandb"] and len(asked) == 1
+    assert wandb_log.log(folder, labels, "offline") is None, "its lock was given back, and it is not marked as logged"
+    wandb_log.close()
+    assert len(list(tmp_path.glob("wandb/*run-*"))) == 1
+
+
 @pytest.mark.slow
 def test_train_and_probe_log_to_wandb_too(sweep, reader):
     options = {"cwd": sweep.folder, "env": sweep.environment, "capture_output": True, "text": True, "timeout": 300}

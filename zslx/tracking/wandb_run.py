@@ -17,6 +17,7 @@ from typing import Any
 from zslx.tracking.rows import Row
 
 PROJECT = "zslx"
+START_LIMIT = 30.0  # seconds until wandb is taken to be out of reach
 SHOWN = (
     *("loss", "lr", "grad_norm", "clipped", "tokens", "seconds"),
     *("probe/heldout_loss", "probe/update_norm"),
@@ -80,6 +81,7 @@ def settings(wandb: Any, mode: str, root: Path) -> Any:
     return wandb.Settings(
         mode=mode,
         root_dir=str(root),
+        init_timeout=START_LIMIT,
         silent=True,
         quiet=True,
         console="off",
@@ -97,6 +99,6 @@ def settings(wandb: Any, mode: str, root: Path) -> Any:
 
 
 def remove_torn(folder: Path, identifier: str) -> None:
-    """Remove what a process left of an offline run when it was killed: it would count as a second run."""
-    for torn in folder.glob(f"offline-run-*-{identifier}"):
+    """Remove what a process left of a run when it was killed: synced later, it would be there a second time."""
+    for torn in folder.glob(f"*run-*-{identifier}"):
         shutil.rmtree(torn, ignore_errors=True)
