@@ -116,7 +116,7 @@ def searched(args: argparse.Namespace, points: int) -> Sweep | int:
     )
     for line in looked.announce():
         say(line)
-    again, number = given(args, asked, {"points": points}), 0
+    again, number = given(args, {"points": points}), 0
     while study := looked.ask():
         number += 1
         sweep = dataclasses.replace(sweep_of(study, args), again=again)
@@ -152,7 +152,7 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
             pack=args.pack,
             results=args.results,
         )
-        sweep = dataclasses.replace(sweep_of(study, args), again=given(args, asked, {"seeds": tune_rate.SEEDS}))
+        sweep = dataclasses.replace(sweep_of(study, args), again=given(args, {"seeds": tune_rate.SEEDS}))
         if args.dry_run:
             say("the rates are tuned first:")
             return start(sweep, args)
@@ -172,19 +172,9 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
     return plan(args, rates, tune_rate.summary(study, measures, losses))
 
 
-def given(args: argparse.Namespace, asked: Asked, tuning: dict[str, Any]) -> str:
+def given(args: argparse.Namespace, tuning: dict[str, Any]) -> str:
     """The command line as `make` takes it, with the tuning that it asks for."""
-    study = build(
-        asked.specs,
-        args.preset,
-        sizes=asked.sizes,
-        seeds=asked.seeds,
-        overrides=asked.overrides,
-        tuning=tuning,
-        pack=args.pack,
-        results=args.results,
-    )
-    return command(study, str(args.results))
+    return command(study_of(args, tuning=tuning), str(args.results))
 
 
 def start(sweep: Sweep, args: argparse.Namespace) -> int:

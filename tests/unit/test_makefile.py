@@ -55,7 +55,7 @@ def test_the_defaults(make):
 HOSTILE = ['x"; touch F; "', "3; touch F", "$(touch F)", "`touch F`", "$$(shell touch F)", "$(shell touch F)",
            'say "hi"', "cost$5", "a b", "it's", "$HOME", "%", "#no comment", "-x"]  # fmt: skip
 
-NAMES = "INTERVENTION PRESET RESULTS SIZES SEEDS STEPS SET WANDB SEARCH WRITE_STUDY".split()
+NAMES = ["INTERVENTION", "PRESET", "RESULTS", "SIZES", "SEEDS", "STEPS", "SET", "WANDB", "SEARCH", "WRITE_STUDY"]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
