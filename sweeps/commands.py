@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 def write_study(args: argparse.Namespace) -> int:
     """Write the study file that says what the command line says, after planning it."""
+    if args.search is not None:
+        raise ValueError("--write-study: a study file cannot ask for a search; give --search beside the file")
     asked = ask(args)
     study = study_of(args)
     study_file.of(args, asked.specs, asked.sizes, asked.seeds).write(args.write_study)
