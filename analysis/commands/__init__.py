@@ -1,1 +1,1 @@
-"""`zslx compare` and `zslx report`, imported by the command line when they are asked for."""
+"""`zslx compare`, `zslx report` and `zslx figures`, imported by the command line when they are asked for."""

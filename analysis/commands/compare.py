@@ -15,7 +15,10 @@ from analysis.study.measures import Measures
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_studies(parser)
-    parser.add_argument("--json", action="store_true", help="the whole comparison as one JSON object")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the whole comparison as one JSON object")
+    form.add_argument("--csv", action="store_true", help="the numbers of each arm and size as CSV")
+    form.add_argument("--latex", action="store_true", help="the table as LaTeX (booktabs)")
 
 
 def add_studies(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +30,17 @@ def add_studies(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table and the answers, or JSON."""
+    """Print the table and the answers, or what another program reads."""
     from analysis.inference.compare import compare_study
     from analysis.report.headline import print_comparison
+    from analysis.report.table_formats import csv_text, latex_text
     from zslx.runs.json_files import dumps
 
     comparison = compare_study(load_fitted(args))
     if args.json:
         print(dumps(comparison, indent=1))
+    elif args.csv or args.latex:
+        print((csv_text if args.csv else latex_text)(comparison), end="")
     else:
         print_comparison(comparison, sys.stdout)
     return 0

@@ -1,8 +1,13 @@
-"""The blocks of a report, as plain data. page.py renders them to HTML."""
+"""The blocks of a report, as plain data. page.py renders them to HTML; drawing.py draws a panel, to SVG or PDF."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.report.curves import Line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,7 @@ class Table:
     caption: str = ""
     heads: int = 1
     folded: str = ""  # a summary under which the table is folded away
+    prose: bool = False  # whether its cells are sentences, to be wrapped
     kind: str = "table"
 
     def grouped(self) -> list[tuple[bool, tuple[str, ...]]]:
@@ -59,20 +65,85 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class LegendEntry:
-    """`index` is the arm's place in the palette; `dash` its line style (SVG dash array, empty: solid)."""
+    """`index` is the place in the palette, `dash` the line style (SVG dash array, empty: solid); `arm`: an arm's."""
 
     name: str
     index: int
     dash: str = ""
+    arm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stroke:
+    """One line of a panel. `arm` and `size` say whose it is, empty where it is nobody's in particular."""
+
+    line: Line
+    index: int  # in the palette
+    name: str = ""  # what a reader who points at it is told; empty: it is not pointed at
+    arm: str = ""
+    size: str = ""
+    width: float = 1.6
+    dash: str | None = None  # None: the arm's own
+    band: bool = True
+    opacity: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """Points (x, y) with a bar each where `low` and `high` are given: along x, or along y where `upright`."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    index: int
+    name: str = ""
+    arm: str = ""
+    size: str = ""
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    upright: bool = False
+    shape: str = "o"
+    filled: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """One matrix (n, n) with the names of its rows, nan where there is no number; colours go from low to high."""
+
+    names: Sequence[str]
+    values: np.ndarray
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """How a panel is drawn. `time`: x is t, which tokens or FLOPs may replace. `zero` draws a reference line, `rows`
+    are y ticks from top to bottom. `extent` in inches."""
+
+    x_label: str = "step"
+    y_label: str = ""
+    time: bool = True
+    log_x: bool = True
+    log_y: bool = False
+    zero: float | None = None
+    y_range: tuple[float, float] | None = None
+    rows: Sequence[str] | None = None
+    extent: tuple[float, float] = (4.3, 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One drawing: SVG text, what it shows, and the same in words for those who cannot see it."""
+    """One drawing, and the same in words for those who cannot see it. `arm`, `size`: whose it is as a whole, if any."""
 
-    svg: str
     title: str
     alternative: str
+    strokes: Sequence[Stroke] = ()
+    marks: Sequence[Marks] = ()
+    heat: HeatMap | None = None
+    axes: Axes = field(default_factory=Axes)
+    arm: str = ""
+    size: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +156,23 @@ class Figure:
     legend: tuple[LegendEntry, ...] = field(default_factory=tuple)
     wide: bool = False
     kind: str = "figure"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeScale:
+    """A size with the tokens and the floating-point operations of one step of the baseline."""
+
+    name: str
+    tokens: float
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a reader may choose from: the arms to show, each with its look, and the sizes."""
+
+    arms: tuple[LegendEntry, ...] = ()
+    sizes: tuple[SizeScale, ...] = ()
 
 
 Block = Heading | Text | Answer | Table | Figure

@@ -11,9 +11,8 @@ import numpy as np
 from analysis.inference.pooled_breaks import BREAK_MEASURES, CURVES, PooledBreaks
 from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, difference, minus, number, printable
-from analysis.report.blocks import Figure, Table
+from analysis.report.blocks import Axes, Figure, Panel, Table
 from analysis.report.curves import Line
-from analysis.report.drawing import Marks, Stroke
 from analysis.report.figures import Figures
 from analysis.report.headline import CURVE_NAMES, PARENTHESES, measure
 from zslx.deceleration.pooled_fit import CUT_SHARES
@@ -134,18 +133,27 @@ def plane(figures: Figures, comparison: Comparison) -> Figure | None:
     if not base:
         return None
     strokes = [figures.stroke(figures.base, _path([p for _, p in base]))]
-    marks = [Marks(x=[p[0] for _, p in base], y=[p[1] for _, p in base], index=figures.index[figures.base])]
+    marks = [figures.marks(figures.base, [p[0]], [p[1]], size) for size, p in base]
     for arm in figures.index:
         for size, start in base:
             if arm != figures.base and (arm, size) in points:
                 end = points[arm, size]
-                strokes.append(Stroke(line=_path([start, end]), index=figures.index[arm], width=1.6))
-                marks.append(Marks(x=[end[0]], y=[end[1]], index=figures.index[arm], filled=False))
+                strokes.append(figures.stroke(arm, _path([start, end]), size))
+                marks.append(figures.marks(arm, [end[0]], [end[1]], size, filled=False))
     words = "; ".join(f"{printable(s, 12)}: L_d {p[0]:.3f}, r_d {p[1]:.4f}" for s, p in base)
-    drawn = figures.panel(
-        "", strokes, f"Baseline in the plane of L_d and r_d: {words}", marks=marks, log_x=False,
-        x_label="L_d (nats per token; to the left is better)", y_label="r_d (higher is better)", size=(5.6, 3.8),
-    )  # fmt: skip
+    drawn = Panel(
+        title="",
+        alternative=f"Baseline in the plane of L_d and r_d: {words}",
+        strokes=strokes,
+        marks=marks,
+        axes=Axes(
+            time=False,
+            log_x=False,
+            x_label="L_d (nats per token; to the left is better)",
+            y_label="r_d (higher is better)",
+            extent=(5.6, 3.8),
+        ),
+    )
     return Figure(
         title="Where the arms move L_d and r_d",
         panels=(drawn,),

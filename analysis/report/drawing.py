@@ -1,6 +1,6 @@
-"""Panels as SVG text, drawn by matplotlib's objects (no pyplot, no global figure), coloured by the page.
+"""Panels drawn by matplotlib's objects (no pyplot, no global figure): SVG text for the page, files for print.
 
-Colours are CSS variables with a fallback (`var(--s1, #0072b2)`), text stays text, ids are unique to the
+On the page colours are CSS variables with a fallback (`var(--s1, #0072b2)`), text stays text, ids are unique to the
 panel: one inline SVG follows the page's light or dark theme and font, and still opens on its own. The
 palette is that of all figures (zslx/figure_style.py); line styles differ as well. Deterministic: no dates,
 ids from a fixed salt.
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
 import numpy as np
 
-from analysis.report.curves import Line
+from analysis.numbers import MISSING, printable
+from analysis.report.blocks import Axes, HeatMap, Marks, Panel, Stroke
 from zslx.figure_style import PALETTE
 
 # The palette holds light fallbacks; report.css has both themes.
@@ -30,35 +30,14 @@ STYLE = {
     "font.family": "sans-serif",
     "text.parse_math": False,
     "axes.unicode_minus": True,
+    "lines.scale_dashes": False,  # as long as in the legend and in the browser, whatever the width
     "path.simplify": True,
     "path.simplify_threshold": 0.3,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stroke:
-    """One line of a panel: whose it is (palette index), how it is drawn."""
-
-    line: Line
-    index: int
-    width: float = 1.5
-    dash: str | None = None  # None: the arm's own
-    band: bool = True
-    opacity: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Marks:
-    """Points (x, y) with a horizontal bar each where `low` and `high` are given."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    index: int
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-    shape: str = "o"
-    filled: bool = True
+FAINTEST, STRONGEST = 0.05, 0.6  # of a heat map's colour, so that its numbers stay legible in both themes
+MOST_WRITTEN = 8  # rows of a heat map; with more its cells are too small for a number
+Colour = Callable[[int], str]  # of a place in the palette
 
 
 def style(index: int) -> tuple[str, str]:
@@ -73,41 +52,17 @@ def colour(index: int) -> int:
     return 1 + (index - 1) % (len(PALETTE) - 1) if index else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """The axes of a panel. `zero` draws a reference line, `rows` are y ticks; size in inches."""
-
-    title: str = ""
-    x_label: str = "step"
-    y_label: str = ""
-    log_x: bool = True
-    log_y: bool = False
-    zero: float | None = None
-    y_range: tuple[float, float] | None = None
-    rows: Sequence[str] | None = None
-    size: tuple[float, float] = (4.3, 3.0)
+def dash_of(stroke: Stroke) -> str:
+    return style(stroke.index)[0] if stroke.dash is None else stroke.dash
 
 
-def panel(name: str, strokes: Sequence[Stroke], *, marks: Sequence[Marks] = (), **look: Any) -> str:
-    """SVG text of one panel. `name` makes its ids unique; the other arguments are those of Look."""
-    wanted = Look(**look)
-
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        if wanted.zero is not None:
-            line = axes.axhline if wanted.rows is None else axes.axvline
-            line(wanted.zero, color=INK, linewidth=0.8, alpha=0.6)
-        for stroke in strokes:
-            _stroke(axes, stroke)
-        for group in marks:
-            _marks(axes, group)
-        _dress(axes, wanted)
-
-    return drawn(name, wanted.size, draw)
+def dashes(dash: str) -> Any:
+    """A dash array as matplotlib's line style."""
+    return (0, tuple(float(d) for d in dash.split())) if dash else "-"
 
 
-def drawn(name: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """SVG text of what `draw` puts into an empty figure of `size` inches."""
+def svg(name: str, panel: Panel) -> str:
+    """SVG text of one panel, for the page. `name` makes its ids unique."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -116,42 +71,58 @@ def drawn(name: str, size: tuple[float, float], draw: Callable[[Any], None]) -> 
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Measured with matplotlib's font, shown with the page's: a glyph that the former lacks is no loss.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=panel.axes.extent, layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure)
+        draw(figure.add_subplot(), panel, stand_in, title=panel.title)
         text = StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return themed(text.getvalue(), name)
 
 
-def _stroke(axes: Any, stroke: Stroke) -> None:
-    line, colour = stroke.line, stand_in(stroke.index)
-    dash = style(stroke.index)[0] if stroke.dash is None else stroke.dash
-    pattern = (0, tuple(float(d) for d in dash.split())) if dash else "-"
+def draw(
+    axes: Any, panel: Panel, colour_of: Colour, *, title: str, ink: str = INK, grid: str = GRID, scale: float = 1.0
+) -> None:
+    """A panel on matplotlib's axes; `scale` is of lines and marks."""
+    look = panel.axes
+    if panel.heat is not None:
+        _heat(axes, panel.heat, colour_of(1), ink)
+    else:
+        if look.zero is not None:
+            line = axes.axhline if look.rows is None else axes.axvline
+            line(look.zero, color=ink, linewidth=0.8, alpha=0.6)
+        for stroke in panel.strokes:
+            _stroke(axes, stroke, colour_of(stroke.index), scale)
+        for group in panel.marks:
+            _marks(axes, group, colour_of(group.index), scale)
+        _dress(axes, look, grid)
+    axes.set_title(printable(title, 40), loc="left", fontsize="medium", fontweight="bold")
+
+
+def _stroke(axes: Any, stroke: Stroke, colour: str, scale: float) -> None:
+    line = stroke.line
     if stroke.band and line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(
-        line.x, line.y, color=colour, linewidth=stroke.width, linestyle=pattern, alpha=stroke.opacity,
-        solid_capstyle="round",
+        line.x, line.y, color=colour, linewidth=scale * stroke.width, linestyle=dashes(dash_of(stroke)),
+        alpha=stroke.opacity, solid_capstyle="round",
     )  # fmt: skip
 
 
-def _marks(axes: Any, group: Marks) -> None:
-    colour = stand_in(group.index)
+def _marks(axes: Any, group: Marks, colour: str, scale: float) -> None:
     if group.low is not None and group.high is not None:
-        for y, low, high in zip(group.y, group.low, group.high, strict=True):
-            axes.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="round")
+        for x, y, low, high in zip(group.x, group.y, group.low, group.high, strict=True):
+            bar = ([x, x], [low, high]) if group.upright else ([low, high], [y, y])
+            axes.plot(*bar, color=colour, linewidth=scale * 1.6, solid_capstyle="round")
     axes.plot(
-        group.x, group.y, group.shape, color=colour, markersize=5, markeredgewidth=1.2,
+        group.x, group.y, group.shape, color=colour, markersize=scale * 5, markeredgewidth=scale * 1.2,
         markerfacecolor=colour if group.filled else "none",
     )  # fmt: skip
 
 
-def _dress(axes: Any, look: Look) -> None:
+def _dress(axes: Any, look: Axes, grid: str) -> None:
     """Axes: scales, few round ticks, a light grid, no box."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.set_title(look.title, loc="left", fontsize=9.5, fontweight="bold")
     axes.set_xlabel(look.x_label)
     axes.set_ylabel(look.y_label)
     for axis, log in ((axes.xaxis, look.log_x), (axes.yaxis, look.log_y)):
@@ -168,11 +139,43 @@ def _dress(axes: Any, look: Look) -> None:
     if look.rows is not None:
         axes.set_yticks(range(len(look.rows)), look.rows)
         axes.set_ylim(len(look.rows) - 0.4, -0.6)
-    axes.grid(True, axis="x" if look.rows is not None else "both", color=GRID, linewidth=0.7)
+    axes.grid(True, axis="x" if look.rows is not None else "both", color=grid, linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right", *(["left"] if look.rows is not None else [])):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0 if look.rows is not None else 3, width=0.8)
+
+
+def _heat(axes: Any, heat: HeatMap, colour: str, ink: str) -> None:
+    """Cells: the stronger the colour the higher, each number in its cell."""
+    from matplotlib.patches import Rectangle
+
+    n, digits = len(heat.names), heat_digits(heat)
+    for i, row in enumerate(heat.values):
+        for j, value in enumerate(row):
+            known = bool(np.isfinite(value))
+            if known:
+                share = (value - heat.low) / (heat.high - heat.low) if heat.high > heat.low else 0.5
+                alpha = FAINTEST + (STRONGEST - FAINTEST) * float(np.clip(share, 0, 1))
+                cell = Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=colour, alpha=alpha, linewidth=0)
+                axes.add_patch(cell)
+            if n <= MOST_WRITTEN:
+                text = f"{value:.{digits}f}".replace("0.", ".", 1) if known else MISSING
+                axes.text(j, i, text, ha="center", va="center", fontsize="smaller", color=ink)
+    names = [printable(name, 12) for name in heat.names]
+    turn, size = (35, 8) if n <= MOST_WRITTEN else (90, 6)
+    axes.set_xticks(range(n), names, rotation=turn, ha="right", va="center", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(n), names, fontsize=size)
+    axes.set_xlim(-0.5, n - 0.5)
+    axes.set_ylim(n - 0.5, -0.5)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def heat_digits(heat: HeatMap) -> int:
+    """Decimals that tell its numbers apart."""
+    return 2 if heat.high - heat.low > 0.05 else 3
 
 
 def round_ticks(low: float, high: float) -> list[float]:
@@ -187,7 +190,7 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 def short(value: float) -> str:
     """1500 → 1.5k."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
@@ -209,4 +212,6 @@ def themed(svg: str, name: str) -> str:
     for before in ('id="', 'href="#', "url(#"):
         svg = svg.replace(before, f"{before}{name}-")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Hundredths of a point are finer than any screen; matplotlib writes six decimals.
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]).replace(" \n", " "), svg)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"([^>]*?) height="[^"]*"', r"\1\2", svg, count=1)

@@ -1,4 +1,4 @@
-"""The report's figures: what is drawn, and how to read it. Drawing itself is in analysis/report/drawing.py."""
+"""The report's figures of curves and paired differences: what is drawn, and how to read it. drawing.py draws it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.pooled_breaks import PooledBreaks
-from analysis.inference.rows import ArmComparison
-from analysis.numbers import printable
+from analysis.inference.rows import ArmComparison, Difference
+from analysis.numbers import p_value, printable
 from analysis.report import curves
-from analysis.report.blocks import Figure, LegendEntry, Panel
+from analysis.report.blocks import Axes, Choices, Figure, LegendEntry, Marks, Panel, SizeScale, Stroke
 from analysis.report.curves import Line
-from analysis.report.drawing import Marks, Stroke, panel, style
+from analysis.report.drawing import style
 from analysis.study.arm import Arm
+from analysis.study.measures import flops_per_token
 
 BAND = f"with 95 % bands (below {curves.BAND_SEEDS} seeds: the range of the seeds)"
+# The baseline is a broad pale line, and is drawn first: an arm that follows it lies visibly inside.
+BASELINE = {"width": 4.5, "opacity": 0.6}
+FIT = "1 2"  # the dash of what is not measured: fits, chance levels
 
 
 class Figures:
@@ -26,7 +30,6 @@ class Figures:
     def __init__(self, breaks: PooledBreaks):
         self.breaks, self.measures, self.study = breaks, breaks.measures, breaks.study
         self.index = {arm.name: i for i, arm in enumerate(ordered(self.study.arms))}
-        self._drawn = 0
 
     @property
     def sizes(self) -> list[str]:
@@ -37,7 +40,28 @@ class Figures:
         return self.study.baseline.name
 
     def legend(self, arms: Sequence[str]) -> tuple[LegendEntry, ...]:
-        return tuple(LegendEntry(name=a, index=self.index[a], dash=style(self.index[a])[0]) for a in arms)
+        return tuple(
+            LegendEntry(name=a, index=self.index[a], dash=style(self.index[a])[0], arm=True)
+            for a in self.index
+            if a in arms
+        )
+
+    def choices(self) -> Choices:
+        """What a reader of the page may choose from."""
+        sizes = []
+        for size in self.sizes:
+            trial = self.measures.example(size)
+            assert trial is not None, "a size with a horizon has a finished trial"
+            tokens = self.measures.unit[size]
+            sizes.append(SizeScale(name=size, tokens=tokens, flops=tokens * flops_per_token(trial.config)))
+        return Choices(arms=self.legend(list(self.index)), sizes=tuple(sizes))
+
+    def stroke(self, arm: str, line: Line, size: str = "", **how: Any) -> Stroke:
+        looks = (BASELINE if arm == self.base else {}) | how
+        return Stroke(line=line, index=self.index[arm], name=arm, arm=arm, size=size, **looks)
+
+    def marks(self, arm: str, x: Sequence[float], y: Sequence[float], size: str = "", **how: Any) -> Marks:
+        return Marks(x=x, y=y, index=self.index[arm], name=arm, arm=arm, size=size, **how)
 
     def per_size(
         self,
@@ -55,25 +79,22 @@ class Figures:
             if not found:
                 continue
             shown |= set(found)
-            strokes = [self.stroke(arm, got) for arm, got in found.items()]
-            panels.append(self.panel(size, strokes, f"{what}, size {size}: {in_words(found)}", **axes))
+            panels.append(
+                Panel(
+                    title=size,
+                    alternative=f"{what}, size {size}: {in_words(found)}",
+                    strokes=[self.stroke(arm, got, size) for arm, got in found.items()],
+                    axes=Axes(**axes),
+                    size=size,
+                )
+            )
         if not panels:
             return None
-        return Figure(
-            title=what, panels=tuple(panels), legend=self.legend([a for a in self.index if a in shown]), caption=caption
-        )
+        return Figure(title=what, panels=tuple(panels), legend=self.legend(list(shown)), caption=caption)
 
-    def stroke(self, arm: str, line: Line, **how: Any) -> Stroke:
-        return Stroke(line=line, index=self.index[arm], width=2.0 if arm == self.base else 1.6, **how)
-
-    def panel(self, title: str, strokes: Sequence[Stroke], alternative: str, **axes: Any) -> Panel:
-        svg = panel(self.next_name(), strokes, title=printable(title, 24), **axes)
-        return Panel(svg=svg, title=title, alternative=alternative)
-
-    def next_name(self) -> str:
-        """A name that no other drawing of the page has."""
-        self._drawn += 1
-        return f"f{self._drawn}"
+    def in_order(self, contrasts: Sequence[ArmComparison]) -> list[ArmComparison]:
+        """As the legend has the arms."""
+        return sorted(contrasts, key=lambda row: self.index[row["arm"]])
 
     # The figures, in the order of the report.
 
@@ -86,27 +107,20 @@ class Figures:
                 if (line := curves.loss(self.measures, arm, size)) is None:
                     continue
                 found[arm] = line
-                strokes.append(self.stroke(arm, line))
+                strokes.append(self.stroke(arm, line, size))
                 if fit := curves.fitted(self.breaks, arm, size, "heldout"):
                     line, pooled = fit
-                    x, y = (pooled.ranges()[name].mean for name in ("t_d", "L_d"))
+                    x, y, slope = (pooled.ranges()[name].mean for name in ("t_d", "L_d", "r_d"))
                     if arm == self.base:
-                        strokes.append(self.stroke(arm, line, dash="1 2", band=False, opacity=0.9))
+                        strokes.append(Stroke(line=line, index=0, arm=arm, size=size, dash=FIT, band=False))
                     if line.x[0] <= x <= line.x[-1]:
-                        filled = pooled.identified
-                        marks.append(Marks(x=[x], y=[y], index=self.index[arm], shape="D", filled=filled))
+                        note = f"L_d {y:.3f}, t_d {x:.0f}, r_d {slope:.4f}" + ("" if pooled.identified else NOT_PLACED)
+                        how: dict[str, Any] = {"shape": "D", "filled": pooled.identified, "note": note}
+                        marks.append(self.marks(arm, [x], [y], size, **how))
             if found:
-                alternative = f"Held-out loss over steps, log-log, size {size}: {in_words(found)}"
-                panels.append(
-                    self.panel(
-                        size,
-                        strokes,
-                        alternative,
-                        log_y=True,
-                        y_label="held-out loss (nats per token)",
-                        marks=marks,
-                    )
-                )
+                text = f"Held-out loss over steps, log-log, size {size}: {in_words(found)}"
+                axes = Axes(log_y=True, y_label="held-out loss (nats per token)")
+                panels.append(Panel(title=size, alternative=text, strokes=strokes, marks=marks, axes=axes, size=size))
         if not panels:
             return None
         return Figure(
@@ -126,19 +140,25 @@ class Figures:
             loss = curves.training(self.breaks, self.base, size)
             if loss is None:
                 continue
-            strokes.append(Stroke(line=loss, index=i, width=1.2, dash="", opacity=0.6))
+            strokes.append(Stroke(line=loss, index=i, name=size, size=size, width=1.6, dash="", opacity=0.7))
             legend.append(LegendEntry(name=size, index=i))
             if fit := curves.fitted(self.breaks, self.base, size, "training"):
                 line, found = fit
                 x, y, slope = (found.ranges()[name].mean for name in ("t_d", "L_d", "r_d"))
-                strokes.append(Stroke(line=line, index=i, width=1.6, dash="1 2", band=False))
-                marks.append(Marks(x=[x], y=[y], index=i, shape="D", filled=found.identified))
-                words.append(f"{size}: L_d {y:.3f}, t_d {x:.0f}, r_d {slope:.4f}")
+                note = f"L_d {y:.3f}, t_d {x:.0f}, r_d {slope:.4f}"
+                strokes.append(Stroke(line=line, index=i, size=size, dash=FIT, band=False))
+                how: dict[str, Any] = {"shape": "D", "filled": found.identified, "note": note}
+                marks.append(Marks(x=[x], y=[y], index=i, name=size, size=size, **how))
+                words.append(f"{size}: {note}")
         if not strokes:
             return None
-        text = "Training loss of the baseline over steps, log-log. " + "; ".join(words)
-        label = "training loss (nats per token)"
-        drawn = self.panel("", strokes, text, log_y=True, y_label=label, marks=marks, size=(6.4, 4.0))
+        drawn = Panel(
+            title="",
+            alternative="Training loss of the baseline over steps, log-log. " + "; ".join(words),
+            strokes=strokes,
+            marks=marks,
+            axes=Axes(log_y=True, y_label="training loss (nats per token)", extent=(6.4, 4.0)),
+        )
         return Figure(
             title="Training loss of the baseline at all sizes",
             panels=(drawn,),
@@ -179,63 +199,152 @@ class Figures:
     def forest(self, contrasts: Sequence[ArmComparison]) -> Figure | None:
         """Paired differences to baseline by arm and size, and over all sizes."""
         rows, groups = [], []
-        for row in contrasts:
+        for row in self.in_order(contrasts):
             name = printable(row["arm"], 26)
-            places = [(f"{name}  {printable(size, 12)}", found) for size, found in row["by_size"].items()]
-            for label, found in [*places, (f"{name}  all sizes", row["primary"])]:
+            places = [(size, found) for size, found in row["by_size"].items()]
+            for size, found in [*places, ("", row["primary"])]:
                 if found is None:
                     continue
-                rows.append(label)
-                bounds = (found["low"], found["high"])
-                ends = [None if at is None else [100 * math.expm1(at)] for at in bounds]
-                groups.append(
-                    Marks(
-                        x=[100 * math.expm1(found["estimate"])],
-                        y=[len(rows) - 1],
-                        low=ends[0],
-                        high=ends[1],
-                        index=self.index[row["arm"]],
-                        shape="D" if label.endswith("all sizes") else "o",
-                        filled=label.endswith("all sizes"),
-                    )
-                )
+                rows.append(f"{name}  {printable(size, 12) or 'all sizes'}")
+                how: dict[str, Any] = {"shape": "o" if size else "D", "filled": not size, **bar(found, per_cent)}
+                groups.append(self.marks(row["arm"], [per_cent(found["estimate"])], [len(rows) - 1], size, **how))
         if not rows:
             return None
-        svg = panel(
-            self.next_name(), [], marks=groups, rows=rows, zero=0.0, log_x=False,
-            x_label="held-out loss at T against the baseline (%)", size=(7.2, 0.9 + 0.26 * len(rows)),
-        )  # fmt: skip
-        words = "; ".join(
-            f"{r['arm']} {100 * math.expm1(r['primary']['estimate']):+.2f} %" for r in contrasts if r["primary"]
-        )
-        return Figure(
-            title="Held-out loss at T, arm against baseline",
-            panels=(Panel(svg=svg, title="", alternative=f"Paired differences to baseline: {words}"),),
+        words = "; ".join(f"{r['arm']} {per_cent(r['primary']['estimate']):+.2f} %" for r in contrasts if r["primary"])
+        return rows_figure(
+            "Held-out loss at T, arm against baseline",
+            rows,
+            groups,
+            f"Paired differences to baseline: {words}",
+            x_label="held-out loss at T against the baseline (%)",
             caption="Paired difference of held-out loss at T to the baseline, with its 95 % t interval over seeds: "
             "open circles by size, diamonds averaged over sizes (the primary contrast). Left of the line: better.",
-            wide=True,
+        )
+
+    def secondary(self, contrasts: Sequence[ArmComparison], names: Mapping[str, str]) -> Figure | None:
+        """Paired differences of slopes, breaks and instruments over all sizes: a panel a measure, a row an arm."""
+        contrasts = self.in_order(contrasts)
+        arms = [row["arm"] for row in contrasts]
+        rows = [printable(arm, 20) for arm in arms]
+        panels = []
+        for key, title in names.items():
+            found = [(i, row["secondary"].get(key)) for i, row in enumerate(contrasts)]
+            there = [(i, c) for i, c in found if c and c.get("estimate") is not None]
+            if not there:
+                continue
+            marks = [
+                self.marks(
+                    arms[i],
+                    [c["estimate"]],
+                    [i],
+                    filled=c["p_holm"] is not None and c["p_holm"] < 0.05,
+                    note=f"p {p_value(c['p'])}, after Holm {p_value(c['p_holm'])}",
+                    **bar(c, float),
+                )
+                for i, c in there
+            ]
+            words = "; ".join(f"{arms[i]} {c['estimate']:+.3g}, p (Holm) {p_value(c['p_holm'])}" for i, c in there)
+            look: dict[str, Any] = {
+                "rows": rows,
+                "zero": 0.0,
+                "log_x": False,
+                "time": False,
+                "x_label": "arm − baseline",
+            }
+            extent = (4.3, 1.1 + 0.24 * len(rows))
+            panels.append(
+                Panel(title=title, alternative=f"{title}: {words}", marks=marks, axes=Axes(**look, extent=extent))
+            )
+        if not panels:
+            return None
+        return Figure(
+            title="Secondary measures, arm against baseline",
+            panels=tuple(panels),
+            caption="Paired differences averaged over sizes, with 95 % t intervals over seeds (not corrected for their "
+            "number). Filled: still below .05 after Holm's correction over the measures of the arm. Less zero-sum "
+            "learning is a lower D; less deceleration is a lower L_d, a higher r_d, a higher tail slope. A break has "
+            "a point only where it is identified at enough sizes.",
         )
 
     def metrics(self) -> list[Figure]:
-        """What the interventions themselves recorded, one figure a metric; read from the step records."""
-        keys: dict[str, list[str]] = {}
+        """What the interventions themselves recorded: one figure an intervention, one panel a number."""
+        keys: dict[str, dict[str, list[str]]] = {}
         for arm in self.index:
             first = next(iter(self.study.of(arm)), None)
             summary = self.measures.steps(first) if first else None
             for key in summary.metrics if summary else ():
-                keys.setdefault(key, []).append(arm)
-        found = []
+                keys.setdefault(key.partition("/")[0], {}).setdefault(key, []).append(arm)
+        return [figure for method, found in keys.items() if (figure := self._metrics(method, found))]
+
+    def _metrics(self, method: str, keys: Mapping[str, Sequence[str]]) -> Figure | None:
+        panels, shown = [], set()
         for key, arms in keys.items():
-            figure = self.per_size(
-                lambda arm, size, key=key: curves.metric(self.measures, arm, size, key),  # type: ignore[misc]
-                key,
-                f"{key} over steps, averaged in bins of equal width in log t; mean over seeds, {BAND}.",
-                arms=arms,
-                y_label=printable(key, 32),
-            )
-            if figure:
-                found.append(figure)
-        return found
+            strokes, words = [], {}
+            for arm in arms:
+                for place, size in enumerate(self.sizes, 1):
+                    line = curves.metric(self.measures, arm, size, key)
+                    if line is not None:
+                        share = place / len(self.sizes)
+                        how: dict[str, Any] = {
+                            "width": 0.6 + 1.4 * share,
+                            "opacity": 0.4 + 0.6 * share,
+                            "band": share == 1,
+                        }
+                        strokes.append(self.stroke(arm, line, size, **how))
+                        words[f"{arm} {size}"] = line
+                        shown.add(arm)
+            if strokes:
+                name = key.partition("/")[2] or key
+                panels.append(Panel(title=name, alternative=f"{key} over steps: {in_words(words)}", strokes=strokes))
+        if not panels:
+            return None
+        sizes = ", ".join(self.sizes)
+        return Figure(
+            title=f"What {method} reported",
+            panels=tuple(panels),
+            legend=self.legend(list(shown)),
+            caption=f"Each number that {method} recorded at every step, in bins of equal width in log t; means over "
+            f"seeds, at the largest size {BAND}. From thin and pale to strong: sizes {sizes}. An arm whose numbers do "
+            "not differ from its placebo's does no more than the placebo.",
+        )
+
+
+NOT_PLACED = " (the data do not place the break)"
+
+
+def rows_figure(
+    title: str,
+    rows: Sequence[str],
+    groups: Sequence[Marks],
+    alternative: str,
+    *,
+    x_label: str,
+    caption: str,
+    **how: Any,
+) -> Figure:
+    """A wide figure with one row of marks below the other."""
+    extent = (7.2, 0.9 + 0.26 * len(rows))
+    look: dict[str, Any] = {
+        "rows": tuple(rows),
+        "zero": 0.0,
+        "log_x": False,
+        "time": False,
+        "x_label": x_label,
+        "extent": extent,
+    }
+    panel = Panel(title="", alternative=alternative, marks=tuple(groups), axes=Axes(**look | how))
+    return Figure(title=title, panels=(panel,), caption=caption, wide=True)
+
+
+def bar(found: Difference | Mapping[str, Any], scale: Callable[[float], float]) -> dict[str, Any]:
+    """The ends of an interval; none from one seed."""
+    if found["low"] is None or found["high"] is None:
+        return {"low": None, "high": None}
+    return {"low": [scale(found["low"])], "high": [scale(found["high"])]}
+
+
+def per_cent(log_difference: float) -> float:
+    return 100 * math.expm1(log_difference)
 
 
 def ordered(arms: Sequence[Arm]) -> list[Arm]:

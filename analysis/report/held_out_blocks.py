@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from analysis.inference.rows import Comparison, DomainChanges, Interval, Part
 from analysis.numbers import MISSING, difference, minus, number, plus_minus, printable
-from analysis.report.blocks import Block, Figure, Panel, Table
-from analysis.report.drawing import Marks
-from analysis.report.figures import Figures
-from analysis.report.heat_map import HeatMap, heat_maps
+from analysis.report.blocks import Axes, Block, Figure, HeatMap, Panel, Table
+from analysis.report.figures import Figures, bar, per_cent
 
 Grouping = Literal["by_domain", "by_frequency"]
 FREQUENT = {"0": "most frequent", "1": "frequent", "2": "rarer", "3": "rarest"}
@@ -64,28 +61,26 @@ def changes(figures: Figures, comparison: Comparison) -> Figure | None:
             found = [(at, cell["held_out"][g].get(name)) for at, (g, name) in enumerate(places)]
             there = [(at, p["difference"]) for at, p in found if p is not None and p["difference"] is not None]
             for at, d in there:
-                x, low, high = (
-                    None if v is None else [100 * math.expm1(v)] for v in (d["estimate"], d["low"], d["high"])
-                )
-                assert x is not None, "a contrast has an estimate"
-                y = [at + shift]
-                marks.append(Marks(x=x, y=y, low=low, high=high, index=figures.index[cell["arm"]]))
+                how = bar(d, per_cent) | {"note": places[at][1]}
+                marks.append(figures.marks(cell["arm"], [per_cent(d["estimate"])], [at + shift], size, **how))
             if there:
                 shown.add(cell["arm"])
-                texts = (f"{rows[at]} {100 * math.expm1(d['estimate']):+.2f} %" for at, d in there)
+                texts = (f"{rows[at]} {per_cent(d['estimate']):+.2f} %" for at, d in there)
                 words.append(f"{cell['arm']}: {', '.join(texts)}")
         if marks:
+            look: dict[str, Any] = {"rows": rows, "zero": 0.0, "log_x": False, "time": False}
             panels.append(
-                figures.panel(
-                    size,
-                    [],
-                    f"Held-out loss by domain and frequency against the baseline, size {size}. {'; '.join(words)}",
+                Panel(
+                    title=size,
+                    alternative=f"Held-out loss by domain and frequency against the baseline, size {size}. "
+                    + "; ".join(words),
                     marks=marks,
-                    rows=rows,
-                    zero=0.0,
-                    log_x=False,
-                    x_label="held-out loss at T against the baseline (%)",
-                    size=(4.3, 1.0 + len(rows) * max(0.28, 0.09 * len(cells))),
+                    axes=Axes(
+                        **look,
+                        x_label="difference to the baseline (%)",
+                        extent=(4.3, 1.0 + len(rows) * max(0.28, 0.09 * len(cells))),
+                    ),
+                    size=size,
                 )
             )
     if not panels:
@@ -146,14 +141,12 @@ def matrices(figures: Figures, comparison: Comparison) -> Figure | None:
     if not values:
         return None
     low, high = min(values), max(values)
-    panels = []
-    for size in figures.sizes:
-        base = found.get((figures.base, size))
-        arms = [a for a in figures.index if a != figures.base and (a, size) in found]
-        for arm in arms or [figures.base]:
-            pair = [(name, d) for name, d in ((figures.base, base), (arm, found.get((arm, size)))) if d is not None]
-            if pair:
-                panels.append(_panel(figures, size, dict(pair), low, high))
+    panels = [
+        _panel(arm, size, found[arm, size], low, high)
+        for size in figures.sizes
+        for arm in figures.index
+        if (arm, size) in found
+    ]
     return Figure(
         title="D between the domains over the last doubling of the steps",
         panels=tuple(panels),
@@ -161,23 +154,24 @@ def matrices(figures: Figures, comparison: Comparison) -> Figure | None:
         "(A_a + A_b), with S the sum of the changes of a domain's tokens and A the sum of their sizes; on the "
         "diagonal, of the tokens of one domain. 0: all tokens went one way; 1: gains and losses cancel in full. Where "
         "two domains moved the same way, their cell is a mean of their two cells on the diagonal; where it is above "
-        "that mean, one gained while the other lost. Compare an arm with the baseline to its left, cell by cell. Means "
-        f"over seeds; one scale for the whole figure, from {low:.2f} (faintest) to {high:.2f} (strongest colour).",
+        "that mean, one gained while the other lost. Compare an arm with the baseline, the first of its size, cell by "
+        f"cell. Means over seeds; one scale for the whole figure, from {low:.2f} (faintest) to {high:.2f} (strongest).",
     )
 
 
-def _panel(figures: Figures, size: str, pair: Mapping[str, DomainChanges], low: float, high: float) -> Panel:
-    maps, words = [], []
-    for arm, d in pair.items():
-        table = np.array([[math.nan if v is None else v for v in row] for row in d["between"]])
-        maps.append(HeatMap(title=arm, names=d["names"], values=table))
-        inside = (f"{name} {table[i, i]:.2f}" for i, name in enumerate(d["names"]))
-        words.append(f"{arm}, steps {d['start']} to {d['end']}: within {', '.join(inside)}")
-    last = list(pair.values())[-1]
-    title = f"{printable(size, 16)}, steps {last['start']} to {last['end']}"
-    svg = heat_maps(figures.next_name(), maps, title=title, low=low, high=high)
-    alternative = f"D between domains, size {size}. {'; '.join(words)}"
-    return Panel(svg=svg, title=title, alternative=alternative)
+def _panel(arm: str, size: str, d: DomainChanges, low: float, high: float) -> Panel:
+    table = np.array([[math.nan if v is None else v for v in row] for row in d["between"]])
+    inside = ", ".join(f"{name} {table[i, i]:.2f}" for i, name in enumerate(d["names"]))
+    steps = f"steps {d['start']} to {d['end']}"
+    n = len(d["names"])
+    return Panel(
+        title=f"{printable(size, 12)}  {printable(arm, 26)}",
+        alternative=f"D between domains, size {size}, {arm}, {steps}: within {inside}",
+        heat=HeatMap(names=d["names"], values=table, low=low, high=high),
+        axes=Axes(time=False, log_x=False, extent=(3.4, 1.1 + 0.36 * min(max(n, 3), 8))),
+        arm=arm,
+        size=size,
+    )
 
 
 def doublings(comparison: Comparison) -> Table | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from analysis.numbers import MISSING, minus
 from analysis.report import curves
-from analysis.report.blocks import Block, Figure, LegendEntry, Table
-from analysis.report.drawing import Marks, Stroke, style
-from analysis.report.figures import BAND, Figures, in_words, ordered
+from analysis.report.blocks import Axes, Block, Figure, LegendEntry, Panel, Stroke, Table
+from analysis.report.drawing import style
+from analysis.report.figures import BAND, FIT, Figures, in_words, ordered
 from analysis.study.measures import Measures, parameters
 from zslx.deceleration.scaling_law import ScalingTrend, scaling_trend
 from zslx.figure_style import TERMS
@@ -61,24 +62,21 @@ def plane(figures: Figures) -> Figure | None:
     levels = 10.0 ** np.arange(np.floor(2 * np.log10(low / 30)) / 2, np.log10(high), 0.5)
     contours = [c for level in levels if (c := curves.equal_change(level, low, high)) is not None]
     grey = [Stroke(line=c, index=0, width=0.8, dash="", band=False, opacity=0.35) for c in contours]
+    axes = Axes(
+        x_label="D, one step", time=False, log_x=False, y_label="M, one step (nats)", log_y=True, y_range=(low, high)
+    )
     panels = []
     for size in figures.sizes:
         here = {arm: paths[arm, size] for arm in figures.index if (arm, size) in paths}
-        ends = [
-            Marks(x=[float(line.x[-1])], y=[float(line.y[-1])], index=figures.index[arm], filled=True)
-            for arm, line in here.items()
-        ]
+        ends = [figures.marks(arm, [float(line.x[-1])], [float(line.y[-1])], size) for arm, line in here.items()]
         panels.append(
-            figures.panel(
-                size,
-                [*grey, *(figures.stroke(arm, line) for arm, line in here.items())],
-                f"M against D of one step, size {size}: {in_words(here)}",
+            Panel(
+                title=size,
+                alternative=f"M against D of one step, size {size}: {in_words(here)}",
+                strokes=[*grey, *(figures.stroke(arm, line, size) for arm, line in here.items())],
                 marks=ends,
-                x_label="D, one step",
-                log_x=False,
-                y_label="M, one step (nats)",
-                log_y=True,
-                y_range=(low, high),
+                axes=axes,
+                size=size,
             )
         )
     return Figure(
@@ -185,13 +183,15 @@ def with_chance(figures: Figures, key: str, chance_key: str, title: str, text: s
             if line is None:
                 continue
             found[arm] = shown[arm] = line
-            strokes.append(figures.stroke(arm, line))
+            strokes.append(figures.stroke(arm, line, size))
             chance = curves.instrument(figures.measures, arm, size, chance_key)
             if chance is not None:
-                strokes.append(Stroke(line=chance, index=figures.index[arm], dash="1 2", band=False, width=1.0))
+                how: dict[str, Any] = {"name": f"{arm}, chance", "dash": FIT, "band": False, "width": 1.2}
+                strokes.append(Stroke(line=chance, index=figures.index[arm], arm=arm, size=size, **how))
         if found:
-            alternative = f"{title}, size {size}: {in_words(found)}"
-            panels.append(figures.panel(size, strokes, alternative, y_label="interference (ratio)"))
+            words = f"{title}, size {size}: {in_words(found)}"
+            axes = Axes(y_label="interference (ratio)")
+            panels.append(Panel(title=size, alternative=words, strokes=strokes, axes=axes, size=size))
     if not panels:
         return None
     return Figure(
@@ -214,9 +214,12 @@ def by_group(figures: Figures) -> Figure | None:
             if line is not None:
                 found[group] = line
         if found:
-            strokes = [Stroke(line=line, index=GROUPS.index(g) + 1, band=False) for g, line in found.items()]
+            strokes = [
+                Stroke(line=line, index=GROUPS.index(g) + 1, name=g, size=size, band=False) for g, line in found.items()
+            ]
             text = f"Gradient interference of tokens by group of parameters, size {size}: {in_words(found)}"
-            panels.append(figures.panel(size, strokes, text, y_label="interference (ratio)"))
+            axes = Axes(y_label="interference (ratio)")
+            panels.append(Panel(title=size, alternative=text, strokes=strokes, axes=axes, size=size))
             legend = [g for g in GROUPS if g in found]
     if not panels:
         return None

@@ -1,26 +1,29 @@
 """The report of a study as a list of blocks, in the order in which a sceptical reader asks.
 
-The question and the answer; headline table; loss curves with fits and breaks; deceleration; slopes that need no break;
-paired differences and what they rest on; who gains at whose expense; D and M; gradient interference against chance;
-decomposition of the loss; mechanism; trends over sizes and the scale-equivalent gain; cost; what the intervention did;
-failures; how to reproduce it, and the rule. Everything comes from the records: `comparison`
-(analysis/inference/compare.py) and the curves of its trials. A section without data is left out. page.py renders the
-blocks.
+The question and the answer; headline table; loss curves with fits and breaks; D and M; paired differences and what they
+rest on; deceleration; who gains at whose expense; gradient interference against chance; decomposition of the loss;
+mechanism; trends over sizes beside the published models, and the scale-equivalent gain; tuning; cost; what the
+intervention did; failures; how to reproduce it, and the rule; details of the fits. Everything comes from the records:
+`comparison` (analysis/inference/compare.py) and the curves of its trials. A section without data is left out. page.py
+renders the blocks.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 from analysis.inference.answers import look, qualified
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
+from analysis.inference.rows import Answer as ArmAnswer
 from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, count, difference, number
 from analysis.report import break_blocks as pooled
 from analysis.report import instrument_blocks as instruments
+from analysis.report import size_figures as scale
 from analysis.report import tables as tables
 from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from analysis.report.figures import Figures
@@ -30,13 +33,12 @@ from analysis.report.page import render
 from analysis.report.tuning_blocks import tuning
 from zslx.runs.json_files import write_atomic
 
-MOST_CARDS = 2  # answers shown as cards; more become one ranked table
-
 
 def write_report(breaks: PooledBreaks, out: Path, comparison: Comparison | None = None) -> Path:
     """Write the HTML report of a loaded study to `out`."""
     comparison = comparison or compare_study(breaks)
-    page = render(blocks(breaks, comparison), title=f"zslx: {comparison['study']}")
+    figures = Figures(breaks)
+    page = render(blocks(breaks, comparison), title=f"zslx: {comparison['study']}", choices=figures.choices())
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page.encode("utf-8", errors="replace"))
     return out
@@ -47,36 +49,38 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
     measures, figures, c = breaks.measures, Figures(breaks), comparison
     sections: list[tuple[str, str, list[Block | None]]] = [
         ("The arms at a glance", "table", [headline(c)]),
-        ("Loss curves", "loss", [figures.losses(), figures.over_sizes(), figures.differences()]),
         (
-            "Deceleration",
-            "deceleration",
-            [
-                pooled.difference_table(c),
-                pooled.plane(figures, c),
-                pooled.parts_table(c),
-                pooled.pooled_table(c),
-                pooled.cut_table(breaks, c),
-                tables.break_status(c),
-            ],
+            "Loss curves",
+            "loss",
+            [figures.losses(), figures.over_sizes(), figures.differences(), figures.slopes(), tables.tail_slopes(c)],
         ),
-        ("Slopes that need no break", "slopes", [figures.slopes(), tables.tail_slopes(c)]),
+        ("Loss interference", "interference", [*instruments.interference(figures), instruments.plane(figures)]),
         (
             "Paired differences",
             "differences",
-            [figures.forest(c["contrasts"]), *tables.contrast_tables(c), tables.seeds_needed(c)],
+            [
+                figures.forest(c["contrasts"]),
+                figures.secondary(c["contrasts"], tables.MEASURE_NAMES),
+                *tables.contrast_tables(c),
+                tables.seeds_needed(c),
+            ],
         ),
+        ("Deceleration", "deceleration", [pooled.plane(figures, c), pooled.difference_table(c), pooled.parts_table(c)]),
         ("Who gains at whose expense", "heldout", [*held_out(figures, c)]),
-        ("Loss interference", "interference", [*instruments.interference(figures), instruments.plane(figures)]),
         ("Gradient interference", "gradients", [*instruments.gradients(figures)]),
         ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),
         ("Better loss through less interference?", "mechanism", [tables.mechanism(c)]),
-        ("Over model sizes", "sizes", [tables.gains(c), tables.trends(c), tables.laws(c)]),
-        ("Tuning before the comparison", "tuning", tuning(c)),
-        ("Cost", "cost", [*tables.cost(c)]),
+        (
+            "Over model sizes",
+            "sizes",
+            [scale.over_sizes(figures, c), scale.gains(figures, c), tables.gains(c), tables.trends(c), tables.laws(c)],
+        ),
+        ("Tuning", "tuning", tuning(c)),
+        ("Cost", "cost", [scale.compute_matched(figures, c), tables.cost(c)]),
         ("What the interventions did", "did", [tables.training(measures), *(figures.metrics())]),
         ("Failures", "failures", [tables.failures(c)]),
         ("How to reproduce this", "reproduce", [*reproduce(c)]),
+        ("The fits in detail", "fits", [pooled.pooled_table(c), pooled.cut_table(breaks, c), tables.break_status(c)]),
     ]
     found = answers(c)
     for title, anchor, section in sections:
@@ -86,7 +90,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
 
 
 def answers(comparison: Comparison) -> list[Block]:
-    """One card an arm that was asked about."""
+    """The question and the answer: of one arm all that it rests on, of several the best first, ranked in one table."""
     trials = sum(comparison["trials"].values())
     sizes = ", ".join(s["size"] for s in comparison["sizes"])
     about = (
@@ -95,28 +99,63 @@ def answers(comparison: Comparison) -> list[Block]:
         f"{comparison['trials'].get('finished', 0)} of {trials} trials finished"
         + (f", {str(comparison['created'])[:10]}" if comparison["created"] else "")
     )
-    found: list[Block] = [Text(text=about)]
+    told: list[Block] = [Text(text=about)]
     if comparison["looks"]:
         own = "Those are the intervals of paired differences on this page; those of an arm's own numbers are of 95 %."
-        found.append(Text(text=f"{look(comparison['looks'])}. {own}"))
-    if len(comparison["answers"]) > MOST_CARDS:
-        found.append(ranked(comparison))
-    for answer in comparison["answers"] if len(comparison["answers"]) <= MOST_CARDS else ():
-        notes = [reason[:1].upper() + reason[1:] + "." for reason in answer["reasons"]]
-        if answer["verdict_command"]:
-            notes.append(f"For a verdict: {answer['verdict_command']}")
-        found.append(
-            Answer(
-                question=question(answer["arm"], answer["against"], comparison),
-                sentence=answer["sentence"],
-                word=qualified(answer["word"], answer["beyond_lr_decay"]),
-                exploratory=answer["exploratory"],
-                notes=tuple(notes),
-            )
-        )
-    if not comparison["answers"]:
-        found.append(Text(text="No arm is asked about in this study: controls and baseline only."))
-    return found
+        told.append(Text(text=f"{look(comparison['looks'])}. {own}"))
+    asked = comparison["answers"]
+    if not asked:
+        return [*told, Text(text="No arm is asked about in this study: controls and baseline only.")]
+    if len(asked) > 1:
+        return [*told, together(comparison), ranked(comparison), reasons(comparison)]
+    [answer] = asked
+    notes = [reason[:1].upper() + reason[1:] + "." for reason in answer["reasons"]]
+    if answer["verdict_command"]:
+        notes.append(f"For a verdict: {answer['verdict_command']}")
+    card = Answer(
+        question=question(answer["arm"], answer["against"], comparison),
+        sentence=answer["sentence"],
+        word=qualified(answer["word"], answer["beyond_lr_decay"]),
+        exploratory=answer["exploratory"],
+        notes=tuple(notes),
+    )
+    return [*told, card]
+
+
+def by_effect(comparison: Comparison) -> list[ArmAnswer]:
+    """The answers in the order of the effect on log loss, the best first; those without one last."""
+    every = comparison["contrasts"] + comparison["declared_contrasts"]
+    effects = {(row["arm"], row["against"]): row["primary"] for row in every}
+
+    def effect(answer: ArmAnswer) -> float:
+        primary = effects[answer["arm"], answer["against"]]
+        return math.inf if primary is None else primary["estimate"]
+
+    return sorted(comparison["answers"], key=effect)
+
+
+def together(comparison: Comparison) -> Answer:
+    """One answer about several arms: how many got which word, and what the best of them does."""
+    asked = by_effect(comparison)
+    words = Counter(answer["word"] for answer in asked)
+    command = next((answer["verdict_command"] for answer in asked if answer["verdict_command"]), None)
+    return Answer(
+        question=f"Does any of {len(asked)} methods lower the loss, and relieve its deceleration, without scale?",
+        sentence=f"The lowest loss: {asked[0]['sentence']}",
+        word=" · ".join(f"{word}: {n} of {len(asked)}" for word, n in words.items()),
+        exploratory=any(answer["exploratory"] for answer in asked),
+        notes=(f"For a verdict: {command}",) if command else (),
+    )
+
+
+def reasons(comparison: Comparison) -> Table:
+    """The whole answer about each of several arms, and what it rests on."""
+    return Table(
+        columns=("arm", "answer", "why"),
+        rows=tuple((a["arm"], a["sentence"], "; ".join(a["reasons"]) or MISSING) for a in by_effect(comparison)),
+        folded="Each answer in full",
+        prose=True,
+    )
 
 
 def question(arm: str, against: str, comparison: Comparison) -> str:
@@ -132,7 +171,7 @@ def ranked(comparison: Comparison) -> Table:
     contrasts = {(row["arm"], row["against"]): row for row in every}
     curve = comparison["protocol"]["curve"]
     rows = []
-    for answer in comparison["answers"]:
+    for answer in by_effect(comparison):
         row = contrasts[answer["arm"], answer["against"]]
         name = answer["arm"] if row in comparison["contrasts"] else f"{answer['arm']} against {answer['against']}"
         averaged = row["deceleration"][curve]["averaged"]
@@ -141,11 +180,10 @@ def ranked(comparison: Comparison) -> Table:
             difference(row["primary"]), difference(row["placebo"] if row["placebo"] else None),
             difference(averaged["L_d"]), difference(averaged["t_d"]), number(averaged["r_d"]),
         )  # fmt: skip
-        primary = row["primary"]
-        rows.append((math.inf if primary is None else primary["estimate"], (name, word, *texts)))
+        rows.append((name, word, *texts))
     return Table(
         columns=("arm", "answer", "loss at T against baseline or as said", "against its placebo", "L_d", "t_d", "r_d"),
-        rows=tuple(row for _, row in sorted(rows, key=lambda pair: pair[0])),
+        rows=tuple(rows),
         heads=1,
         caption="The arms in the order of their effect on held-out loss at T. L_d, t_d and r_d: paired differences to "
         "the baseline, averaged over the sizes at which the break of both is identified.",

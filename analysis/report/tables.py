@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, difference, minus, number, p_value, percent, plus_minus, share
-from analysis.report.blocks import Block, Table
+from analysis.report.blocks import Table
 from analysis.study.measures import TAIL_FACTORS, Measures
 
 MEASURE_NAMES = {
@@ -232,7 +232,7 @@ def seeds_needed(comparison: Comparison) -> Table | None:
     )
 
 
-def cost(comparison: Comparison) -> list[Block | None]:
+def cost(comparison: Comparison) -> Table | None:
     """Step cost by arm and size, and the primary contrast at equal compute."""
     sizes = [s["size"] for s in comparison["sizes"]]
     cells = {(c["arm"], c["size"]): c for c in comparison["cells"]}
@@ -241,7 +241,9 @@ def cost(comparison: Comparison) -> list[Block | None]:
         equal = row["equal_compute"]
         measured = [plus_minus(cells[row["arm"], s]["cost"], 2, "×") for s in sizes]
         rows.append((row["arm"], *measured, difference(row["primary"]), difference(equal)))
-    table = Table(
+    if not rows:
+        return None
+    return Table(
         columns=("arm", *(f"step cost, {s}" for s in sizes), "difference at equal steps", "at equal compute"),
         rows=tuple(rows),
         caption="Median seconds of a training step over the baseline's, paired by seed (without instruments). Equal "
@@ -249,7 +251,6 @@ def cost(comparison: Comparison) -> list[Block | None]:
         "included. It is read off curves made for T steps, "
         "not retrained for the budget: fair to constant rates, unfair to a decaying schedule that is cut short.",
     )
-    return [table if rows else None]
 
 
 def training(measures: Measures) -> Table | None:

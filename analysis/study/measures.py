@@ -178,3 +178,10 @@ def parameters(trial: Trial) -> dict[str, int]:
         return dict(counted)
     config = trial.config
     return ModelConfig(**config["model"]).parameters(int(config["data"]["vocab_size"]))._asdict()
+
+
+def flops_per_token(config: Any) -> float:
+    """Floating-point operations of a plain training step, per token: 6 for each parameter of a matrix that multiplies
+    (Kaplan et al. 2020, 2001.08361); without attention's own, and without what a method adds."""
+    found, model = parameters(config), ModelConfig(**config["model"])
+    return 6.0 * (found["non_embedding"] + found["embedding"] / (1 if model.tied else 2))

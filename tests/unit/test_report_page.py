@@ -1,5 +1,9 @@
 """The HTML report: every section in order, nothing from outside, hostile names shown as text."""
 
+import base64
+import gzip
+import hashlib
+import json
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
@@ -10,11 +14,16 @@ import pytest
 
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks, load
+from analysis.report.blocks import Choices, Figure, LegendEntry, Panel, SizeScale, Stroke
+from analysis.report.curves import Line
 from analysis.report.drawing import style
+from analysis.report.figures import Figures
 from analysis.report.instrument_blocks import term_trends
+from analysis.report.page_data import PageData, embedded
 from analysis.report.report import blocks, write_report
 from analysis.report.tables import laws, seeds_needed, training
 from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
+from analysis.study.measures import flops_per_token, parameters
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -27,21 +36,32 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """Elements, attributes and text of a page."""
+    """Elements, attributes and text of a page; its scripts apart, each with its type."""
 
     def __init__(self, html: str):
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.texts: list[str] = []
+        self.scripts: list[tuple[str, str]] = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("type", ""), ""))
 
     def handle_data(self, data):
-        self.texts.append(data)
+        if self.cdata_elem == "script":
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        else:
+            self.texts.append(data)
+
+    def figures(self) -> list[dict]:
+        """The data of the interactive figures."""
+        found = [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
+        return [data for data in found if "panels" in data]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +97,8 @@ def hostile_study(folder):
 def test_sections_come_in_the_order_of_the_questions(html):
     headings = re.findall(r'<h2 id="(\w+)">', html)
     assert headings == [
-        "table", "loss", "deceleration", "slopes", "differences", "heldout", "interference", "gradients",
-        "decomposition", "mechanism", "sizes", "cost", "did", "failures", "reproduce",
+        "table", "loss", "interference", "differences", "deceleration", "heldout", "gradients", "decomposition",
+        "mechanism", "sizes", "cost", "did", "failures", "reproduce", "fits",
     ]  # fmt: skip
     assert html.index('class="answer"') < html.index('id="table"')
     assert "Does pcgrad lower the loss" in html and "exploratory" in html
@@ -108,9 +128,18 @@ def test_laws_and_seeds_needed_are_told_or_why_not():
 
 
 @pytest.mark.medium
-def test_the_page_asks_nothing_of_the_network_and_runs_nothing(html):
+def test_the_page_asks_nothing_of_the_network_and_runs_its_own_script_alone(html):
     page = Page(html)
-    assert not {"script", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
+    assert not {"iframe", "img", "object", "embed", "base"} & set(page.tags)
+    [script] = [text for kind, text in page.scripts if not kind]
+    [library] = [text for kind, text in page.scripts if kind == "application/octet-stream"]
+    allowed = re.search(r"script-src ([^;]*);", html)
+    assert allowed is not None
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(code).digest()).decode()}'"
+        for code in (script.encode(), gzip.decompress(base64.b64decode(library)))
+    ]
+    assert allowed[1].split() == hashes
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), (tag, name)
         if name in ("href", "src", "xlink:href", "action"):
@@ -122,8 +151,9 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing(html):
 
 @pytest.mark.medium
 def test_panels_are_well_formed_follow_the_theme_and_share_no_id(html):
-    panels = re.findall(r"<svg xmlns.*?</svg>", html, flags=re.DOTALL)
-    assert len(panels) >= 12
+    drawn = html[: html.index('id="choices"')]  # the script after it makes SVG, too
+    panels = re.findall(r"<svg xmlns.*?</svg>", drawn, flags=re.DOTALL)
+    assert len(panels) >= 12 and len(panels) == sum(len(f["panels"]) for f in Page(html).figures())
     ids: list[str] = []
     for panel in panels:
         root = ElementTree.fromstring(panel)
@@ -148,8 +178,10 @@ def test_hostile_names_are_text(tmp_path):
     html = write_report(m, tmp_path / "out.html").read_text(encoding="utf-8")
     assert not [c for c in html if unicodedata.category(c) == "Cc" and c not in "\n\t"]
     page = Page(html)
-    assert not {"script", "img"} & set(page.tags)
+    assert "img" not in page.tags and [kind for kind, _ in page.scripts if not kind.startswith("application/")] == [""]
     assert not [a for a in page.attributes if a[1].startswith("on")]
+    told = {line["name"] for figure in page.figures() for panel in figure["panels"] for line in panel["lines"]}
+    assert HOSTILE[0] in told and max(map(len, told)) <= 48
     shown = "".join(page.texts)
     for name in HOSTILE[:5]:
         assert name in shown, name
@@ -164,7 +196,7 @@ def test_a_study_with_nothing_finished_still_gives_a_page(tmp_path):
     )
     m = load(results)
     found = blocks(m, compare_study(m))
-    assert [b.anchor for b in found if b.kind == "heading"][-2:] == ["failures", "reproduce"]
+    assert [b.anchor for b in found if b.kind == "heading"][-3:] == ["failures", "reproduce", "fits"]
     assert "out of memory" in write_report(m, tmp_path / "r.html").read_text()
 
 
@@ -174,6 +206,55 @@ def test_the_cost_of_tuned_rates_is_told(breaks):
     }
     [text] = [b.text for b in blocks(breaks, comparison) if "tuned before" in getattr(b, "text", "")]
     assert "seeds 1000, 1001: 30 trials, 812 s of training (study focal-rates)" in text
+
+
+@pytest.mark.medium
+def test_many_arms_are_one_answer_and_one_ranked_table(tmp_path):
+    effects = {"a": -0.01, "b": -0.03, "c": 0.02}
+    arms = (BASELINE, *(SimulatedArm(name=n, intervention=n, effect=e) for n, e in effects.items()))
+    sizes = ("0.1M",)
+    breaks = load(write_study(tmp_path, np.random.default_rng(0), arms=arms, sizes=sizes, seeds=3, steps=60))
+    found = blocks(breaks, compare_study(breaks))
+    [answer] = [b for b in found if b.kind == "answer"]
+    assert answer.sentence.startswith("The lowest loss: b: ") and "95 % interval" in answer.sentence
+    assert "of 3" in answer.word and "Does any of 3 methods" in answer.question
+    ranked, full = [b for b in found if b.kind == "table"][:2]
+    assert [row[0] for row in ranked.rows] == [row[0] for row in full.rows] == ["b", "a", "c"]
+
+
+@pytest.mark.medium
+def test_a_methods_own_numbers_are_one_figure(tmp_path):
+    metrics = {"focal/weight": 1.0, "focal/share": 0.5}
+    arms = (BASELINE, SimulatedArm(name="focal", intervention="focal", metrics=metrics))
+    breaks = load(write_study(tmp_path, np.random.default_rng(0), arms=arms, sizes=("0.1M",), seeds=2, steps=60))
+    [figure] = Figures(breaks).metrics()
+    assert figure.title == "What focal reported" and [p.title for p in figure.panels] == ["weight", "share"]
+
+
+def test_the_figures_data_may_stand_in_a_script_and_knows_no_infinity():
+    line = Line(x=np.array([1.0, 2.0, 4.0]), y=np.array([np.inf, 1 / 3, np.nan]))
+    panel = Panel(
+        title="</script>", alternative="", strokes=[Stroke(line=line, index=1, name="<!--", arm="a", size="s")]
+    )
+    data = PageData(
+        Choices(arms=(LegendEntry(name="a", index=0, arm=True),), sizes=(SizeScale(name="s", tokens=1, flops=6),))
+    )
+    text = embedded(data.figure(Figure(title="&", panels=(panel,), caption="")))
+    assert not set("<>&") & set(text)
+    [drawn] = json.loads(text)["panels"][0]["lines"]
+    assert drawn["y"] == [None, 0.33333, None] and (drawn["arm"], drawn["size"], drawn["name"]) == (0, 0, "<!--")
+
+
+def test_a_tied_matrix_multiplies_once_and_so_does_an_untied_one(breaks):
+    config = breaks.measures.example("0.1M").config
+    found = {}
+    for tied in (True, False):
+        found[tied] = flops_per_token(config | {"model": config["model"] | {"tied": tied}})
+    assert (
+        found[True]
+        == found[False]
+        == 6 * sum(parameters(config | {"model": config["model"] | {"tied": True}}).values()) / 2
+    )
 
 
 def test_no_two_arms_are_drawn_alike():

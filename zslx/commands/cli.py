@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("zslx.commands.export", "write the model of a run as a folder of transformers"),
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),
+    "figures": ("analysis.commands.figures", "draw the figures of the report for print"),
     "interventions": ("zslx.commands.interventions", "list, show, write, check and time interventions"),
     "data": ("zslx.commands.data", "prepare texts and data sets, and show what is prepared"),
     "presets": ("zslx.commands.presets", "list the presets and model sizes"),

@@ -1,0 +1,93 @@
+"""The report's figures as files for print: as wide as a column, with small type, on white, a legend above."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from analysis.numbers import printable
+from analysis.report.blocks import Figure, Panel
+from analysis.report.drawing import STYLE, colour, dashes, draw
+from zslx.figure_style import PALETTE
+from zslx.slug import slug
+
+FORMATS = ("pdf", "svg", "png")
+UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
+NARROWEST, WIDEST = 1.0, 40.0  # inches
+PANEL = 1.55  # inches: the least width of a panel
+INK, GRID = "#000000", "#dddddd"
+TYPE = {"font.size": 7, "svg.fonttype": "path", "pdf.fonttype": 42, "savefig.dpi": 300}
+
+
+def inches(text: str) -> float:
+    """`3.3in`, `84mm`, `8.4cm` or `240pt` in inches. ValueError says what is allowed."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(in|cm|mm|pt)\s*", text)
+    width = float(found[1]) * UNITS[found[2]] if found else math.nan
+    if not NARROWEST <= width <= WIDEST:
+        allowed = f"a number with in, cm, mm or pt, from {NARROWEST:g}in to {WIDEST:g}in, such as 3.3in"
+        raise ValueError(f"--width {text!r}: allowed is {allowed}")
+    return width
+
+
+def save_all(figures: list[Figure], folder: Path, *, kind: str, width: float) -> Iterator[Path]:
+    """Write every figure to `folder`, numbered as in the report; yields each path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, figure in enumerate(figures, 1):
+        path = folder / f"{number:02d}-{slug(figure.title, 60).lower()}.{kind}"
+        save(figure, path, width=width)
+        yield path
+
+
+def save(figure: Figure, path: Path, *, width: float) -> None:
+    """One figure, `width` inches wide; the ending of `path` is the format."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(len(figure.panels), max(1, int(width / PANEL)))
+    rows = math.ceil(len(figure.panels) / columns)
+    heights = [_height(panel, width / columns) for panel in figure.panels]
+    height = sum(max(heights[at : at + columns]) for at in range(0, len(heights), columns))
+    across = max(1, int(width / (0.35 + 0.055 * max((len(printable(e.name, 26)) for e in figure.legend), default=1))))
+    legend_height = 0.14 * math.ceil(len(figure.legend) / across)
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    settings: Any = STYLE | TYPE | ink | {"svg.hashsalt": figure.title}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas = Canvas(figsize=(width, height + legend_height), layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.subplots(rows, columns, squeeze=False).flat
+        for place, panel in zip(axes, figure.panels, strict=False):
+            draw(place, panel, _colour, title=panel.title, ink=INK, grid=GRID, scale=0.6)
+        for place in list(canvas.axes)[len(figure.panels) :]:
+            place.set_visible(False)
+        if figure.legend:
+            canvas.legend(handles=_handles(figure), loc="outside upper left", ncols=across, frameon=False)
+        dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+        canvas.savefig(path, metadata=dates.get(path.suffix[1:]))
+
+
+def _height(panel: Panel, width: float) -> float:
+    """Of a panel in inches: rows need their lines, everything else keeps its shape."""
+    across, high = panel.axes.extent
+    return 0.5 + 0.13 * len(panel.axes.rows) if panel.axes.rows is not None else width * high / across
+
+
+def _colour(index: int) -> str:
+    return PALETTE[colour(index)]
+
+
+def _handles(figure: Figure) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [], [], color=_colour(e.index), linestyle=dashes(e.dash), linewidth=2.7 if e.arm and not e.index else 1.2,
+            alpha=0.6 if e.arm and not e.index else 1.0, label=printable(e.name, 26),
+        )
+        for e in figure.legend
+    ]  # fmt: skip
