@@ -30,6 +30,7 @@ STYLE = {
     "font.family": "sans-serif",
     "text.parse_math": False,
     "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
     "lines.scale_dashes": False,  # as long as in the legend and in the browser, whatever the width
     "path.simplify": True,
     "path.simplify_threshold": 0.3,
@@ -82,7 +83,7 @@ def svg(name: str, panel: Panel) -> str:
 def draw(
     axes: Any, panel: Panel, colour_of: Colour, *, title: str, ink: str = INK, grid: str = GRID, scale: float = 1.0
 ) -> None:
-    """A panel on matplotlib's axes; `scale` is of lines and marks."""
+    """A panel on matplotlib's axes; `scale` is of lines and marks, and below 1 there are fewer ticks."""
     look = panel.axes
     if panel.heat is not None:
         _heat(axes, panel.heat, colour_of(1), ink)
@@ -94,7 +95,7 @@ def draw(
             _stroke(axes, stroke, colour_of(stroke.index), scale)
         for group in panel.marks:
             _marks(axes, group, colour_of(group.index), scale)
-        _dress(axes, look, grid)
+        _dress(axes, look, grid, most=7 if scale >= 1 else 4)
     axes.set_title(printable(title, 40), loc="left", fontsize="medium", fontweight="bold")
 
 
@@ -119,7 +120,7 @@ def _marks(axes: Any, group: Marks, colour: str, scale: float) -> None:
     )  # fmt: skip
 
 
-def _dress(axes: Any, look: Axes, grid: str) -> None:
+def _dress(axes: Any, look: Axes, grid: str, most: int) -> None:
     """Axes: scales, few round ticks, a light grid, no box."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -128,12 +129,15 @@ def _dress(axes: Any, look: Axes, grid: str) -> None:
     for axis, log in ((axes.xaxis, look.log_x), (axes.yaxis, look.log_y)):
         if log:
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
-            ticks = round_ticks(*axis.get_view_interval())
+            ticks = round_ticks(*axis.get_view_interval(), most)
             axis.set_major_locator(FixedLocator(ticks))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         elif look.rows is None or axis is axes.xaxis:
-            axis.get_major_locator().set_params(nbins=6)
+            axis.get_major_locator().set_params(nbins=most - 1)
+    low, high = axes.get_ylim()
+    if high - low < 1e-6 * abs(high):  # a constant
+        axes.set_ylim(0.9 * low, 1.1 * high)
     if look.y_range:
         axes.set_ylim(*look.y_range)
     if look.rows is not None:
@@ -178,14 +182,14 @@ def heat_digits(heat: HeatMap) -> int:
     return 2 if heat.high - heat.low > 0.05 else 3
 
 
-def round_ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers for a logarithmic axis."""
+def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers for a logarithmic axis: four or more where there is place for them, at most about `most`."""
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 6, 8), tuple(np.arange(1, 10, 0.5))):
         exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         found = [d * 10.0**e for e in exponents for d in digits if low <= d * 10.0**e <= high]
         if len(found) >= 4:
             break
-    return found[:: max(1, len(found) // 7)]
+    return found[:: max(1, -(-len(found) // most) if most < 7 else len(found) // most)]
 
 
 def short(value: float) -> str:

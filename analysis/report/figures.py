@@ -216,7 +216,7 @@ class Figures:
             rows,
             groups,
             f"Paired differences to baseline: {words}",
-            x_label="held-out loss at T against the baseline (%)",
+            x_label="difference to the baseline (%)",
             caption="Paired difference of held-out loss at T to the baseline, with its 95 % t interval over seeds: "
             "open circles by size, diamonds averaged over sizes (the primary contrast). Left of the line: better.",
         )
@@ -267,14 +267,16 @@ class Figures:
         )
 
     def metrics(self) -> list[Figure]:
-        """What the interventions themselves recorded: one figure an intervention, one panel a number."""
-        keys: dict[str, dict[str, list[str]]] = {}
-        for arm in self.index:
-            first = next(iter(self.study.of(arm)), None)
+        """What the interventions themselves recorded: one figure a method, with its placebo; one panel a number."""
+        methods: dict[str, dict[str, list[str]]] = {}
+        arms = {arm.name: arm for arm in self.study.arms}
+        for name in self.index:
+            first = next(iter(self.study.of(name)), None)
             summary = self.measures.steps(first) if first else None
+            method = arms[name].of or name
             for key in summary.metrics if summary else ():
-                keys.setdefault(key.partition("/")[0], {}).setdefault(key, []).append(arm)
-        return [figure for method, found in keys.items() if (figure := self._metrics(method, found))]
+                methods.setdefault(method, {}).setdefault(key, []).append(name)
+        return [figure for method, keys in methods.items() if (figure := self._metrics(printable(method), keys))]
 
     def _metrics(self, method: str, keys: Mapping[str, Sequence[str]]) -> Figure | None:
         panels, shown = [], set()

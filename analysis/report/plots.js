@@ -123,12 +123,12 @@ function layoutOf(panel, rows, width) {
   const listed = (names) => ({ tickvals: names.map((_, i) => i), ticktext: names.map(plain) });
   const x = axis(panel.x.time ? UNITS[chosen.unit] : panel.x.label, {
     type: log.x ? "log" : "linear", hoverformat: panel.x.time ? ".4~s" : DIGITS,
-    exponentformat: panel.x.time && chosen.unit === "flops" ? "power" : panel.rows ? "none" : "SI",
-    nticks: width < 420 ? 5 : 8, tickangle: 0,
+    exponentformat: panel.rows ? "none" : panel.x.time && chosen.unit === "steps" ? "SI" : "power",
+    nticks: width < 420 ? 5 : 6, tickangle: 0,
     ...(panel.heat ? { ...none, ...listed(panel.heat.names), tickangle: -35, title: undefined } : {}),
   });
   const y = axis(panel.y.label, {
-    type: log.y ? "log" : "linear", hoverformat: DIGITS, exponentformat: "power", minexponent: 3, ...(range ? { range } : {}),
+    type: log.y ? "log" : "linear", nticks: log.y ? 4 : 6, hoverformat: DIGITS, exponentformat: "power", minexponent: 3, ...(range ? { range } : {}),
     ...(rows ? { ...none, ...listed([...rows.keys()].map((i) => panel.rows[i])), range: [rows.size - 0.4, -0.6] } : {}),
     ...(panel.heat ? { ...none, ...listed(panel.heat.names), autorange: "reversed", title: undefined } : {}),
   });
@@ -141,7 +141,8 @@ function layoutOf(panel, rows, width) {
     margin: { l: 10, r: 14, t: panel.title ? 30 : 10, b: 10 },
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.ink },
     title: { text: `<b>${plain(panel.title)}</b>`, font: { size: 13 }, x: 0, xref: "container", xanchor: "left", y: 0.99, yanchor: "top" },
-    hovermode: panel.x.time && panel.lines.length <= 30 ? "x unified" : "closest",
+    // All lines at a step at once, but where there are points to be told by themselves.
+    hovermode: panel.x.time && !panel.marks.length && panel.lines.length <= 30 ? "x unified" : "closest",
     hoverlabel: { bgcolor: colours.paper, bordercolor: colours.edge, font: { color: colours.ink, size: 12 } },
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
     shapes: panel.zero === null ? [] : [zero], xaxis: x, yaxis: y,

@@ -18,9 +18,17 @@ from zslx.slug import slug
 FORMATS = ("pdf", "svg", "png")
 UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
 NARROWEST, WIDEST = 1.0, 40.0  # inches
-PANEL = 1.55  # inches: the least width of a panel
+PANEL, LABELLED = 1.55, 2.6  # inches: the least width of a panel, and of one with rows
+FLATTEST = 1.4  # inches: the least height
 INK, GRID = "#000000", "#dddddd"
-TYPE = {"font.size": 7, "svg.fonttype": "path", "pdf.fonttype": 42, "savefig.dpi": 300}
+TYPE = {
+    "font.size": 7,
+    "legend.fontsize": 6.5,
+    "axes.labelsize": 6,
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
 
 
 def inches(text: str) -> float:
@@ -48,12 +56,14 @@ def save(figure: Figure, path: Path, *, width: float) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    columns = min(len(figure.panels), max(1, int(width / PANEL)))
+    least = PANEL if all(panel.axes.rows is None for panel in figure.panels) else LABELLED
+    columns = min(len(figure.panels), max(1, int(width / least)))
     rows = math.ceil(len(figure.panels) / columns)
     heights = [_height(panel, width / columns) for panel in figure.panels]
     height = sum(max(heights[at : at + columns]) for at in range(0, len(heights), columns))
-    across = max(1, int(width / (0.35 + 0.055 * max((len(printable(e.name, 26)) for e in figure.legend), default=1))))
-    legend_height = 0.14 * math.ceil(len(figure.legend) / across)
+    longest = max((len(_name(entry.name)) for entry in figure.legend), default=1)
+    across = max(1, int(width / (0.4 + 0.05 * longest)))
+    legend_height = 0.13 * math.ceil(len(figure.legend) / across)
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     settings: Any = STYLE | TYPE | ink | {"svg.hashsalt": figure.title}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
@@ -62,11 +72,21 @@ def save(figure: Figure, path: Path, *, width: float) -> None:
         FigureCanvasAgg(canvas)
         axes = canvas.subplots(rows, columns, squeeze=False).flat
         for place, panel in zip(axes, figure.panels, strict=False):
-            draw(place, panel, _colour, title=panel.title, ink=INK, grid=GRID, scale=0.6)
+            draw(
+                place,
+                panel,
+                _colour,
+                title=printable(panel.title, int(15 * width / columns)),
+                ink=INK,
+                grid=GRID,
+                scale=0.6,
+            )
         for place in list(canvas.axes)[len(figure.panels) :]:
             place.set_visible(False)
         if figure.legend:
-            canvas.legend(handles=_handles(figure), loc="outside upper left", ncols=across, frameon=False)
+            canvas.legend(
+                handles=_handles(figure), loc="outside upper left", ncols=across, frameon=False, columnspacing=1.2
+            )
         dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
         canvas.savefig(path, metadata=dates.get(path.suffix[1:]))
 
@@ -74,7 +94,11 @@ def save(figure: Figure, path: Path, *, width: float) -> None:
 def _height(panel: Panel, width: float) -> float:
     """Of a panel in inches: rows need their lines, everything else keeps its shape."""
     across, high = panel.axes.extent
-    return 0.5 + 0.13 * len(panel.axes.rows) if panel.axes.rows is not None else width * high / across
+    return 0.5 + 0.13 * len(panel.axes.rows) if panel.axes.rows is not None else max(FLATTEST, width * high / across)
+
+
+def _name(text: str) -> str:
+    return printable(text, 24)
 
 
 def _colour(index: int) -> str:
@@ -87,7 +111,7 @@ def _handles(figure: Figure) -> list[Any]:
     return [
         Line2D(
             [], [], color=_colour(e.index), linestyle=dashes(e.dash), linewidth=2.7 if e.arm and not e.index else 1.2,
-            alpha=0.6 if e.arm and not e.index else 1.0, label=printable(e.name, 26),
+            alpha=0.6 if e.arm and not e.index else 1.0, label=_name(e.name),
         )
         for e in figure.legend
     ]  # fmt: skip

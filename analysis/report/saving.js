@@ -16,22 +16,24 @@ async function svgOf(figure) {
   const gap = 16, top = [], parts = [];
   const panels = figure.panels.filter((p) => !p.element.hidden);
   const drawn = await Promise.all(panels.map((p) => Plotly.toImage(p.plot, { format: "svg", width: p.plot.clientWidth, height: p.plot.clientHeight })));
-  const width = Math.max(360, ...panels.map((p) => p.plot.clientWidth), Math.min(1200, figure.element.clientWidth));
-  let x = 0, y = 28, row = 0;
+  const most = Math.max(...panels.map((p) => p.plot.clientWidth), figure.element.clientWidth);
+  let x = 0, y = 28, row = 0, width = 360;
   for (const entry of figure.data.legend.filter((e) => !chosen.hidden.has(e.arm))) {
     const wide = 50 + entry.name.length * 7.2;
-    if (x > 0 && x + wide > width) [x, y] = [0, y + 20];
+    if (x > 0 && x + wide > most) [x, y] = [0, y + 20];
     const base = entry.arm === 0;
     top.push(`<line x1="${x}" x2="${x + 32}" y1="${y + 8}" y2="${y + 8}" stroke="${colours.series[entry.c]}" stroke-width="${base ? 4.5 : 2}" ${base ? 'opacity=".6"' : ""} stroke-dasharray="${entry.dash}"/>`);
     top.push(`<text x="${x + 40}" y="${y + 12}" font-size="12">${markup(entry.name)}</text>`);
     x += wide;
+    width = Math.max(width, x);
   }
   [x, y] = [0, y + 28];
   panels.forEach((panel, i) => {
     const w = panel.plot.clientWidth, h = panel.plot.clientHeight;
-    if (x > 0 && x + w > width) [x, y, row] = [0, y + row + gap, 0];
+    if (x > 0 && x + w > most) [x, y, row] = [0, y + row + gap, 0];
     const inner = decodeURIComponent(drawn[i].slice(drawn[i].indexOf(",") + 1));
     parts.push(inner.replace(/^<svg/, `<svg x="${x}" y="${y}"`));
+    width = Math.max(width, x + w);
     [x, row] = [x + w + gap, Math.max(row, h)];
   });
   const height = y + row + 8;

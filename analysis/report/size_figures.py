@@ -108,7 +108,7 @@ def gains(figures: Figures, comparison: Comparison) -> Figure | None:
         rows,
         groups,
         f"Scale-equivalent gain. {'; '.join(words)}",
-        x_label="factor on the baseline's parameters",
+        x_label="factor on the parameters",
         zero=1.0,
         log_x=True,
         caption="The factor by which the baseline's non-embedding parameters would have to grow for the arm's loss at "
@@ -140,7 +140,7 @@ def compute_matched(figures: Figures, comparison: Comparison) -> Figure | None:
         rows,
         groups,
         f"Paired differences to baseline. {'; '.join(words)}",
-        x_label="held-out loss against the baseline (%)",
+        x_label="difference to the baseline (%)",
         caption="Filled: at equal steps (the primary contrast). Open: at equal compute, where the dearer arm's curve "
         "is read when the other's time of training is up, that of a reference model included. 95 % intervals. "
         "Left of the line: better. An arm whose open point lies right of the line costs more than it gains.",
