@@ -8,6 +8,7 @@ ids from a fixed salt.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def _dress(axes: Any, look: Axes, grid: str, most: int) -> None:
     for axis, log in ((axes.xaxis, look.log_x), (axes.yaxis, look.log_y)):
         if log:
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
-            ticks = round_ticks(*axis.get_view_interval(), most)
+            ticks = round_ticks(*axis.get_view_interval(), most=most)
             axis.set_major_locator(FixedLocator(ticks))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -189,7 +190,7 @@ def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
         found = [d * 10.0**e for e in exponents for d in digits if low <= d * 10.0**e <= high]
         if len(found) >= 4:
             break
-    return found[:: max(1, -(-len(found) // most) if most < 7 else len(found) // most)]
+    return found[:: max(1, math.ceil(len(found) / (most + 1)))]
 
 
 def short(value: float) -> str:

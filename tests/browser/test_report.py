@@ -149,13 +149,15 @@ def test_zoom_and_theme_work_by_keyboard(page: Any) -> None:
 
 
 def test_what_a_reader_points_at_is_told(page: Any) -> None:
-    panel = page.locator("figure .panel").first
+    figure = page.locator("figure", has=page.get_by_role("heading", name="D of one step on held-out text", exact=True))
+    panel = figure.locator(".panel").first
     panel.scroll_into_view_if_needed()
-    page.wait_for_selector(".panel.drawn .nsewdrag")
+    panel.locator(".nsewdrag").first.wait_for()
+    page.wait_for_function("figures.every((f) => f.panels.every((p) => !p.near || !p.stale || p.element.hidden))")
     box = panel.locator(".nsewdrag").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.move(box["x"] + box["width"] / 2 + 3, box["y"] + box["height"] / 2)
-    page.wait_for_selector(".hoverlayer text")
+    panel.locator(".hoverlayer text").first.wait_for()
     told = " ".join(panel.locator(".hoverlayer text").all_text_contents())
     assert "baseline" in told and HOSTILE[0][:30] in told and "%{y} <b>bold" in told
 
