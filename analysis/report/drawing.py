@@ -74,10 +74,12 @@ def svg(name: str, panel: Panel) -> str:
         # Measured with matplotlib's font, shown with the page's: a glyph that the former lacks is no loss.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=panel.axes.extent, layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.add_subplot(), panel, stand_in, title=panel.title)
-        text = StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        axes, text = figure.add_subplot(), StringIO()
+        draw(axes, panel, stand_in, title=panel.title)
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        # savefig would draw twice where there is a layout.
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
     return themed(text.getvalue(), name)
 
 
@@ -130,8 +132,8 @@ def _dress(axes: Any, look: Axes, grid: str, most: int) -> None:
     for axis, log in ((axes.xaxis, look.log_x), (axes.yaxis, look.log_y)):
         if log:
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
-            ticks = round_ticks(*axis.get_view_interval(), most=most)
-            axis.set_major_locator(FixedLocator(ticks))
+            start, end = axis.get_view_interval()
+            axis.set_major_locator(FixedLocator(round_ticks(start, end, most)))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         elif look.rows is None or axis is axes.xaxis:
