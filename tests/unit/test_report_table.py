@@ -50,6 +50,7 @@ def comparison(**values) -> dict:
         "exploratory": True,
         "verdict_command": "make sweep PRESET=verdict",
         "protocol": {"curve": "training"},
+        "looks": None,
         "contrasts": [],
         "sizes": [{"size": "1M"}, {"size": "2M"}],
     } | values
