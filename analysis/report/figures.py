@@ -53,7 +53,7 @@ class Figures:
             trial = self.measures.example(size)
             assert trial is not None, "a size with a horizon has a finished trial"
             tokens = self.measures.unit[size]
-            sizes.append(SizeScale(name=size, tokens=tokens, flops=tokens * flops_per_token(trial.config)))
+            sizes.append(SizeScale(name=size, tokens=tokens, flops=tokens * flops_per_token(trial)))
         return Choices(arms=self.legend(list(self.index)), sizes=tuple(sizes))
 
     def stroke(self, arm: str, line: Line, size: str = "", **how: Any) -> Stroke:

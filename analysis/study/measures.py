@@ -180,8 +180,12 @@ def parameters(trial: Trial) -> dict[str, int]:
     return ModelConfig(**config["model"]).parameters(int(config["data"]["vocab_size"]))._asdict()
 
 
-def flops_per_token(config: Any) -> float:
-    """Floating-point operations of a plain training step, per token: 6 for each parameter of a matrix that multiplies
-    (Kaplan et al. 2020, 2001.08361); without attention's own, and without what a method adds."""
-    found, model = parameters(config), ModelConfig(**config["model"])
-    return 6.0 * (found["non_embedding"] + found["embedding"] / (1 if model.tied else 2))
+def flops_per_token(trial: Trial) -> float:
+    """Floating-point operations of a plain training step, per token, without what a method adds.
+
+    Of a model of transformers: 6 for each parameter (Kaplan et al. 2020, 2001.08361), look-ups included.
+    """
+    model, data = ModelConfig(**trial.config["model"]), trial.config["data"]
+    if model.hf:
+        return 6.0 * parameters(trial)["total"]
+    return float(model.flops_per_token(int(data["seq_len"]), int(data["vocab_size"])))

@@ -1,6 +1,7 @@
 """The HTML report: every section in order, nothing from outside, hostile names shown as text."""
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -23,7 +24,8 @@ from analysis.report.page_data import PageData, embedded
 from analysis.report.report import blocks, write_report
 from analysis.report.tables import laws, seeds_needed, training
 from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
-from analysis.study.measures import flops_per_token, parameters
+from analysis.study.measures import flops_per_token
+from zslx.config.groups import ModelConfig
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -246,15 +248,16 @@ def test_the_figures_data_may_stand_in_a_script_and_knows_no_infinity():
 
 
 def test_a_tied_matrix_multiplies_once_and_so_does_an_untied_one(breaks):
-    config = breaks.measures.example("0.1M").config
-    found = {}
+    trial = breaks.measures.example("0.1M")
+    found = []
     for tied in (True, False):
-        found[tied] = flops_per_token(config | {"model": config["model"] | {"tied": tied}})
-    assert (
-        found[True]
-        == found[False]
-        == 6 * sum(parameters(config | {"model": config["model"] | {"tied": True}}).values()) / 2
-    )
+        config = trial.config | {"model": trial.config["model"] | {"tied": tied}}
+        found.append(flops_per_token(dataclasses.replace(trial, config=config)))
+    model, attention = trial.config["model"], 6 * trial.config["model"]["n_layers"] * trial.config["model"]["d_model"]
+    tied = ModelConfig(**model | {"tied": True}).parameters(trial.config["data"]["vocab_size"])
+    assert found[0] == found[1] == 6 * tied.total + attention * trial.config["data"]["seq_len"]
+    other = dataclasses.replace(trial, manifest={"parameters": {"non_embedding": 2, "embedding": 3, "total": 5}})
+    assert flops_per_token(dataclasses.replace(other, config=other.config | {"model": {"hf": "gpt2"}})) == 30
 
 
 def test_no_two_arms_are_drawn_alike():
