@@ -20,7 +20,7 @@
     "pcgrad+cosine" = "cosine"
 
     [tuning]
-    rates = true                                     as TUNE_RATE=1
+    rates = true                                     as TUNE_RATE=1; or search = 20, as SEARCH=20
 
     [fit]
     curve = "heldout"                                of L_d, t_d and r_d: the training loss where all train on one text
@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeps.arm_search import checked
 from sweeps.grids import is_method, method_of, text_of, values_of
 from sweeps.study import seeds_text, split_pair
 from zslx.config.fields import convert, unknown
@@ -62,7 +63,7 @@ SHAPE: Mapping[str, Shape] = {
     "budget?": {"steps?": int, "tokens?": int},
     "settings?": dict,
     "contrasts?": {"*": str},
-    "tuning?": {"rates?": bool},
+    "tuning?": {"rates?": bool, "search?": int},
     "fit?": {"curve?": str},
 }
 Value = str | int | float | bool
@@ -86,6 +87,7 @@ class StudyFile:
     settings: Mapping[str, Value | Sequence[Value]] = field(default_factory=dict)
     contrasts: Mapping[str, str] = field(default_factory=dict)
     tune_rate: bool = False
+    search: int | None = None
     curve: str = ""
 
     @property
@@ -120,7 +122,7 @@ class StudyFile:
             "budget": {name: value for name, value in budget.items() if value is not None},
             "settings": settings,
             "contrasts": dict(self.contrasts),
-            "tuning": {"rates": True} if self.tune_rate else {},
+            "tuning": {"rates": True} if self.tune_rate else {"search": self.search} if self.search else {},
             "fit": {"curve": self.curve} if self.curve else {},
         }
         return {key: value for key, value in found.items() if value not in ("", [], {})}
@@ -145,12 +147,16 @@ def read(name: str) -> tuple[Path, StudyFile]:
     check(path, found, SHAPE)
     if not found["arms"]:
         raise ValueError(f"{path}: arms is empty: name an intervention (zslx interventions list)")
-    seeds, budget = found.get("seeds", ()), found.get("budget", {})
+    seeds, budget, tuning = found.get("seeds", ()), found.get("budget", {}), found.get("tuning", {})
     check(path, {"seeds": seeds if isinstance(seeds, list) else []}, {"seeds": [int]})
     if len(budget) > 1:
         raise ValueError(f"{path}: budget has steps and tokens: give one of them")
     if found.get("until", "decided") != "decided":
         raise ValueError(f"{path}: until={found['until']!r}: allowed is 'decided'")
+    if "search" in tuning:
+        if tuning.get("rates"):
+            raise ValueError(f"{path}: tuning has rates and search: give one of them")
+        checked(tuning["search"])
     for key, value in budget.items():
         if value < 1:
             raise ValueError(f"{path}: budget.{key}={value}: must be at least 1")
@@ -164,7 +170,8 @@ def read(name: str) -> tuple[Path, StudyFile]:
         **budget,
         settings=dict(_settings(path, found.get("settings", {}))),
         contrasts=found.get("contrasts", {}),
-        tune_rate=found.get("tuning", {}).get("rates", False),
+        tune_rate=tuning.get("rates", False),
+        search=tuning.get("search"),
         curve=found.get("fit", {}).get("curve", ""),
     )
 
@@ -221,7 +228,11 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
     if not args.intervention.strip().endswith(SUFFIX):
         return argparse.Namespace(**vars(args) | {"preset": args.preset or "laptop"})
     path, found = read(args.intervention.strip())
-    given = [name for name in ("preset", "sizes", "seeds", "steps", "set", "tune_rate", "until") if vars(args)[name]]
+    given = [
+        name
+        for name in ("preset", "sizes", "seeds", "steps", "set", "tune_rate", "search", "until")
+        if vars(args)[name]
+    ]
     given += ["pack"] * (args.pack != "auto")
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -236,6 +247,7 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
         "pack": found.pack,
         "until": found.until,
         "tune_rate": found.tune_rate,
+        "search": found.search,
         "contrasts": found.contrasts,
         "curve": found.curve,
         "file": str(path),
@@ -259,6 +271,7 @@ def of(args: argparse.Namespace, arms: Sequence[str], sizes: Sequence[str], seed
         settings=values,
         contrasts=args.contrasts,
         tune_rate=args.tune_rate,
+        search=args.search,
         curve=args.curve,
     )
 

@@ -64,6 +64,14 @@ def test_a_file_plans_what_its_command_line_plans(tiny, tmp_path):
     assert found["settings"]["data"]["vocab_size"] == 400
 
 
+def test_a_file_can_ask_for_a_search(tiny, tmp_path):
+    assert same(tmp_path, *smoke(tiny, "focal", "--search", "8"))["tuning"] == {"search": 8}
+    path = tmp_path / "mine.toml"
+    assert arguments(str(path)).search == 8
+    with pytest.raises(ValueError, match=r"--search says it again"):
+        arguments(str(path), "--search", "9")
+
+
 VALUES = {
     "focal.gamma": st.floats(0, 5),
     "pcgrad.groups": st.sampled_from(["sequence", "domain", "token_class"]),
@@ -127,6 +135,8 @@ def test_settings_that_no_command_line_can_say(tmp_path, text):
         ("arms = ['ema']\n[budget]\nsteps = 0", "budget.steps=0: must be at least 1"),
         ("arms = ['ema']\n[tuning]\nrate = true", "unknown key 'tuning.rate'; did you mean tuning.rates"),
         ("arms = ['ema']\n[tuning]\nrates = 1", "tuning.rates must be true or false, not 1"),
+        ("arms = ['ema']\n[tuning]\nsearch = 1", "SEARCH=1: allowed are 2 to 1000"),
+        ("arms = ['ema']\n[tuning]\nsearch = 8\nrates = true", "give one of them"),
         ("arms = ['ema']\n[settings.optim]\nlr = [1e-3, 2e-3]", "settings.optim.lr=.* a method's setting alone"),
         ("arms = ['ema']\n[settings.ema]\ndecay = []", "settings.ema.decay="),
         ("arms = ['ema']\n[settings.ema]\ndecay = {a = 1}", "settings.ema.decay: .* is no text, number"),
