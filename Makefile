@@ -42,11 +42,14 @@ compare: $(READY)  ## print the comparison table of RESULTS
 dashboard: $(READY)  ## show the searches of RESULTS in Optuna's dashboard, on this machine alone
 	@$(BIN)/zslx dashboard "$$RESULTS"
 
+# A file to a process, so that what its tests share is made once; files with long tests first (tests/conftest.py).
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: lint  ## what CI runs: every test but the slow ones (under 15 minutes)
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest $(SPREAD) -m "not slow"
 
 test-quick: $(READY)  ## the tests to run while working (under 3 minutes)
-	$(BIN)/pytest -n 2 -m "not slow and not medium"
+	$(BIN)/pytest $(SPREAD) -m "not slow and not medium"
 
 test-slow: $(READY)  ## all kill rounds, calibration and simulations (under 60 minutes)
 	$(BIN)/pytest -n 2 -m slow

@@ -24,8 +24,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first: at the end, short ones keep both processes at work."""
-    items.sort(key=lambda item: item.get_closest_marker("medium") is None)
+    """Files with long tests first: at the end, those with short ones keep both processes at work."""
+    long = {item.path for item in items if item.get_closest_marker("medium")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_a_reference_that_is_gone_is_trained_again_only_where_it_is_needed(tiny,
     ledger = carried_out(made, Path("results"))
     for reference in made.references:
         ledger.folder(reference.key).rename(tmp_path / "gone")
-    words = commands.argparse.Namespace(results=Path("results"), slots=None, wandb="off")
+    words = commands.argparse.Namespace(results=Path("results"), slots=None, wandb="off", tensorboard=False)
     assert commands.sweep_of(made, words).pending == []
     rho1 = made.trials[-1]
     ledger.folder(rho1.key).rename(tmp_path / "gone too")
