@@ -31,7 +31,7 @@ from sweeps.progress import Progress
 from sweeps.rounds import rounds
 from sweeps.study import PlannedStudy, command
 from sweeps.trial import Job
-from zslx.intervention.discovery import plugin_folders
+from zslx.places import plugin_folders
 from zslx.printable import one_line, printable
 from zslx.progress import duration
 

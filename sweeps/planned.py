@@ -27,7 +27,8 @@ from zslx.config.groups import GROUPS
 from zslx.config.presets import Preset
 from zslx.config.run_config import Config, override
 from zslx.intervention import registry
-from zslx.runs.identity import digest, ingredients
+from zslx.runs.digest import digest
+from zslx.runs.identity import ingredients
 from zslx.text.token_cache import with_vocabulary
 
 SEED = 2000  # of a reference for losses: no sweep takes it by itself, and the tuning of rates has 1000 to 1002

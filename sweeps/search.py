@@ -36,7 +36,7 @@ from sweeps.tune_rate import SEEDS
 from zslx.config import presets
 from zslx.config.sizes import model_preset
 from zslx.intervention import registry
-from zslx.runs.identity import digest
+from zslx.runs.digest import digest
 from zslx.slug import slug
 
 if TYPE_CHECKING:

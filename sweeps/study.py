@@ -29,7 +29,7 @@ from zslx.config.run_config import once
 from zslx.config.spec import Spec
 from zslx.intervention import registry
 from zslx.intervention.hooks import claims
-from zslx.runs.identity import digest
+from zslx.runs.digest import digest
 from zslx.slug import slug
 
 MOST_SEEDS = 1000

@@ -1,13 +1,21 @@
-"""Where zslx's own packages lie, and the check that nothing of the user's stands in for them."""
+"""Where zslx's own packages and the user's plugins lie, and the check that none of these stands in for ours."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import zslx
 
 ROOT = Path(zslx.__file__).parent.parent
+PLUGIN_GROUP = "zslx.interventions"  # entry points of installed packages
+
+
+def plugin_folders() -> list[Path]:
+    """The folders of ZSLX_PLUGINS, by default `plugins` in the working directory."""
+    given = os.environ.get("ZSLX_PLUGINS")
+    return [Path(p).resolve() for p in given.split(os.pathsep) if p] if given else [Path("plugins").resolve()]
 
 
 def ours(package: str) -> str:

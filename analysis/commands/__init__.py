@@ -1,1 +1,1 @@
-"""`zslx compare`, `zslx report` and `zslx figures`, imported by the command line when they are asked for."""
+"""`zslx compare`, `report`, `figures`, `archive` and `verify`, imported by the command line when they are asked for."""

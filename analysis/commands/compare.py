@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from analysis.inference.pooled_breaks import PooledBreaks
@@ -52,6 +53,12 @@ def load_fitted(args: argparse.Namespace) -> PooledBreaks:
         raise ValueError(f"--study {args.study} names a study of one results folder, and {len(args.studies)} are given")
     places = [place_of(word, args.results) for word in args.studies]
     breaks = PooledBreaks(Measures(join([load_study(folder, args.study or name) for folder, name in places])))
+    breaks.fit_all(show_progress())
+    return breaks
+
+
+def show_progress() -> Callable[[int, int], None]:
+    """Tells on a terminal how many curves are fitted, where that takes long."""
     start = time.monotonic()
 
     def progress(done: int, of: int) -> None:
@@ -60,5 +67,4 @@ def load_fitted(args: argparse.Namespace) -> PooledBreaks:
             line = f"\rfitting curves: {done} of {of}, {spent / done * (of - done):.0f} s left "
             print(line, end="\n" if done == of else "", file=sys.stderr, flush=True)
 
-    breaks.fit_all(progress)
-    return breaks
+    return progress

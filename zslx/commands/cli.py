@@ -23,6 +23,8 @@ COMMANDS = {
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),
     "figures": ("analysis.commands.figures", "draw the figures of the report for print"),
+    "archive": ("analysis.commands.archive", "write a study as one file that others can verify"),
+    "verify": ("analysis.commands.verify", "check an archive: every number, from its records"),
     "interventions": ("zslx.commands.interventions", "list, show, write, check and time interventions"),
     "data": ("zslx.commands.data", "prepare texts and data sets, and show what is prepared"),
     "presets": ("zslx.commands.presets", "list the presets and model sizes"),

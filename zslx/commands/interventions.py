@@ -153,7 +153,7 @@ def allowed(setting: dict[str, Any]) -> str:
 
 def run_new(args: argparse.Namespace) -> int:
     from zslx.intervention import scaffold
-    from zslx.intervention.discovery import plugin_folders
+    from zslx.places import plugin_folders
 
     plugin, test = scaffold.write(args.name, args.folder, args.family)
     found = any(plugin.resolve().is_relative_to(folder) for folder in plugin_folders())

@@ -12,7 +12,6 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from zslx.intervention.base import Intervention
-from zslx.places import ROOT
+from zslx.places import PLUGIN_GROUP, ROOT, plugin_folders
 
-ENTRY_POINTS = "zslx.interventions"
 UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, OSError)  # what reading and parsing a file may raise
 UNKNOWN = ast.ClassDef(name="", bases=[], keywords=[], body=[], decorator_list=[])
 
@@ -77,11 +75,6 @@ def discover() -> dict[str, list[Source]]:
     for source in [*_from_package(), *_from_folders(), *_from_entry_points(), *_defined.values()]:
         found.setdefault(source.name, []).append(source)
     return dict(sorted(found.items()))
-
-
-def plugin_folders() -> list[Path]:
-    given = os.environ.get("ZSLX_PLUGINS")
-    return [Path(p).resolve() for p in given.split(os.pathsep) if p] if given else [Path("plugins").resolve()]
 
 
 def _from_package() -> Iterator[Source]:
@@ -136,7 +129,7 @@ def _find(module: str) -> ModuleSpec | None:
 
 @cache
 def _entry_points(search_path: tuple[str, ...]) -> EntryPoints:
-    return importlib.metadata.entry_points(group=ENTRY_POINTS)
+    return importlib.metadata.entry_points(group=PLUGIN_GROUP)
 
 
 def _classes(path: Path, module: str | None) -> Iterator[Source]:

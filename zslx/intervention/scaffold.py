@@ -8,8 +8,9 @@ import re
 import sys
 from pathlib import Path
 
-from zslx.intervention.discovery import discover, plugin_folders
+from zslx.intervention.discovery import discover
 from zslx.intervention.registry import RESERVED
+from zslx.places import plugin_folders
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 

@@ -8,7 +8,6 @@ their own. The git hash is recorded with a run but is no part of its identity.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from zslx.config.run_config import Config
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention
 from zslx.model import hugging_face
+from zslx.runs.digest import digest
 from zslx.runs.records import read_run
 from zslx.text import token_cache
 from zslx.text.corpus import Corpus
@@ -109,11 +109,6 @@ def reference_identity(folder: str, corpus: Corpus) -> str:
         raise ValueError(f"reference={folder}: manifest.json does not say which run it is: identity is missing")
     name: str = run.manifest["identity"]
     return name
-
-
-def digest(values: Any) -> str:
-    """16 hex digits."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity(config: Config, *, packed: bool = False) -> str:

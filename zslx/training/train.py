@@ -18,7 +18,8 @@ from zslx.intervention import registry
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import define, discover
 from zslx.locking import locked
-from zslx.runs.identity import digest, ingredients
+from zslx.runs.digest import digest
+from zslx.runs.identity import ingredients
 from zslx.runs.integrity import checksums
 from zslx.runs.json_files import write_json
 from zslx.runs.provenance import environment
