@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.study.load import Study, load_study
+from analysis.report.notebook import LoadedStudy
+from analysis.study.load import load_study
 from sweeps import commands
 from sweeps.arguments import add_arguments
 from zslx.intervention import registry
@@ -18,8 +19,8 @@ STOPPED = (130, 143)  # exit codes of the command
 
 def sweep(
     *interventions: str | type[Intervention], options: Sequence[str] = (), results: str | Path = "results"
-) -> Study:
-    """Compare interventions with the baseline, as `zslx sweep` does; returns the study with its trials.
+) -> LoadedStudy:
+    """Compare interventions with the baseline, as `zslx sweep` does; returns the study as `load_study` does.
 
     interventions: specs as on the command line ("pcgrad", "pcgrad+cosine", "rate:0.5"), or classes, of which a notebook
     cell may be the only definition. options: of `zslx sweep`, as in ["--preset", "smoke", "--set", "mine.power=2"].
@@ -39,4 +40,4 @@ def sweep(
     planned = commands.planned(args)
     if isinstance(planned, int) or commands.start(planned, args) in STOPPED:
         raise KeyboardInterrupt("the sweep was stopped; the same call goes on")
-    return load_study(results, planned.study.name)
+    return LoadedStudy(load_study(results, planned.study.name))

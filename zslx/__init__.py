@@ -13,7 +13,8 @@ Train a run, read it back, and fit its deceleration:
 Write an intervention: subclass `Intervention`, `GradientMethod`, `GramianMethod` or `Controller` with fields made by
 `setting`, and implement the hooks that you need; hooks see `RunView`, `StepView`, `StepStats` or `CoordinateSums`, and
 remember in `State`. `sequence_stats` and `group_stats` give the gradients of the groups of any model's batch. `sweep`
-compares interventions with the baseline, classes of a notebook cell, too; `load_study` reads what a sweep left.
+compares interventions with the baseline, classes of a notebook cell, too; `load_study` gives what a sweep
+left as pandas frames and figures.
 docs/api.md lists every name; the guides are in docs/.
 """
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from zslx.training.pack import train_pack
     from zslx.training.train import train
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the one place; pyproject.toml reads it here
 
 # Where each public name is defined. Loaded on first use, so that `import zslx` and `zslx --help` need no torch.
 _BASE, _GRADIENT = "zslx.intervention.base", "zslx.intervention.gradient_method"
@@ -47,7 +48,7 @@ HOMES = {
     "train_pack": "zslx.training.pack",
     "load_run": "zslx.runs.records",
     "sweep": "sweeps.session",
-    "load_study": "analysis.study.load",
+    "load_study": "analysis.report.notebook",
     "fit": "zslx.deceleration.fit",
     "FitOptions": "zslx.deceleration.fit_options",
     "curve": "zslx.deceleration.loss_curve",
@@ -95,7 +96,13 @@ def __getattr__(name: str) -> Any:
         from zslx.places import ours
 
         ours(package)
-    return getattr(importlib.import_module(HOMES[name]), {"load_run": "read_run"}.get(name, name))
+    try:
+        module = importlib.import_module(HOMES[name])
+    except ModuleNotFoundError as error:
+        if package == "zslx":
+            raise
+        raise ImportError(f"zslx.{name} needs the package {error.name!r}: pip install 'zslx[sweep]'") from error
+    return getattr(module, {"load_run": "read_run"}.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -7,13 +7,18 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.numbers import printable
 from analysis.report.blocks import Figure, Panel
 from analysis.report.drawing import STYLE, colour, dashes, draw
 from zslx.figure_style import PALETTE
 from zslx.slug import slug
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+Drawn = TypeVar("Drawn", bound="Canvas")
 
 FORMATS = ("pdf", "svg", "png")
 UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
@@ -52,9 +57,20 @@ def save_all(figures: list[Figure], folder: Path, *, kind: str, width: float) ->
 
 def save(figure: Figure, path: Path, *, width: float) -> None:
     """One figure, `width` inches wide; the ending of `path` is the format."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
+
+    dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    canvas = drawn(figure, Canvas, width=width)
+    with rc_context(_settings(figure)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas.savefig(path, metadata=dates.get(path.suffix[1:]))
+
+
+def drawn(figure: Figure, kind: type[Drawn], *, width: float) -> Drawn:
+    """One figure, `width` inches wide, as a figure of matplotlib."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     least = PANEL if all(panel.axes.rows is None for panel in figure.panels) else LABELLED
     columns = min(len(figure.panels), max(1, int(width / least)))
@@ -64,11 +80,8 @@ def save(figure: Figure, path: Path, *, width: float) -> None:
     longest = max((len(_name(entry.name)) for entry in figure.legend), default=1)
     across = max(1, int(width / (0.4 + 0.05 * longest)))
     legend_height = 0.13 * math.ceil(len(figure.legend) / across)
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
-    settings: Any = STYLE | TYPE | ink | {"svg.hashsalt": figure.title}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        canvas = Canvas(figsize=(width, height + legend_height), layout="constrained")
+    with rc_context(_settings(figure)):
+        canvas = kind(figsize=(width, height + legend_height), layout="constrained")
         FigureCanvasAgg(canvas)
         axes = canvas.subplots(rows, columns, squeeze=False).flat
         for place, panel in zip(axes, figure.panels, strict=False):
@@ -87,8 +100,13 @@ def save(figure: Figure, path: Path, *, width: float) -> None:
             canvas.legend(
                 handles=_handles(figure), loc="outside upper left", ncols=across, frameon=False, columnspacing=1.2
             )
-        dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-        canvas.savefig(path, metadata=dates.get(path.suffix[1:]))
+    return canvas
+
+
+def _settings(figure: Figure) -> Any:
+    """The settings of matplotlib under which a figure is drawn and saved."""
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    return STYLE | TYPE | ink | {"svg.hashsalt": figure.title}
 
 
 def _height(panel: Panel, width: float) -> float:

@@ -19,7 +19,7 @@ ALLOWED = {"zslx": set(), "interventions": {"zslx"}, "sweeps": {"zslx", "analysi
 # Heavy packages, and where they may be imported at the top of a file.
 HEAVY = (
     *("ray", "wandb", "datasets", "transformers", "matplotlib", "torchjd", "rich", "jinja2"),
-    *("optuna", "tensorboardX"),
+    *("optuna", "tensorboardX", "pandas"),
 )
 TORCH_FREE = (
     "commands.cli",

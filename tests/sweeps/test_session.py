@@ -29,10 +29,10 @@ options = ["--preset", "smoke", "--sizes", "0.1M", "--seeds", "1", "--steps", "2
 for last in (0.5, 0.25):
     more = [*options[:-1], options[-1] + f" decaying.last={{last}}"]
     study = zslx.sweep(Decaying, options=more, results="results")
-    for trial in study.trials:
+    for trial in study.trials.itertuples():
         print("trial", trial.arm, trial.status, trial.identity)
 again = zslx.sweep("decaying", options=more, results="results")
-first, last = (zslx.load_run(again.trials[i].folder).steps["lr"][-1] for i in (0, -1))
+first, last = (zslx.load_run(again.trials.folder.iloc[i]).steps["lr"][-1] for i in (0, -1))
 print("rate", last / first)
 """
 
