@@ -39,3 +39,10 @@ def test_help_teaches_with_an_example_and_loads_no_torch():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'zslx' has no attribute 'no_such'"):
         _ = zslx.no_such
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it():
+    code = "import sys, zslx; sys.modules['pandas'] = None; zslx.load_study"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    told = "ImportError: zslx.load_study needs the package 'pandas': pip install 'zslx[sweep]'"
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == told
