@@ -54,6 +54,7 @@ def finish(sweep, undisturbed) -> None:
     assert comparison(sweep) == compared
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_within_the_sweep(sweep, processes, undisturbed):
     running = sweep.start("none", *LONG, extra=OFTEN)
     processes.wait_for(lambda: sweep.checkpoints(), running)
@@ -206,6 +207,7 @@ def test_plugins_that_raise_or_diverge_cost_only_their_own_trials(sweep, plugins
     assert "1 trained, 3 finished before" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_plugin_that_ends_its_process_fails_its_own_trial(sweep, plugins):
     plugin(plugins, "leaves", "if run.step == 5: import os; os._exit(0)\n        return 1 + view.losses")
     done = sweep("leaves", "--seeds", "1", "--steps", "20")
@@ -215,6 +217,7 @@ def test_a_plugin_that_ends_its_process_fails_its_own_trial(sweep, plugins):
     assert {t["arm"]: t["status"] for t in sweep.study()["trials"]} == {"baseline": "finished", "leaves": "failed"}
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_train_log_and_count_each_trial_once(sweep):
     first, second = sweep.start("none", *LONG), sweep.start("none", *LONG)
     outputs = [process.communicate(timeout=300) for process in (first, second)]

@@ -55,7 +55,7 @@ def test_a_sweep_in_packs_is_the_sweep_of_single_trials(sweep, tmp_path):
         assert len(own.probes) == len(alone.probes)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_pack_of_which_another_sweep_trained_some(sweep):
     assert sweep("none", *OPTIONS[:-1], "1").returncode == 0, "packs of one are the same trials"
     before = sweep.records()

@@ -214,7 +214,7 @@ def test_a_sweep_trains_the_reference_and_the_next_one_uses_it(sweep):
     assert other["references"] == first["references"]
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_placebo_of_a_controller_in_packs(sweep):
     done = sweep("adaptive_rate,placebo:adaptive_rate", *OPTIONS, "--pack", "4")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -240,7 +240,7 @@ def test_killed_while_the_reference_trains_the_same_command_goes_on(sweep, proce
     assert sweep.records() == whole
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_reference_that_fails_costs_the_trials_that_need_it(sweep, plugins):
     (plugins / "fragile.py").write_text(FRAGILE)
     done = sweep("placebo:fragile", *OPTIONS)

@@ -208,6 +208,7 @@ def keep(run: dict, record) -> None:
         run["metrics"][record.metric.name or record.metric.glob_name] = record.metric.step_metric or None
 
 
+@pytest.mark.slow
 def test_a_grid_is_one_study_whose_arms_name_their_settings(sweep):
     done = sweep("focal,placebo:focal", "--seeds", "2", "--steps", "40", extra="focal.gamma=1,2")
     assert done.returncode == 0, done.stderr
