@@ -42,8 +42,9 @@ compare: $(READY)  ## print the comparison table of RESULTS
 dashboard: $(READY)  ## show the searches of RESULTS in Optuna's dashboard, on this machine alone
 	@$(BIN)/zslx dashboard "$$RESULTS"
 
-# A file to a process, so that what its tests share is made once; files with long tests first (tests/conftest.py).
-SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+# A file to a process, so that what its tests share is made once; files with long tests first (tests/conftest.py). Three
+# processes on two cores: a test that starts Ray spends a third of its time waiting.
+SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
 
 test: lint  ## what CI runs: every test but the slow ones (under 15 minutes)
 	$(BIN)/pytest $(SPREAD) -m "not slow"

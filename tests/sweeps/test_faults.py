@@ -101,6 +101,7 @@ def starting(processes, pid: int) -> list[int]:
     return [one for one, command in below if "default_worker.py" in command and "raylet/raylet" not in command]
 
 
+@pytest.mark.slow
 def test_sigterm_while_ray_starts_ends_the_sweep(sweep, processes):
     """Ray's control process is stopped, so that ray.init waits for it in C++ code."""
     running = sweep.start("none", "--seeds", "1", "--steps", "40")

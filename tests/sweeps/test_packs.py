@@ -93,6 +93,7 @@ def test_a_killed_pack_goes_on(sweep, processes, tmp_path):
     assert steps == {name: whole[name] for name in steps}
 
 
+@pytest.mark.slow
 def test_trials_of_one_shape_and_length_share_a_pack(tiny):
     study = build(("length_warmup",), "smoke", sizes=["0.1M"], seeds=range(5), overrides=tiny.split(), pack="4")
     assert [len(pack) for pack in packs(study.trials, "4")] == [4, 4, 2]

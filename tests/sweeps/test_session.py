@@ -37,7 +37,7 @@ print("rate", last / first)
 """
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_class_of_a_session_is_swept(cache: Path, tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(Path(zslx.__file__).parents[1])}
     code = SESSION.format(text=text())

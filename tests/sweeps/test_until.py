@@ -34,6 +34,7 @@ def test_a_part_of_a_study_is_its_first_seeds(tiny):
     assert "UNTIL=decided" in declared.command and "SEEDS=8" in declared.command
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_at_the_first_look_with_an_answer_and_says_so(sweep, plugins):
     (plugins / "frozen.py").write_text(FROZEN)
     options = ("--seeds", "8", "--steps", "30", "--until", "decided")
