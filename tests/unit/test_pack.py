@@ -57,8 +57,7 @@ def test_packed_equals_alone(values: dict, tmp_path: Path):
         for key in own.steps:
             np.testing.assert_allclose(mine.steps[key], own.steps[key], rtol=close, atol=close)
         assert [p["step"] for p in mine.probes] == [p["step"] for p in own.probes]
-        for a, b in zip(mine.probes, own.probes, strict=True):
-            assert_alike(a, b, close)
+        assert_alike(mine.probes, own.probes, close)
         assert mine.manifest["identity"] != own.manifest["identity"]
         assert mine.manifest["ingredients"].pop("packed") is True
         assert mine.manifest["ingredients"] == own.manifest["ingredients"]
@@ -89,8 +88,7 @@ def test_probes_of_a_pack_are_those_of_its_runs(values: dict, tmp_path: Path):
         assert [p["step"] for p in mine] == [p["step"] for p in own]
         assert {"grad_sequence", "grad_position"} <= own[-1].keys()
         assert ("grad_token" in own[-1]) == ("first_order" in own[-1]) == (config.instruments.token_samples != 0)
-        for a, b in zip(mine, own, strict=True):
-            assert_alike(a, b, 1e-9)
+        assert_alike(mine, own, 1e-9)
 
 
 def test_probes_of_runs_that_measure_over_other_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -102,8 +100,7 @@ def test_probes_of_runs_that_measure_over_other_numbers(tmp_path: Path, monkeypa
     assert [m["status"] for m in train_pack(chosen, outs)] == ["finished"] * 3
     for config, out in zip(chosen, outs, strict=True):
         own = read_run(trained(config, tmp_path / f"alone-{out.name}").folder).probes
-        for a, b in zip(read_run(out).probes, own, strict=True):
-            assert_alike(a, b, 1e-9)
+        assert_alike(read_run(out).probes, own, 1e-9)
 
 
 def assert_alike(mine: object, own: object, close: float) -> None:
