@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,9 @@ def searched(args: argparse.Namespace, points: int) -> Sweep | int:
     again, number = given(args, {"points": points}), 0
     while study := looked.ask():
         number += 1
-        sweep = dataclasses.replace(sweep_of(study, args), again=again)
-        if args.dry_run:
-            say("its first round:")
-            return start(sweep, args)
-        say(f"search, round {number} of {looked.count}")
-        check_writable(sweep.ledger.results)
-        code = guarded(sweep, train_only)
-        if code > 1:  # stopped; a point whose trials failed is left out
+        say("its first round:" if args.dry_run else f"search, round {number} of {looked.count}")
+        code = train_before(study, args, again)
+        if args.dry_run or code > 1:  # stopped; a point whose trials failed is left out
             return code
         looked.tell(load_study(args.results, study.name))
         if wrong := search_storage.keep(args.results, looked.studies()):
@@ -121,13 +117,10 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
             pack=args.pack,
             results=args.results,
         )
-        sweep = dataclasses.replace(sweep_of(study, args), again=given(args, {"seeds": tune_rate.SEEDS}))
         if args.dry_run:
             say("the rates are tuned first:")
-            return start(sweep, args)
-        check_writable(sweep.ledger.results)
-        code = guarded(sweep, train_only)
-        if code:
+        code = train_before(study, args, given(args, {"seeds": tune_rate.SEEDS}))
+        if args.dry_run or code:
             return code
         measures = tune_rate.load(args.results, study)
         rates, losses = tune_rate.best_rates(study, measures, factors)
@@ -146,14 +139,19 @@ def given(args: argparse.Namespace, tuning: dict[str, Any]) -> str:
     return command(study_of(args, tuning=tuning), str(args.results))
 
 
-def start(sweep: Sweep, args: argparse.Namespace) -> int:
+def train_before(study: PlannedStudy, args: argparse.Namespace, again: str) -> int:
+    """Train a study that comes before the comparison, or say what would be done; the exit code."""
+    return start(dataclasses.replace(sweep_of(study, args), again=again), args, train_only)
+
+
+def start(sweep: Sweep, args: argparse.Namespace, work: Callable[[Sweep], int] = carry_out) -> int:
     """Train and compare, or say what would be done."""
     if args.dry_run:
         for line in dry_run(sweep):
             say(line)
         return 0
     check_writable(sweep.ledger.results)
-    return guarded(sweep, carry_out)
+    return guarded(sweep, work)
 
 
 @dataclass(frozen=True)
