@@ -123,7 +123,7 @@ class ArmSearch:
         return {name: float(share) for name, share in found.items() if math.isfinite(share)}
 
     def summary(self) -> dict[str, Any]:
-        """What study.json keeps of it: the ranges, every point, the best one and the importances."""
+        """What study.json keeps of it: the ranges, the arm as it is, every point, the best one and the importances."""
         best = self.best()
         rate, settings = self.found(best)
         points = []
@@ -133,6 +133,7 @@ class ArmSearch:
         return {
             "arm": self.arm.name,
             "ranges": {name: str(r) for name, r in self.ranges.items()},
+            "start": self.described(self.study.trials[0]),
             "points": points,
             "best": {"point": best.number, "rate": rate, "settings": settings},
             "importances": self.importances(),

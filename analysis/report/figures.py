@@ -196,29 +196,35 @@ class Figures:
     def instrument(self, key: str, what: str, caption: str, **axes: Any) -> Figure | None:
         return self.per_size(lambda arm, size: curves.instrument(self.measures, arm, size, key), what, caption, **axes)
 
-    def forest(self, contrasts: Sequence[ArmComparison]) -> Figure | None:
-        """Paired differences to baseline by arm and size, and over all sizes."""
-        rows, groups = [], []
-        for row in self.in_order(contrasts):
-            name = printable(row["arm"], 26)
+    def forest(self, contrasts: Sequence[ArmComparison], declared: Sequence[ArmComparison] = ()) -> Figure | None:
+        """Paired differences by arm and size, and over all sizes: to baseline, then those that the study declares."""
+        rows, groups, words = [], [], []
+        for row in (*self.in_order(contrasts), *self.in_order(declared)):
+            against = f" against {printable(row['against'], 20)}" if row["against"] != self.base else ""
+            name = printable(row["arm"], 26) + against
             places = [(size, found) for size, found in row["by_size"].items()]
             for size, found in [*places, ("", row["primary"])]:
                 if found is None:
                     continue
                 rows.append(f"{name}  {printable(size, 12) or 'all sizes'}")
                 how: dict[str, Any] = {"shape": "o" if size else "D", "filled": not size, **bar(found, per_cent)}
+                how["note"] = against.strip()
                 groups.append(self.marks(row["arm"], [per_cent(found["estimate"])], [len(rows) - 1], size, **how))
+            if row["primary"]:
+                words.append(f"{row['arm']}{against} {per_cent(row['primary']['estimate']):+.2f} %")
         if not rows:
             return None
-        words = "; ".join(f"{r['arm']} {per_cent(r['primary']['estimate']):+.2f} %" for r in contrasts if r["primary"])
+        more = " Rows that say against what are contrasts which the study declares beside those to the baseline."
         return rows_figure(
             "Held-out loss at T, arm against baseline",
             rows,
             groups,
-            f"Paired differences to baseline: {words}",
-            x_label="difference to the baseline (%)",
+            f"Paired differences to baseline, or to the arm that is named: {'; '.join(words)}",
+            x_label="paired difference (%)",
             caption="Paired difference of held-out loss at T to the baseline, with its 95 % t interval over seeds: "
-            "open circles by size, diamonds averaged over sizes (the primary contrast). Left of the line: better.",
+            "open circles by size, diamonds averaged over sizes (the primary contrast). Left of the line: better."
+            + more
+            * bool(declared),
         )
 
     def secondary(self, contrasts: Sequence[ArmComparison], names: Mapping[str, str]) -> Figure | None:

@@ -59,7 +59,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
             "Paired differences",
             "differences",
             [
-                figures.forest(c["contrasts"]),
+                figures.forest(c["contrasts"], c["declared_contrasts"]),
                 figures.secondary(c["contrasts"], tables.MEASURE_NAMES),
                 *tables.contrast_tables(c),
                 tables.seeds_needed(c),
@@ -75,7 +75,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
             "sizes",
             [scale.over_sizes(figures, c), scale.gains(figures, c), tables.gains(c), tables.trends(c), tables.laws(c)],
         ),
-        ("Tuning", "tuning", tuning(c)),
+        ("Tuning", "tuning", tuning(figures, c)),
         ("Cost", "cost", [scale.compute_matched(figures, c), tables.cost(c)]),
         ("What the interventions did", "did", [tables.training(measures), *(figures.metrics())]),
         ("Failures", "failures", [tables.failures(c)]),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.inference.rows import Comparison
-from analysis.numbers import MISSING, minus
-from analysis.report.blocks import Block, Table, Text
+from analysis.numbers import MISSING, count, minus, printable
+from analysis.report.blocks import Axes, Block, Figure, Marks, Panel, Table, Text
+from analysis.report.figures import Figures, per_cent
+
+COMPLEMENT = "1 - "  # of a setting near 1: what was searched is its distance to 1
 
 
-def tuning(comparison: Comparison) -> list[Block | None]:
+def tuning(figures: Figures, comparison: Comparison) -> list[Block | None]:
     """Nothing where the arms were not tuned."""
     found = comparison["tuning"]
     if not found:
@@ -24,7 +27,8 @@ def tuning(comparison: Comparison) -> list[Block | None]:
         f"{found['size']}, on seeds {seeds}: {cost} Each arm trains with the best of its points; at other sizes the "
         "factor on the rate is the same. A placebo and a combination have their arm's."
     )
-    return [Text(text=text), best(found), importances(found), *(points(arm) for arm in found["arms"])]
+    slices = [search_slices(figures, arm) for arm in found["arms"]]
+    return [Text(text=text), best(found), *slices, importances(found), *(points(arm) for arm in found["arms"])]
 
 
 def best(found: Mapping[str, Any]) -> Table:
@@ -58,6 +62,74 @@ def importances(found: Mapping[str, Any]) -> Table | None:
         caption="Importance: share of a setting in what tells the better points from the others (PED-ANOVA, Watanabe "
         "et al. 2023). With few points it is uncertain itself.",
     )
+
+
+def search_slices(figures: Figures, arm: Mapping[str, Any]) -> Figure | None:
+    """The value of each point of one arm over each setting that was searched: one panel a setting."""
+    known = [point for point in arm["points"] if point["value"] is not None]
+    chosen = arm["best"]["point"]
+    panels = [panel for name in arm["ranges"] if (panel := search_slice(figures, arm, name, known))]
+    if not panels:
+        return None
+    lost = len(arm["points"]) - len(known)
+    return Figure(
+        title=f"Points of {printable(arm['arm'])} over each searched setting",
+        panels=tuple(panels),
+        caption="Each mark is a point of the search: mean paired difference in log held-out loss to the untuned "
+        f"baseline over the tuning seeds, with its standard error. Square: point 0, the arm as it is. Filled: point "
+        f"{chosen}, with which the arm was compared. Lower is better. The other settings vary from mark to mark, so "
+        "a slope that stands above their scatter is the setting's own; a best value at an end of its range says that "
+        "the range was too narrow." + (f" Left out: {count(lost, 'point')} without a value." if lost else ""),
+    )
+
+
+def search_slice(
+    figures: Figures, arm: Mapping[str, Any], name: str, known: Sequence[Mapping[str, Any]]
+) -> Panel | None:
+    """The points over one setting, along x where it is a number, else a row a choice; None where no point says it."""
+    placed = [(setting_at(point, arm, name), point) for point in known]
+    placed = [(at, point) for at, point in placed if at is not None]
+    if not placed:
+        return None
+    choices = sorted({str(at) for at, _ in placed}) if any(isinstance(at, str | bool) for at, _ in placed) else None
+    groups: list[Marks] = []
+    for at, point in placed:
+        mean, se = point["value"], point["se"] or 0.0
+        low, mid, high = ([per_cent(mean + k * se)] for k in (-1, 0, 1))
+        x, y = ([float(at)], mid) if choices is None else (mid, [float(choices.index(str(at)))])
+        how: dict[str, Any] = {
+            "low": low,
+            "high": high,
+            "upright": choices is None,
+            "shape": "o" if point["point"] else "s",
+            "filled": point["point"] == arm["best"]["point"],
+            "note": f"point {point['point']}: rate × {point['rate']:.3g}, {settings(point)}",
+        }
+        # In a join of studies the arm may have another name.
+        index = figures.index.get(arm["arm"], 1)
+        groups.append(Marks(x=x, y=y, index=index, name=arm["arm"], arm=arm["arm"], **how))
+    best = min(placed, key=lambda pair: pair[1]["value"])
+    told, unit = f"{name.replace(COMPLEMENT, '1 − ')}{' ×' if name == 'rate' else ''}", "log loss, difference (%)"
+    look = {"log_x": "log scale" in arm["ranges"][name]} if choices is None else {"log_x": False, "rows": choices}
+    axes = Axes(
+        time=False,
+        x_label=told if choices is None else unit,
+        y_label=unit if choices is None else "",
+        zero=0.0,
+        **look,
+    )
+    words = f"{told} of {arm['arm']}: {len(placed)} points, the lowest {per_cent(best[1]['value']):+.2f} % at {best[0]}"
+    return Panel(title=told, alternative=words, marks=groups, axes=axes, arm=arm["arm"])
+
+
+def setting_at(point: Mapping[str, Any], arm: Mapping[str, Any], name: str) -> Any:
+    """The setting `name` of a point, as it was searched; of point 0 that of the arm as it is. None where not known."""
+    if name == "rate":
+        return point["rate"]
+    key = name.removeprefix(COMPLEMENT)
+    method, _, setting = key.partition(".")
+    value = point["settings"].get(method, {}).get(setting, arm.get("start", {}).get(key))
+    return 1 - value if value is not None and name != key else value
 
 
 def points(arm: Mapping[str, Any]) -> Table:

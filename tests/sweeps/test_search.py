@@ -14,9 +14,13 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from analysis.inference.pooled_breaks import load
+from analysis.report.figures import Figures
 from analysis.report.tuning_blocks import tuning as blocks_of
+from analysis.simulation.study import ARMS, write_study
 from analysis.study.load import load_study
 from sweeps import search_storage
 from sweeps.arm_search import BATCH, RATE, ArmSearch, Value, checked, ranges
@@ -200,7 +204,7 @@ def copied(results) -> list:
     return [(t.params, t.state, t.value) for t in optuna.load_study(study_name=study.study_name, storage=kept).trials]
 
 
-def test_the_report_has_every_point_the_best_one_and_what_mattered(tiny):
+def test_the_report_has_every_point_the_best_one_and_what_mattered(tiny, tmp_path):
     search = ArmSearch(arm(tiny, "focal"), 12)
     trials = search.ask()
     search.tell(trials, [*map(bowl, trials[:3]), Value(state="pruned", why="seed 1000 diverged")])
@@ -215,15 +219,23 @@ def test_the_report_has_every_point_the_best_one_and_what_mattered(tiny):
         "train_seconds": 9.0,
     }
     tuning = json.loads(json.dumps({**found, "arms": [search.summary()]}))
-    text, best, mattered, points = blocks_of({"tuning": tuning})
+    figures = Figures(load(write_study(tmp_path, np.random.default_rng(0), arms=ARMS[:1], sizes=("0.1M",), seeds=1)))
+    text, best, slices, mattered, points = blocks_of(figures, {"tuning": tuning})
     assert "12 points an arm at 0.1M" in text.text and "36 trials, 9 s" in text.text
     assert best.rows[0][:2] == ("focal", str(search.best().number)) and "focal.gamma=" in best.rows[0][3]
     assert {row[1:3] for row in mattered.rows} == {(RATE, "0.25 .. 4, log scale"), ("focal.gamma", "0 .. 5")}
     assert sum(float(row[3]) for row in mattered.rows) == pytest.approx(1, abs=0.02)
     assert len(points.rows) == 12 and points.rows[0][0] == str(search.best().number)
     assert points.rows[-1] == ("3", *points.rows[-1][1:3], "pruned: seed 1000 diverged")
+    assert [panel.title for panel in slices.panels] == ["rate ×", "focal.gamma"]
+    for panel, key in zip(slices.panels, (RATE, "focal.gamma"), strict=True):
+        asked = [search.described(trial)[key] for n, trial in enumerate(search.study.trials) if n != 3]
+        assert [mark.x[0] for mark in panel.marks] == asked, "one mark a point with a value, at what was asked"
+        [chosen] = [mark for mark in panel.marks if mark.filled]
+        assert chosen.y[0] == min(mark.y[0] for mark in panel.marks) and panel.marks[0].shape == "s"
+    assert [panel.axes.log_x for panel in slices.panels] == [True, False] and "Left out: 1 point " in slices.caption
     old = {"study": "s", "seeds": [1000], "trials": 3, "train_seconds": 1.0, "log_loss": {}}
-    assert len(blocks_of({"tuning": old})) == 1 and blocks_of({"tuning": None}) == []
+    assert len(blocks_of(figures, {"tuning": old})) == 1 and blocks_of(figures, {"tuning": None}) == []
 
 
 @pytest.mark.medium

@@ -24,7 +24,8 @@ from analysis.report.page_data import PageData, embedded
 from analysis.report.report import blocks, write_report
 from analysis.report.tables import laws, seeds_needed, training
 from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
-from analysis.study.measures import flops_per_token
+from analysis.study.load import load_study
+from analysis.study.measures import Measures, flops_per_token
 from zslx.config.groups import ModelConfig
 
 HOSTILE = [
@@ -222,6 +223,21 @@ def test_many_arms_are_one_answer_and_one_ranked_table(tmp_path):
     assert "of 3" in answer.word and "Does any of 3 methods" in answer.question
     ranked, full = [b for b in found if b.kind == "table"][:2]
     assert [row[0] for row in ranked.rows] == [row[0] for row in full.rows] == ["b", "a", "c"]
+
+
+@pytest.mark.medium
+def test_declared_contrasts_stand_in_the_forest_plot_under_those_with_the_baseline(tmp_path):
+    write_study(tmp_path, np.random.default_rng(0), sizes=("0.1M",), seeds=3, steps=60, instruments=False)
+    study = dataclasses.replace(load_study(tmp_path), contrasts={"pcgrad+cosine": "cosine"})
+    breaks = PooledBreaks(Measures(study))
+    comparison = compare_study(breaks)
+    [figure] = [b for b in blocks(breaks, comparison) if getattr(b, "title", "").startswith("Held-out loss at T, arm")]
+    [panel] = figure.panels
+    assert list(panel.axes.rows[-2:]) == [f"pcgrad+cosine against cosine  {s}" for s in ("0.1M", "all sizes")]
+    [declared] = comparison["declared_contrasts"]
+    last = panel.marks[-1]
+    assert last.x == [100 * np.expm1(declared["primary"]["estimate"])] and last.low[0] < last.x[0] < last.high[0]
+    assert len(panel.marks) == len(panel.axes.rows) == 2 * 5 and "pcgrad+cosine against cosine -" in panel.alternative
 
 
 @pytest.mark.medium
