@@ -33,8 +33,8 @@ sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERV
 	    $${WANDB:+--wandb "$$WANDB"} $${TUNE_RATE:+--tune-rate} $${SEARCH:+--search "$$SEARCH"} $${TENSORBOARD:+--tensorboard} \
 	    $${PACK:+--pack "$$PACK"} $${UNTIL:+--until "$$UNTIL"} $${WRITE_STUDY:+--write-study "$$WRITE_STUDY"}
 
-report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone
-	@$(BIN)/zslx report "$$RESULTS"
+report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone; WANDB=online: in wandb, too
+	@$(BIN)/zslx report "$$RESULTS" $${WANDB:+--wandb "$$WANDB"}
 
 compare: $(READY)  ## print the comparison table of RESULTS
 	@$(BIN)/zslx compare "$$RESULTS"

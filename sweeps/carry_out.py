@@ -66,7 +66,16 @@ def carry_out(sweep: Sweep) -> int:
     """Train what is left and say what came of it; returns the exit code."""
     code = train_until_decided(sweep) if sweep.study.looks else train_only(sweep)
     results = sweep.ledger.results
-    report.run(argparse.Namespace(studies=[str(results)], results=results, study=sweep.study.name, out=None))
+    asked = argparse.Namespace(studies=[str(results)], results=results, study=sweep.study.name, out=None)
+    breaks, comparison, page = report.make(asked)
+    if sweep.wandb != "off":
+        from analysis.commands.to_wandb import log_run_of_study
+
+        wrong = log_run_of_study(breaks, comparison, page, sweep.wandb)
+        wandb_log.close()
+        if wrong:
+            say(f"note: {wrong}")
+    print(page.resolve(), flush=True)
     return code
 
 

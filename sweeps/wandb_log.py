@@ -10,7 +10,6 @@ logged (offline), or gets it (online), at the end of the sweep. An error of wand
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from zslx.tracking.event_files import EventFiles
 from zslx.tracking.rows import Rows, dated
 from zslx.tracking.stream import Feed, Sink, finish
 from zslx.tracking.summary import about, summary
-from zslx.tracking.wandb_run import WandbRun, remove_torn
+from zslx.tracking.wandb_run import WandbRun, remove_torn, run_id
 
 OVER = ("finished", "diverged")
 
@@ -54,7 +53,7 @@ class Labels:
 
     def run_id(self, folder: Path) -> str:
         """The wandb run of the trial in `folder`: the same one whichever study asks for it."""
-        return hashlib.sha256(folder.name.encode()).hexdigest()[:16]
+        return run_id(folder.name)
 
     def marker(self, folder: Path) -> Path:
         return Path(self.results) / "wandb" / "logged" / f"{self.run_id(folder)}.json"

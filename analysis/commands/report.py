@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.inference.pooled_breaks import PooledBreaks
+    from analysis.inference.rows import Comparison
 
 WIDTH = 160  # of the name of a report: those of two studies
+MODES = ("offline", "online")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,20 +20,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_studies(parser)
     parser.add_argument("--out", type=Path, help="the file to write (default: RESULTS/<study>.html)")
+    what = "also a report and a run of the study in wandb: saved where wandb has an account, else as files (online)"
+    parser.add_argument("--wandb", choices=MODES, nargs="?", const="online", help=what)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table, write the report; its path comes last, alone on a line."""
+    breaks, comparison, out = make(args)
+    if args.wandb:
+        from analysis.commands.to_wandb import report_in_wandb
+
+        for line in report_in_wandb(breaks, comparison, out, args.wandb):
+            print(line)
+    print(out.resolve())
+    return 0
+
+
+def make(args: argparse.Namespace) -> tuple[PooledBreaks, Comparison, Path]:
+    """Print the table, write the report; the study, what it says, and the report's path."""
     from analysis.commands.compare import load_fitted
     from analysis.inference.compare import compare_study
     from analysis.report.headline import print_comparison
     from analysis.report.report import write_report
-    from zslx.slug import slug
 
     breaks = load_fitted(args)
     comparison = compare_study(breaks)
-    results = breaks.study.folder.parents[1]
-    out = args.out or results / f"{slug(comparison['study'], WIDTH)}.html"
     print_comparison(comparison, sys.stdout)
-    print(write_report(breaks, out, comparison).resolve())
-    return 0
+    out = args.out or place(breaks, comparison, ".html")
+    return breaks, comparison, write_report(breaks, out, comparison)
+
+
+def place(breaks: PooledBreaks, comparison: Comparison, ending: str) -> Path:
+    """A file of the study in its results folder."""
+    from zslx.slug import slug
+
+    return breaks.study.folder.parents[1] / f"{slug(comparison['study'], WIDTH)}{ending}"

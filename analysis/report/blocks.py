@@ -1,4 +1,5 @@
-"""The blocks of a report, as plain data. page.py renders them to HTML; drawing.py draws a panel, to SVG or PDF."""
+"""The blocks of a report, as plain data: one list, which page.py renders to HTML and wandb_report.py to a report in
+wandb. drawing.py draws a panel, to SVG or PDF."""
 
 from __future__ import annotations
 
@@ -148,11 +149,15 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """Panels that share a legend and a caption which says how to read them."""
+    """Panels that share a legend and a caption which says how to read them.
+
+    `metric`: the number of the probe records that each panel shows over the steps of the runs of its size, if it does.
+    """
 
     title: str
     panels: tuple[Panel, ...]
     caption: str
+    metric: str = ""
     legend: tuple[LegendEntry, ...] = field(default_factory=tuple)
     wide: bool = False
     kind: str = "figure"

@@ -70,6 +70,7 @@ class Figures:
         caption: str,
         *,
         arms: Sequence[str] | None = None,
+        metric: str = "",
         **axes: Any,
     ) -> Figure | None:
         """One panel a size with a line an arm; None when no arm has any."""
@@ -90,7 +91,8 @@ class Figures:
             )
         if not panels:
             return None
-        return Figure(title=what, panels=tuple(panels), legend=self.legend(list(shown)), caption=caption)
+        legend = self.legend(list(shown))
+        return Figure(title=what, panels=tuple(panels), legend=legend, caption=caption, metric=metric)
 
     def in_order(self, contrasts: Sequence[ArmComparison]) -> list[ArmComparison]:
         """As the legend has the arms."""
@@ -125,6 +127,7 @@ class Figures:
             return None
         return Figure(
             title="Held-out loss",
+            metric="heldout_loss",
             panels=tuple(panels),
             legend=self.legend(list(self.index)),
             caption="Held-out loss over steps, both axes logarithmic: a power law is a straight line, deceleration is "
@@ -194,6 +197,7 @@ class Figures:
         )
 
     def instrument(self, key: str, what: str, caption: str, **axes: Any) -> Figure | None:
+        axes |= {"metric": key}
         return self.per_size(lambda arm, size: curves.instrument(self.measures, arm, size, key), what, caption, **axes)
 
     def forest(self, contrasts: Sequence[ArmComparison], declared: Sequence[ArmComparison] = ()) -> Figure | None:

@@ -196,6 +196,7 @@ def with_chance(figures: Figures, key: str, chance_key: str, title: str, text: s
         return None
     return Figure(
         title=title,
+        metric=key,
         panels=tuple(panels),
         legend=figures.legend([a for a in figures.index if a in shown]),
         caption=f"{text} {BAND[0].upper() + BAND[1:]}. Dotted: its chance level, the same gradients with random signs. "

@@ -199,7 +199,8 @@ class _Trial:
                     line |= self._instruments(step, loss, generator)
                 records.append_probe(line)
             seconds = 0.01 * self.arm.cost * float(np.exp(generator.normal(0, 0.02)))
-            records.append_timing({"step": end, "seconds": end * seconds, "step_seconds": seconds})
+            spent = {"seconds": end * seconds, "instrument_seconds": end * seconds * 0.1}
+            records.append_timing({"step": end, "steps": end, **spent, "step_seconds": seconds})
         status = fault if fault == "diverged" else "finished"
         manifest = {
             "status": status,

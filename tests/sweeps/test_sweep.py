@@ -82,7 +82,9 @@ def test_another_sweep_takes_the_baselines_over(swept):
 
 def test_every_trial_is_in_wandb_once(swept_twice):
     """Offline files hold each trial's whole history, and nothing of this machine; studies share their baselines."""
-    runs = [read_wandb(path) for path in swept_twice.results.glob("wandb/offline-run-*/*.wandb")]
+    every = [read_wandb(path) for path in swept_twice.results.glob("wandb/offline-run-*/*.wandb")]
+    assert [run["name"] == run["group"] for run in every if run["job_type"] == "study"] == [True, True]
+    runs = [run for run in every if run["job_type"] != "study"]
     assert len(runs) == 6, "the second study takes the baselines of the first over"
     identities = {run["config"]["identity"] for run in runs}
     assert len(identities) == 6 and len({run["group"] for run in runs}) == 2

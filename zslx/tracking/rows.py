@@ -66,5 +66,19 @@ def dated(rows: Iterable[Row], run: Run) -> Iterator[Row]:
 
 
 def leaves(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number of a probe line under the names that lead to it."""
-    return ((key, value) for key, value in numbers(line, "/") if key not in ("step", "tokens"))
+    """Every number of a probe line under the names that lead to it; of a matrix over named rows, those of its place."""
+    return ((key, value) for key, value in numbers(_by_name(line), "/") if key not in ("step", "tokens"))
+
+
+def _by_name(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node in which lists over the `names` beside them are objects with these names as keys."""
+    names = node.get("names")
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _by_name(value)
+        if isinstance(names, list) and isinstance(value, list) and len(value) == len(names):
+            return {str(name): named(inner) for name, inner in zip(names, value, strict=True)}
+        return value
+
+    return {key: named(value) for key, value in node.items() if key != "names"}

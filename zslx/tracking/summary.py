@@ -13,6 +13,8 @@ from zslx.deceleration.slopes import tail_slope
 from zslx.runs.records import Run
 from zslx.tracking.rows import leaves
 
+ENVIRONMENT = ("numerics", "torch", "device", "corpus")  # of what an identity hashes: trials are compared within one
+
 
 def summary(run: Run) -> dict[str, Any]:
     """The last value of every probe's number, totals, status and `measures`."""
@@ -43,6 +45,8 @@ def about(run: Run) -> dict[str, Any]:
     config.pop("reference", None)
     known = ("identity", "versions", "hardware", "revision")
     found = config | {key: run.manifest.get(key) for key in known}
+    ingredients = run.manifest.get("ingredients") or {}
+    found["environment"] = {key: ingredients[key] for key in ENVIRONMENT if key in ingredients}
     with contextlib.suppress(ValueError, TypeError, KeyError):
         found["parameters"] = ModelConfig(**run.config["model"]).parameters(int(data["vocab_size"]))._asdict()
     return found

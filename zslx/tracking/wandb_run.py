@@ -7,13 +7,15 @@ hides the others, which can still be added to a panel.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zslx.printable import one_line
 from zslx.tracking.rows import Row
 
 PROJECT = "zslx"
@@ -28,13 +30,40 @@ SHOWN = (
 )
 
 
+def run_id(key: str) -> str:
+    """The id of a run: it follows from what the run is of, so that it is found again."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def no_account() -> str:
+    """Why nothing can be sent: no key in the environment or from `wandb login`, or no answer; empty where it can.
+
+    Nobody is asked for a key.
+    """
+    import wandb
+
+    try:
+        return "" if wandb.login(prompt=False) else "no account here; WANDB_API_KEY or `wandb login` gives one"
+    except Exception as error:  # of the network, or a key that is none
+        return one_line(f"{type(error).__name__}: {error}")
+
+
 class WandbRun:
     """An open run with the id `identifier`; its files lie under `root`/wandb. Raises whatever wandb raises.
 
-    Online, a run that is there already goes on; `first` is the first step that it lacks.
+    Online, a run that is there already goes on; `first` is the first step that it lacks. `shown`: what the default
+    workspace shows of it.
     """
 
-    def __init__(self, identifier: str, root: Path, mode: str, config: Mapping[str, Any], **names: Any):
+    def __init__(
+        self,
+        identifier: str,
+        root: Path,
+        mode: str,
+        config: Mapping[str, Any],
+        shown: Sequence[str] = SHOWN,
+        **names: Any,
+    ):
         os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
         import wandb
 
@@ -52,7 +81,7 @@ class WandbRun:
         )
         self.first = self.run.step if self.run.resumed else 0
         self.run.define_metric("step", hidden=True)
-        for name in SHOWN:
+        for name in shown:
             self.run.define_metric(name, step_metric="step")
         self.run.define_metric("*", step_metric="step", hidden=True)
 
