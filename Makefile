@@ -12,7 +12,7 @@ SETTINGS := INTERVENTION STUDY PRESET RESULTS SIZES SEEDS STEPS SET WANDB TENSOR
 $(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report compare dashboard test test-quick test-slow lint bench lock clean
+.PHONY: help setup sweep report compare leaderboard dashboard test test-quick test-slow lint bench lock clean
 
 help:  ## list the targets
 	@echo 'zslx: can a training method relieve zero-sum learning without scale?'
@@ -35,6 +35,9 @@ sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERV
 
 report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone; WANDB=online: in wandb, too
 	@$(BIN)/zslx report "$$RESULTS" $${WANDB:+--wandb "$$WANDB"}
+
+leaderboard: $(READY)  ## verify the archives in leaderboard/ and write docs/leaderboard.md and .html
+	@$(BIN)/zslx leaderboard leaderboard --out docs
 
 compare: $(READY)  ## print the comparison table of RESULTS
 	@$(BIN)/zslx compare "$$RESULTS"

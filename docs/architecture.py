@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     "zslx.config", "zslx.text", "zslx.model", "zslx.gradients", "zslx.intervention", "zslx.instruments", "zslx.runs",
     "zslx.training", "zslx.deceleration", "zslx.probing", "zslx.tracking", "zslx.testing", "interventions",
-    "analysis.study", "analysis.inference", "analysis.report", "analysis.archive", "analysis.simulation",
+    "analysis.study", "analysis.inference", "analysis.report", "analysis.archive", "analysis.leaderboard",
+    "analysis.simulation",
     "analysis.commands", "sweeps", "zslx.commands",
 )  # fmt: skip
 BY_NAME = ("zslx.commands",)  # imports commands of other packages by name, when they are asked for

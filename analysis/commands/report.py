@@ -42,16 +42,10 @@ def make(args: argparse.Namespace) -> tuple[PooledBreaks, Comparison, Path]:
     from analysis.inference.compare import compare_study
     from analysis.report.headline import print_comparison
     from analysis.report.report import write_report
+    from zslx.slug import slug
 
     breaks = load_fitted(args)
     comparison = compare_study(breaks)
     print_comparison(comparison, sys.stdout)
-    out = args.out or place(breaks, comparison, ".html")
+    out = args.out or breaks.study.folder.parents[1] / f"{slug(comparison['study'], WIDTH)}.html"
     return breaks, comparison, write_report(breaks, out, comparison)
-
-
-def place(breaks: PooledBreaks, comparison: Comparison, ending: str) -> Path:
-    """A file of the study in its results folder."""
-    from zslx.slug import slug
-
-    return breaks.study.folder.parents[1] / f"{slug(comparison['study'], WIDTH)}{ending}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from analysis.archive.scrub import without_places
-from analysis.commands.report import place
 from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.inference.rows import Comparison
 from analysis.report import wandb_report
@@ -29,7 +28,7 @@ def report_in_wandb(breaks: PooledBreaks, comparison: Comparison, page: Path, mo
     reason = no_account() if mode == "online" else "offline, as asked"
     wrong = sent.log(page, "offline" if reason else "online")
     told = [wrong] if wrong else []
-    path, runs = place(breaks, sent.comparison, ".wandb.json"), Runs.of(breaks.study)
+    path, runs = page.with_suffix(".wandb.json"), Runs.of(breaks.study)
     title = f"zslx: {sent.comparison['study']}"
     if not reason:
         try:

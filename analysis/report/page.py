@@ -28,7 +28,9 @@ Row = tuple[str, ...]
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # no text of HTML, whatever a log or a name holds
 
 
-def render(blocks: Sequence[Block], *, title: str, choices: Choices) -> str:
+def render(
+    blocks: Sequence[Block], *, title: str, choices: Choices, made_from: str = "the records of the study alone"
+) -> str:
     """The page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -59,6 +61,7 @@ def render(blocks: Sequence[Block], *, title: str, choices: Choices) -> str:
 
     page = environment.get_template("report.html.j2").render(
         title=title,
+        made_from=made_from,
         blocks=blocks,
         choices=choices,
         data=embedded(data.choices),

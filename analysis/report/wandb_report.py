@@ -9,7 +9,6 @@ Nothing here needs the network but `publish`. Names are text: what wandb reads a
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import Any
 
 from analysis.numbers import minus, printable
 from analysis.report.blocks import Answer, Block, Figure, Heading, Table, Text
+from analysis.report.markdown import answer, escaped, pipes, table
 from analysis.study.load import Study
 from zslx.printable import one_line
 from zslx.runs.json_files import loads, read_json, write_json
 from zslx.tracking.wandb_run import PROJECT, run_id
 
 LONGEST_TITLE = 128  # of a report
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~$!])")
 PAGE = "page"  # the key of the HTML report in the study's run
 
 
@@ -49,7 +48,7 @@ class Runs:
         for arm, size, seed, identifier in self.trials:
             shown = f"[{seed}]({address}/{identifier})" if address else f"{seed}: {identifier}"
             rows.setdefault((escaped(arm), escaped(size)), []).append(shown)
-        return markdown_table(("arm", "size", "runs by seed"), [(*key, ", ".join(each)) for key, each in rows.items()])
+        return pipes(("arm", "size", "runs by seed"), [(*key, ", ".join(each)) for key, each in rows.items()])
 
 
 def study_run_id(name: str) -> str:
@@ -97,9 +96,8 @@ def rendered(block: Block) -> Iterator[Any]:
     if isinstance(block, Heading):
         yield wr.H2(one_line(block.text))
     elif isinstance(block, Answer):
-        word = f"**{escaped(block.word)}**" + (" (exploratory)" if block.exploratory else "")
         yield wr.H1(one_line(block.question))
-        yield wr.MarkdownBlock("\n\n".join([word, *map(escaped, (block.sentence, *block.notes))]))
+        yield wr.MarkdownBlock("\n\n".join(answer(block)))
     elif isinstance(block, Text):
         inner = wr.CodeBlock(code=block.text, language=None) if block.mono else wr.P(one_line(block.text))
         yield wr.H3(block.folded, collapsed_blocks=[inner]) if block.folded else inner
@@ -155,22 +153,6 @@ def as_table(figure: Figure) -> Table:
     rows = [(row, *("; ".join(of.get(i, [])) for i in range(len(figure.panels)))) for row, of in cells.items()]
     columns = ("", *(panel.title or panel.axes.x_label for panel in figure.panels))
     return Table(columns=columns, rows=tuple(rows), caption=figure.caption)
-
-
-def table(block: Table) -> str:
-    """A table with its caption, in Markdown."""
-    rows = [tuple(map(escaped, row)) for _, row in block.grouped()]
-    return markdown_table(tuple(map(escaped, block.columns)), rows) + (f"\n\n{escaped(block.caption)}")
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def escaped(text: str) -> str:
-    """A text on one line that Markdown shows as it is."""
-    return MARKDOWN.sub(r"\\\1", one_line(text))
 
 
 def as_json(report: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "figures": ("analysis.commands.figures", "draw the figures of the report for print"),
     "archive": ("analysis.commands.archive", "write a study as one file that others can verify"),
     "verify": ("analysis.commands.verify", "check an archive: every number, from its records"),
+    "leaderboard": ("analysis.commands.leaderboard", "build the leaderboard from archives of studies"),
     "interventions": ("zslx.commands.interventions", "list, show, write, check and time interventions"),
     "data": ("zslx.commands.data", "prepare texts and data sets, and show what is prepared"),
     "presets": ("zslx.commands.presets", "list the presets and model sizes"),

@@ -1,0 +1,202 @@
+"""The leaderboard: what follows the protocol stands in it, what departs stands apart with the reason, forgeries too."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.leaderboard import board, protocol
+from analysis.leaderboard.entries import COLUMNS, entry
+from analysis.leaderboard.protocol import LAPTOP, arm_departures, departures, scale_of
+from analysis.report import markdown
+from analysis.simulation.study import ARMS, BASELINE, RATES, SimulatedArm, write_study
+from analysis.study.load import Study, load_study
+from zslx.commands.cli import main
+from zslx.config import presets
+from zslx.runs.json_files import read_json, write_json
+
+SEEDS = 3
+HOSTILE = "<script>alert(1)</script>|*x*[y](z)"
+
+
+@pytest.fixture(autouse=True)
+def small_protocol(monkeypatch) -> None:
+    """The protocol of the laptop, with fewer steps and seeds."""
+    verdict = presets.preset("verdict")
+    train = dataclasses.replace(verdict.config.train, steps=60)
+    small = dataclasses.replace(verdict, sizes=("0.1M",), config=dataclasses.replace(verdict.config, train=train))
+    monkeypatch.setitem(presets.PRESETS, "verdict", small)
+    monkeypatch.setattr(protocol, "SEEDS", SEEDS)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    light = {"instruments": False, "step_lines": False, "sizes": ("0.1M",), "steps": 60}
+    arms = (*ARMS, *RATES)
+    return load_study(
+        write_study(tmp_path_factory.mktemp("r"), np.random.default_rng(0), arms=arms, seeds=SEEDS, **light)
+    )
+
+
+def test_a_study_of_the_protocol_departs_in_nothing(study):
+    assert scale_of(study) is LAPTOP and list(departures(study, LAPTOP)) == []
+    pcgrad = next(arm for arm in study.arms if arm.name == "pcgrad")
+    assert list(arm_departures(study, pcgrad)) == []
+
+
+def without(study: Study, name: str) -> Study:
+    return dataclasses.replace(study, arms=tuple(arm for arm in study.arms if arm.name != name))
+
+
+def changed(study: Study, group: str, **settings: Any) -> Study:
+    """With other settings in every trial."""
+    trials = [dataclasses.replace(t, config={**t.config, group: {**t.config[group], **settings}}) for t in study.trials]
+    return dataclasses.replace(study, trials=tuple(trials))
+
+
+CHANGES = {
+    "no baseline at 2 times its rate": lambda s: without(s, "rate:2"),
+    "no cosine": lambda s: without(s, "cosine"),
+    "2 seeds; 3, or planned looks": lambda s: dataclasses.replace(s, seeds=(0, 1)),
+    "a search of 20 points an arm; allowed are 16": lambda s: dataclasses.replace(s, tuning={"points": 20}),
+    "data.path texts; the protocol has none": lambda s: changed(s, "data", path="texts"),
+    "optim.lr 0.1; the protocol has 0.004": lambda s: changed(s, "optim", lr=0.1),
+    "model.d_model 64; the protocol has 48": lambda s: changed(s, "model", d_model=64),
+    "1 trials are not done": lambda s: dataclasses.replace(
+        s, trials=(*s.trials[:-1], dataclasses.replace(s.trials[-1], status="failed"))
+    ),
+}
+
+
+@pytest.mark.parametrize("told", CHANGES)
+def test_each_departure_is_named(told, study):
+    [found] = departures(CHANGES[told](study), LAPTOP)
+    assert found.startswith(told)
+
+
+def test_what_is_free_or_planned_is_no_departure(study):
+    tuned = dataclasses.replace(changed(study, "optim", lr=0.1), tuning={"seeds": [1000]})
+    assert not list(departures(tuned, LAPTOP))
+    assert not list(departures(changed(study, "train", device="cuda", threads=8), LAPTOP))
+    assert not list(departures(dataclasses.replace(study, seeds=(0, 1), looks=(2, 3)), LAPTOP))
+    assert scale_of(dataclasses.replace(study, sizes=("0.4M",))) is None
+
+
+def test_an_arm_without_its_controls_stands_apart(study):
+    pcgrad = next(arm for arm in study.arms if arm.name == "pcgrad")
+    assert list(arm_departures(without(study, "placebo:pcgrad"), pcgrad)) == ["its placebo was not run"]
+    assert list(arm_departures(without(study, "pcgrad+cosine"), pcgrad)) == ["not run with cosine"]
+    extra = dataclasses.replace(pcgrad, has_placebo=False)
+    assert list(arm_departures(without(study, "placebo:pcgrad"), extra)) == []
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """A real archive of a small study, made by the command; its method is not run with any control."""
+    spec = importlib.util.spec_from_file_location("archive_tests", Path(__file__).with_name("test_archive.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results = tmp_path_factory.mktemp("a") / "results"
+    arms = (BASELINE, SimulatedArm(name="mine", intervention="mine", effect=-0.02))
+    write_study(results, np.random.default_rng(0), arms=arms, sizes=("0.1M",), seeds=2, steps=60, instruments=False)
+    plugin = results.parent / "plugins" / "mine.py"
+    plugin.parent.mkdir()
+    plugin.write_text("")
+    path = results / "studies/study-0/study.json"
+    declared = read_json(path)
+    for trial in declared["trials"]:
+        trial["identity"] = module.named(results / "trials" / trial["identity"], plugin)
+    write_json(path, declared)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZSLX_PLUGINS", str(plugin.parent))
+        assert main(["archive", str(results), str(results.parent / "mine.zip")]) == 0
+    return results.parent / "mine.zip"
+
+
+@pytest.mark.medium
+def test_an_archive_becomes_an_entry_and_two_pages(archive, tmp_path, capsys):
+    folder = tmp_path / "leaderboard"
+    folder.mkdir()
+    shutil.copy(archive, folder)
+    assert main(["leaderboard", str(folder), "--out", str(tmp_path / "docs")]) == 0
+    written = (folder / "mine.json").read_bytes()
+    found = json.loads(written)
+    assert found["archive"]["bytes"] == archive.stat().st_size and len(written) < 10_000
+    [row] = found["rows"]
+    claimed = read_json_of(archive, "comparison.json")["contrasts"][0]
+    assert row["effect"] == claimed["primary"]["estimate"] and row["word"].startswith("exploratory: ")
+    page, text = (tmp_path / "docs" / f"leaderboard.{ending}" for ending in ("html", "md"))
+    for shown in (page.read_text(), text.read_text()):
+        assert "2 seeds; 3, or planned looks" in shown and "its placebo was not run" in shown
+        assert found["archive"]["sha256"] in shown
+    capsys.readouterr()
+    # Without the archive the entry is enough, and an archive that is there is read once.
+    found["archive"]["where"] = "https://example.org/mine.zip"
+    write_json(folder / "mine.json", found)
+    before = text.read_text()
+    for _ in range(2):
+        assert main(["leaderboard", str(folder), "--out", str(tmp_path / "docs")]) == 0
+        assert text.read_text() == before.replace(
+            f"{found['archive']['sha256']} | –", f"{found['archive']['sha256']} | https://example.org/mine.zip"
+        )
+        (folder / "mine.zip").unlink(missing_ok=True)
+
+
+def read_json_of(archive: Path, name: str) -> dict[str, Any]:
+    import zipfile
+
+    with zipfile.ZipFile(archive) as file:
+        return json.loads(file.read(name))
+
+
+@pytest.mark.medium
+def test_an_archive_that_does_not_verify_has_no_row_and_is_listed_with_the_reason(archive, tmp_path):
+    spec = importlib.util.spec_from_file_location("archive_tests", Path(__file__).with_name("test_archive.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def forge(folder: Path) -> None:
+        module.edit(folder / "comparison.json", lambda c: c["contrasts"][0]["primary"].update(estimate=-0.9))
+
+    found = entry(module.changed(archive, tmp_path, forge))
+    assert (
+        found["rows"] == [] and "it does not verify: numbers: contrasts[0].primary.estimate" in found["departures"][0]
+    )
+    assert "it does not verify" in markdown.render(board.blocks([found])).replace("\\", "")
+
+
+def row(method: str, effect: float | None, **more: Any) -> dict[str, Any]:
+    texts = dict.fromkeys(COLUMNS, "–")
+    return {"method": method, "word": "improves", "effect": effect, "departures": [], **texts, **more}
+
+
+def test_rows_stand_in_the_order_of_their_effect_and_names_are_text():
+    archive = {"file": "a.zip", "bytes": 1, "sha256": "0" * 64, "where": HOSTILE}
+    common = {"format": 1, "archive": archive, "verified": [], "created": "2026-01-01", "study": HOSTILE}
+    rows = [row("worse", 0.1), row("best", -0.2), row("none", None), row(HOSTILE, -0.1)]
+    entries = [
+        {**common, "scale": "laptop", "departures": [], "rows": rows},
+        {**common, "scale": "laptop", "departures": ["3 seeds"], "rows": [row("few", -0.9)]},
+    ]
+    text = markdown.render(board.blocks(entries))
+    standing, apart = text.split("## Outside the protocol")
+    assert re.findall(r"^\| (\S+) \| improves", standing, re.MULTILINE)[::3] == ["best", "none"]
+    assert "few" in apart and "few" not in standing and "3 seeds" in apart
+    assert "<script" not in text.replace("\\<", "") and all(
+        len(re.findall(r"(?<!\\)\|", line)) == 11 for line in standing.splitlines() if "improves" in line
+    )
+
+
+def test_a_damaged_entry_is_an_error_that_names_it(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('{"format": 1}')
+    assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "a.json: archive is missing" in capsys.readouterr().err
+    assert main(["leaderboard", str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
