@@ -23,6 +23,7 @@ from analysis.inference import evidence, size_trends
 from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.inference.held_out_parts import held_out_parts
+from analysis.inference.imported_curves import imported_row
 from analysis.inference.looks import confidence_at
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
@@ -53,7 +54,7 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
     stand = looks(breaks)
     answers = [answer(study, row, breaks.kind, stand) for row in answered]
     seeds = [c["primary"]["seeds"] for c in contrasts + more if c["primary"]]
-    return {
+    found: Comparison = {
         "study": study.name,
         "preset": study.preset,
         "created": study.created,
@@ -90,6 +91,9 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
         "provenance": provenance(study),
         "rule": (evidence.__doc__ or "").strip(),
     }
+    if study.imported:
+        found["imported"] = [imported_row(one) for one in study.imported]
+    return found
 
 
 def looks(breaks: PooledBreaks) -> Looks | None:

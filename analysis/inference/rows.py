@@ -160,6 +160,23 @@ class Answer(TypedDict):
     verdict_command: str | None
 
 
+class ImportedRow(TypedDict):
+    """A curve of somebody else's run: its own fit, with intervals of the fit, and no contrast with any arm."""
+
+    arm: str
+    source: str
+    word: str
+    sentence: str
+    points: int
+    T: float
+    L_d: Interval | None
+    t_d: Interval | None
+    r_d: Interval | None
+    tail_slope: Interval | None
+    status: str
+    reason: str
+
+
 class Failure(TypedDict):
     """A trial that is in none of the numbers."""
 
@@ -195,3 +212,4 @@ class Comparison(TypedDict):
     trials: dict[str, int]
     provenance: dict[str, Any]
     rule: str
+    imported: NotRequired[list[ImportedRow]]  # only where there are such curves

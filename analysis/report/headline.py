@@ -93,6 +93,7 @@ def closing_lines(comparison: Comparison) -> list[str]:
         head, command = "exploratory: " if answer["exploratory"] else "", answer["verdict_command"]
         more = f" For a verdict: {printable(command, 600)}" if answer["exploratory"] and command else ""
         lines.append(f"→ {head}{printable(answer['sentence'], 600)}{more}")
+    lines += [f"→ {printable(row['sentence'], 600)}" for row in comparison.get("imported") or []]
     finished, every = comparison["trials"].get("finished", 0), sum(comparison["trials"].values())
     if finished < every:
         others = ", ".join(f"{n} {status}" for status, n in comparison["trials"].items() if status != "finished")

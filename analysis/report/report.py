@@ -29,6 +29,7 @@ from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from analysis.report.figures import Figures
 from analysis.report.headline import headline
 from analysis.report.held_out_blocks import held_out
+from analysis.report.imported_blocks import imported
 from analysis.report.page import render
 from analysis.report.tuning_blocks import tuning
 from zslx.runs.json_files import write_atomic
@@ -75,6 +76,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
             "sizes",
             [scale.over_sizes(figures, c), scale.gains(figures, c), tables.gains(c), tables.trends(c), tables.laws(c)],
         ),
+        ("Imported curves", "imported", [*imported(breaks.study.imported, c)]),
         ("Tuning", "tuning", tuning(figures, c)),
         ("Cost", "cost", [scale.compute_matched(figures, c), tables.cost(c)]),
         ("What the interventions did", "did", [tables.training(measures), *(figures.metrics())]),

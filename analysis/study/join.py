@@ -46,6 +46,7 @@ def _two(a: Study, b: Study) -> Study:
         seeds=tuple(sorted({*a.seeds, *b.seeds})),
         trials=tuple(trials.values()),
         references=(*a.references, *b.references),
+        imported=tuple({found.name: found for found in (*a.imported, *b.imported)}.values()),
         preset=a.preset if a.preset == b.preset else None,
         overrides=a.overrides if a.overrides == b.overrides else (),
         exploratory=a.exploratory or b.exploratory,

@@ -27,6 +27,7 @@ import numpy as np
 from analysis.study.arm import Arm
 from analysis.study.declaration import FILE, Declaration, Entry
 from analysis.study.doublings import Doublings, doublings
+from analysis.study.imported import Imported, read_imported
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
 from zslx.runs.json_files import last_line, read_json
@@ -77,6 +78,7 @@ class Study(Declaration):
 
     folder: Path
     trials: tuple[Trial, ...]
+    imported: tuple[Imported, ...] = ()  # curves of other people's runs, never paired
 
     @property
     def baseline(self) -> Arm:
@@ -153,7 +155,8 @@ def load_study(results: str | Path, name: str | None = None) -> Study:
     folder = find_study(results, name)
     declared = Declaration.read(folder)
     parts = {f.name: getattr(declared, f.name) for f in fields(Declaration)}
-    study = Study(**parts | {"folder": folder, "trials": tuple(load_trial(Path(results), t) for t in declared.trials)})
+    trials = tuple(load_trial(Path(results), t) for t in declared.trials)
+    study = Study(**parts | {"folder": folder, "trials": trials, "imported": read_imported(folder)})
     _check(study, folder / FILE)
     return one_environment(in_order(study))
 

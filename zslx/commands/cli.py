@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),
     "figures": ("analysis.commands.figures", "draw the figures of the report for print"),
+    "import": ("analysis.commands.import_curves", "put loss curves of other people's runs beside a study"),
     "archive": ("analysis.commands.archive", "write a study as one file that others can verify"),
     "verify": ("analysis.commands.verify", "check an archive: every number, from its records"),
     "leaderboard": ("analysis.commands.leaderboard", "build the leaderboard from archives of studies"),

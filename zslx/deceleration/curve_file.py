@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,17 @@ def read(path: str | Path, columns: Columns = STEP_AND_LOSS) -> Curve:
     if text.lstrip().startswith("["):
         raise CurveError(f"{path}: a JSON array; JSON lines are needed, an object with `step` and `loss` on each")
     lines = (_json_lines if text.lstrip().startswith("{") else _csv_lines)(path, text, columns)
+    return from_rows(path, lines, columns, warmup)
+
+
+def from_rows(
+    path: Path, rows: Iterable[tuple[int, Any, Any]], columns: Columns = STEP_AND_LOSS, warmup: int | None = None
+) -> Curve:
+    """The loss curve of rows (line, step, loss), whose numbers may be texts. Raises `CurveError`."""
     steps: list[float] = []
     losses: list[float] = []
     seen: set[tuple[float, float]] = set()
-    for line, step, loss in lines:
+    for line, step, loss in rows:
         s, y = _number(path, line, "step", step), _number(path, line, "loss", loss)
         if steps and s <= steps[-1]:
             if (s, y) in seen:
