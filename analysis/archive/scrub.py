@@ -11,9 +11,10 @@ from typing import Any
 FOLDERS = re.compile(r"(?<![\w.~/)\]])~?/(?:[^\s/'\",;:=()]+/)*(?=[^\s/])")
 
 
-def without_places(value: Any, known: Iterable[Path | str] = ()) -> Any:
+def without_places(value: Any, known: Iterable[Path | str] = (), names: Iterable[str] = ()) -> Any:
     """JSON values with each absolute path in their texts reduced to its name; a `known` one to nothing and what lies
-    in it to its place there."""
+    in it to its place there. Texts that are one of `names` stay as they are."""
+    kept = set(names)
     places = sorted({str(place).rstrip("/") for place in known} - {"", "."}, key=len, reverse=True)
 
     def clean(value: Any) -> Any:
@@ -21,7 +22,7 @@ def without_places(value: Any, known: Iterable[Path | str] = ()) -> Any:
             return {key: clean(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return [clean(inner) for inner in value]
-        return FOLDERS.sub("", _inside(value, places)) if isinstance(value, str) else value
+        return FOLDERS.sub("", _inside(value, places)) if isinstance(value, str) and value not in kept else value
 
     return clean(value)
 

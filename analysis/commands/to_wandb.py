@@ -60,10 +60,11 @@ class Sent:
     def of(breaks: PooledBreaks, comparison: Comparison) -> Sent:
         places = [_results(breaks).absolute(), Path.cwd(), Path.home()]
         plain = loads(dumps(comparison).encode())
-        clean = cast("Comparison", without_places(plain, places))
+        arms = [arm.name for arm in breaks.study.arms]  # which are also keys, and in wandb as the runs' job types
+        clean = cast("Comparison", without_places(plain, places, arms))
         return Sent(
             breaks=breaks,
-            declared=without_places(breaks.study.to_dict(), places),
+            declared=without_places(breaks.study.to_dict(), places, arms),
             comparison=clean,
             blocks=blocks_of(breaks, clean),
             changed=clean != plain,

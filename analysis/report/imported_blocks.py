@@ -44,9 +44,9 @@ def imported(curves: Sequence[Imported], comparison: Comparison) -> list[Block]:
         title="Imported loss curves",
         panels=(panel,),
         legend=tuple(legend),
-        caption="Runs of other people over their own steps, as they logged them, both axes logarithmic; "
-        "geometric means in bins of equal width in log t. Diamonds: (t_d, L_d), filled where the data place the break. They share "
-        "neither seeds nor data, and perhaps not even the tokenizer, with the arms of this study: heights are not "
+        caption="Runs of other people over their own steps, as they logged them, both axes logarithmic; geometric "
+        "means in bins of equal width in log t. Diamonds: (t_d, L_d), filled where the data place the break. They "
+        "share neither seeds nor data, perhaps not even the tokenizer, with the arms of this study: heights are not "
         "comparable.",
     )
     return [figure, imported_table(comparison)]
