@@ -38,9 +38,9 @@ def logged(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 
     One trial diverged, and one never ran."""
     results = tmp_path_factory.mktemp("home-of-alice") / "results"
-    faults = {("pcgrad", "0.1M", 2): "diverged", ("pcgrad", "0.1M", 3): "failed"}
+    faults = {("pcgrad", "0.1M", 2): "diverged", ("baseline", "0.1M", 3): "failed", ("pcgrad", "0.1M", 3): "missing"}
     write_study(
-        results, np.random.default_rng(0), arms=(ARMS[0], ARMS[2]), sizes=("0.1M",), seeds=4, steps=160, faults=faults
+        results, np.random.default_rng(0), arms=(ARMS[0], ARMS[2]), sizes=("0.1M",), seeds=4, steps=100, faults=faults
     )
     breaks = load(results)
     study = breaks.study
@@ -122,8 +122,8 @@ def test_the_comparison_follows_from_the_offline_files_alone(logged, runs, tmp_p
     rebuild(runs, tmp_path)
     again = load(tmp_path)
     assert [(t.label, t.status) for t in again.study.trials if not t.finished] == [
+        ("baseline/0.1M/3", "failed"),
         ("pcgrad/0.1M/2", "diverged"),
-        ("pcgrad/0.1M/3", "failed"),
     ]
     found = loads(dumps(compare_study(again)).encode())
     tally = Tally(1e-12)

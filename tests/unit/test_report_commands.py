@@ -90,8 +90,12 @@ def test_a_width_that_is_none_is_refused_with_what_is_allowed(width, results):
 def test_report_prints_its_path_last_and_alone(results, capsys, tmp_path):
     assert run(report, results) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str((results / "simulated.html").resolve())
-    assert run(report, results, "--study", "simulated", "--out", tmp_path / "a" / "b.html") == 0
-    assert (tmp_path / "a" / "b.html").stat().st_size > 10_000
+    made = tmp_path / "a" / "b.html"
+    assert run(report, results, "--study", "simulated", "--out", made, "--wandb", "offline") == 0
+    assert made.stat().st_size > 10_000 and made.with_suffix(".wandb.json").exists()
+    *_, why, place, last = capsys.readouterr().out.splitlines()
+    assert "not saved: offline, as asked" in why and "with an account" in place and last == str(made.resolve())
+    assert list(results.glob("wandb/offline-run-*/files/media/html/*.html"))
 
 
 def test_an_unknown_study_is_an_error_that_lists_what_there_is(results):

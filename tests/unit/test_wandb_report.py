@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.commands.to_wandb import report_in_wandb
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks, load
+from analysis.inference.rows import Comparison
 from analysis.report.blocks import Answer, Block, Figure, Heading, Table
 from analysis.report.report import blocks as blocks_of
 from analysis.report.wandb_report import Runs, as_json, as_table, render
 from analysis.simulation.study import ARMS, BASELINE, SimulatedArm, write_study
-from zslx.commands.cli import main
 from zslx.places import ROOT
 from zslx.tracking.wandb_run import run_id
 
@@ -39,8 +40,13 @@ def breaks(tmp_path_factory) -> PooledBreaks:
 
 
 @pytest.fixture(scope="module")
-def blocks(breaks) -> list[Block]:
-    return blocks_of(breaks, compare_study(breaks))
+def comparison(breaks) -> Comparison:
+    return compare_study(breaks)
+
+
+@pytest.fixture(scope="module")
+def blocks(breaks, comparison) -> list[Block]:
+    return blocks_of(breaks, comparison)
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +113,19 @@ def test_runs_are_links_where_it_is_known_where_they_are_and_names_are_text(brea
         assert live not in markdown.replace("\\<", "").replace("\\[", "").replace("\\*", "")
 
 
-def test_without_an_account_it_is_a_file_and_the_command_says_so(breaks, tmp_path, monkeypatch, capsys):
+def test_without_an_account_it_is_a_file_and_the_command_says_so(breaks, comparison, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     results = breaks.study.folder.parents[1]
-    assert main(["report", str(results), "--wandb"]) == 0
-    *_, why, place, last = capsys.readouterr().out.splitlines()
+    page = results / "simulated.html"
+    page.write_text("<!DOCTYPE html><p>the report</p>")
+    why, place = report_in_wandb(breaks, comparison, page, "online")
     assert "the report was not saved: no account here; WANDB_API_KEY" in why and "zslx report" in place
-    assert last == str((results / "simulated.html").resolve())
     assert json.loads((results / "simulated.wandb.json").read_text())["spec"]["blocks"]
-    [page] = results.glob("wandb/offline-run-*/files/media/html/*.html")
-    assert "</html>" in page.read_text()
+    [logged] = results.glob("wandb/offline-run-*/files/media/html/*.html")
+    assert "</html>" in logged.read_text(), "a page of its own, since the one here has what looks like a path"
 
 
 VIEWER = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
