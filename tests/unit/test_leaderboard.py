@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from analysis.leaderboard import board, protocol
-from analysis.leaderboard.entries import COLUMNS, entry
+from analysis.leaderboard.entries import COLUMNS, entry, update
 from analysis.leaderboard.protocol import LAPTOP, arm_departures, departures, scale_of
 from analysis.report import markdown
 from analysis.simulation.study import ARMS, BASELINE, RATES, SimulatedArm, write_study
 from analysis.study.load import Study, load_study
 from zslx.commands.cli import main
 from zslx.config import presets
+from zslx.places import ROOT
 from zslx.runs.json_files import read_json, write_json
 
 SEEDS = 3
@@ -28,8 +29,10 @@ HOSTILE = "<script>alert(1)</script>|*x*[y](z)"
 
 
 @pytest.fixture(autouse=True)
-def small_protocol(monkeypatch) -> None:
-    """The protocol of the laptop, with fewer steps and seeds."""
+def small_protocol(request, monkeypatch) -> None:
+    """The protocol of the laptop, with fewer steps and seeds; as it is where a test is about the page in docs."""
+    if "docs" in request.node.name:
+        return
     verdict = presets.preset("verdict")
     train = dataclasses.replace(verdict.config.train, steps=60)
     small = dataclasses.replace(verdict, sizes=("0.1M",), config=dataclasses.replace(verdict.config, train=train))
@@ -200,3 +203,10 @@ def test_a_damaged_entry_is_an_error_that_names_it(tmp_path, capsys):
     assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "a.json: archive is missing" in capsys.readouterr().err
     assert main(["leaderboard", str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
+
+
+def test_the_page_in_docs_is_that_of_the_entries(tmp_path):
+    for path in (ROOT / "leaderboard").glob("*.json"):
+        shutil.copy(path, tmp_path)
+    text = markdown.render(board.blocks(update(tmp_path)))
+    assert (ROOT / "docs" / "leaderboard.md").read_text() == text, "run: make leaderboard"
