@@ -1,1 +1,1 @@
-"""`zslx compare`, `report`, `figures`, `archive` and `verify`, imported by the command line when they are asked for."""
+"""`zslx compare`, `report`, `figures`, `import`, `archive`, `verify` and `leaderboard`, imported when asked for."""

@@ -42,7 +42,9 @@ def report_in_wandb(breaks: PooledBreaks, comparison: Comparison, page: Path, mo
 
 
 def log_run_of_study(breaks: PooledBreaks, comparison: Comparison, page: Path, mode: str) -> str | None:
-    """Log the study's run alone; what went wrong, if anything did."""
+    """Log the study's run alone; what went wrong, if anything did. Nobody is asked for a key."""
+    if mode == "online" and (reason := no_account()):
+        return f"wandb: the study's run was not logged: {reason}"
     return Sent.of(breaks, comparison).log(page, mode)
 
 
