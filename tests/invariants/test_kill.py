@@ -33,6 +33,13 @@ def whole(cache: Path, tmp_path_factory) -> tuple[Outcome, float]:
     return trained(plain(BUSY), tmp_path_factory.mktemp("whole")), seconds
 
 
+def test_a_file_that_a_killed_run_was_writing_is_removed(cache: Path, tmp_path: Path):
+    left = tmp_path / ".manifest.json.1.2.tmp"
+    left.write_text("{")
+    assert trained(plain(WATCHED), tmp_path).status == "finished"
+    assert not left.exists()
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize("round_", range(2))
 def test_killed(round_: int, whole: tuple[Outcome, float], tmp_path: Path):

@@ -165,7 +165,7 @@ class TrainConfig(Group):
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("float32", "bfloat16 is autocast", choices=("float32", "bfloat16", "float64"))
     threads: int = option(1, "CPU threads (part of a trial's identity: sums depend on it)", low=1, high=256)
-    compile: bool = option(False, "torch.compile the plain step's forward")
+    compile: bool = option(False, "torch.compile the step: forward, backward, surgery over sequences")
     micro_batch: int = option(0, "sequences of one pass, whose gradients are added up; 0: the whole batch", low=0)
     checkpointing: bool = option(False, "compute each block again in the backward: less memory, a third more time")
     loss_chunk: int = option(0, "positions whose logits are there at a time; 0: all", low=0)

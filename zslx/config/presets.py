@@ -77,7 +77,8 @@ PRESETS = {
         config=Config(
             data=DataConfig(vocab_size=4096, batch_size=16, seq_len=128, heldout_sequences=64),
             optim=OptimConfig(lr=5e-3, warmup=40),
-            train=TrainConfig(steps=8192, dtype="bfloat16"),
+            # Compiled: a pack of 32 of 4M takes a third of the time.
+            train=TrainConfig(steps=8192, dtype="bfloat16", compile=True),
             instruments=InstrumentConfig(token_samples=64),
         ),
     ),

@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -163,7 +163,8 @@ def literal(node: ast.expr) -> Any:
     return value
 
 
-def literals(node: ast.ClassDef) -> dict[str, Any]:
+@cache
+def literals(node: ast.ClassDef) -> Mapping[str, Any]:
     """Class attributes set to literals."""
     values = {}
     for item in node.body:

@@ -26,6 +26,7 @@ from zslx.text.corpus import Corpus
 # Raise by hand whenever a change to the core may change a run's numbers; tests/invariants/test_numerics.py
 # fails when the numbers move and this does not.
 NUMERICS = 1
+COMPILED = 2  # likewise, where the numbers of runs with `train.compile` alone move
 # Settings that came later, by group: a run that does not use them has the identity that it always had.
 LATER = {
     "train": ("micro_batch", "checkpointing", "loss_chunk", "deterministic"),
@@ -73,6 +74,7 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
         "numerics": NUMERICS,
         "torch": torch.__version__,
         "device": device_kind(config),
+        **({"compiled": COMPILED} if config.train.compile else {}),
         **({"packed": True} if packed else {}),
         **(hugging_face.ingredients(config.model) if config.model.hf else {}),
     }

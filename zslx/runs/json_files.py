@@ -195,6 +195,12 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def remove_left(folder: Path) -> None:
+    """Remove what writers that were killed left of files in `folder`. For whoever holds its lock."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or a new file in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)

@@ -20,12 +20,6 @@ PACKAGES = ("torch", "numpy", "scipy", "tokenizers", "safetensors", "einops", "r
 
 def environment(config: Config) -> dict[str, Any]:
     """Versions and hardware, without host names, users or paths."""
-    versions = {"zslx": zslx.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     hardware = {
         "machine": platform.machine(),
         "processor": _processor(),
@@ -33,9 +27,21 @@ def environment(config: Config) -> dict[str, Any]:
         "threads": config.train.threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    return {"versions": versions, "hardware": hardware, "revision": _revision()}
+    return {"versions": dict(_versions()), "hardware": hardware, "revision": _revision()}
 
 
+@cache
+def _versions() -> dict[str, str]:
+    versions = {"zslx": zslx.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@cache
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -26,6 +26,7 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from zslx.text.documents import Document, Domain, Progress, document_of, read_text, silent
@@ -121,13 +122,16 @@ def versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in sorted({s.package for s in SOURCES} - {"stdlib"}):
         try:
-            versions[package] = importlib.metadata.version(package)
+            versions[package] = _version(package)
         except importlib.metadata.PackageNotFoundError:
             raise ValueError(
                 f"the embedded text needs the package {package}, which is not installed; "
                 "install it or give text of your own with data.path=FOLDER"
             ) from None
     return versions
+
+
+_version = cache(importlib.metadata.version)
 
 
 def domains(progress: Progress = silent) -> tuple[Domain, ...]:

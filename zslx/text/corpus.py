@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,20 @@ def whole(folder: Path) -> Corpus | None:
 
 def fingerprint(file: Path) -> list[int]:
     """[bytes, checksum] where the checksum covers at most 256 evenly spaced blocks of 256 KiB."""
-    block, blocks = 2**18, 256
-    size, checksum = file.stat().st_size, 0
+    stat = file.stat()
+    return [stat.st_size, _checksum(file, stat.st_size, (stat.st_mtime_ns, stat.st_ino))]
+
+
+@cache
+def _checksum(file: Path, size: int, stamp: tuple[int, int]) -> int:
+    """Read once by a process, while the file stays the same: every run of a pack opens the corpus."""
+    block, blocks, checksum = 2**18, 256, 0
     with file.open("rb") as stream:
         for i in range(min(blocks, -(-size // block))):
             if size > block * blocks:
                 stream.seek(i * (size - block) // (blocks - 1))
             checksum = zlib.crc32(stream.read(block), checksum)
-    return [size, checksum]
+    return checksum
 
 
 def sha256(value: Any) -> str:

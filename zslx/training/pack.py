@@ -139,7 +139,8 @@ class Pack:
         self.alone = {i for i, run in self.begun.items() if not (run.gradient.one_pass or run.gradient.by_sequence)}
         self.stacked = {i for i, run in self.begun.items() if run.plain and i not in self.alone}
         optimizers = [run.optimizers[0] if i in self.stacked else None for i, run in self.begun.items()]
-        self.adamw = StackedAdamW(self.stack, optimizers, [run.clip for run in runs])
+        clips = [run.clip for run in runs]
+        self.adamw = StackedAdamW(self.stack, optimizers, clips, compiled=runs[0].gradient.compiled)
         self.gradient = torch.zeros_like(self.stack.weights)
         self.gradient_rows = self.stack.rows(self.gradient)
         self.losses = self.stack.weights.new_zeros(len(runs))  # of the step, by run

@@ -12,7 +12,9 @@ Shapes: R runs, P numbers of a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,11 +67,21 @@ class Stack:
 class StackedAdamW:
     """AdamW over all runs of a stack at once, each at its own settings; exact but for rounding.
 
-    `optimizers`: that of each run, whose state it shares; None for a run that makes its update for itself.
+    `optimizers`: that of each run, whose state it shares; None for a run that makes its update for itself. `compiled`:
+    whether torch.compile makes one pass of it. On a GPU a graph replays it.
     """
 
-    def __init__(self, stack: Stack, optimizers: Sequence[torch.optim.Optimizer | None], clips: Sequence[float]):
+    def __init__(
+        self,
+        stack: Stack,
+        optimizers: Sequence[torch.optim.Optimizer | None],
+        clips: Sequence[float],
+        *,
+        compiled: bool = False,
+    ):
         self.stack, weights = stack, stack.weights
+        self.update: Callable[..., tuple[Tensor, Tensor]] = torch.compile(self._update) if compiled else self._update
+        self.replay: Callable[..., tuple[Tensor, Tensor]] | None = None
         runs = len(optimizers)
         self.m, self.v, self.decay = (torch.zeros_like(weights) for _ in range(3))
         self.steps = weights.new_zeros(runs, 1, dtype=torch.promote_types(weights.dtype, torch.float32))
@@ -95,14 +107,23 @@ class StackedAdamW:
 
     @torch.no_grad()
     def step(self, gradient: Tensor, losses: Tensor, rates: Sequence[float | None]) -> tuple[Tensor, Tensor]:
-        """Clip the gradient (R, P) and take the step at the `rates`; None for a run that takes none.
+        """Clip the gradient (R, P), which lies at one address always, and take the step at the `rates`; None for a run
+        that takes none.
 
         A run whose loss or gradient is not finite keeps weights and moments. Returns the norms (R,) before clipping and
-        the clipped gradient.
+        the clipped gradient, which the next step overwrites.
         """
-        norm = torch.linalg.vector_norm(gradient, dim=1)
         own = torch.tensor([math.nan if rate is None else rate for rate in rates], dtype=gradient.dtype)
         rate = own.to(gradient.device, non_blocking=True)[:, None]
+        if gradient.device.type != "cuda":
+            return self.update(gradient, losses, rate)
+        if self.replay is None:  # recorded at rates that move nothing
+            self.replay = captured(partial(self.update, gradient), losses, torch.full_like(rate, math.nan))
+        norm, clipped = self.replay(losses, rate)
+        return norm.clone(), clipped
+
+    def _update(self, gradient: Tensor, losses: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(gradient, dim=1)
         moves = (torch.isfinite(norm) & torch.isfinite(losses))[:, None]
         gradient = torch.where(moves, gradient * (self.clip / (norm[:, None] + 1e-6)).clamp(max=1.0), 0.0)
         moves = moves & ~torch.isnan(rate)
@@ -116,3 +137,25 @@ class StackedAdamW:
         rate = torch.where(moves, rate, 0.0)
         self.stack.weights.mul_(1 - rate * self.decay).sub_(change.mul_(rate / corrected1))
         return norm, gradient
+
+
+def captured(work: Callable[..., Any], *sample: Tensor) -> Callable[..., Any]:
+    """`work`, recorded once and replayed at each call, on tensors of the sample's shapes. What it returns keeps its
+    addresses, and so is overwritten by the next call."""
+    fixed = [tensor.clone() for tensor in sample]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what a first run sets up must not be recorded
+        work(*fixed)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = work(*fixed)
+
+    def replay(*given: Tensor) -> Any:
+        for own, tensor in zip(fixed, given, strict=True):
+            own.copy_(tensor)
+        graph.replay()
+        return found
+
+    return replay

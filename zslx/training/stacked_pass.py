@@ -21,7 +21,7 @@ from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import arithmetic, cross_entropy
 from zslx.text.loader import Batch
-from zslx.training.stack import Stack
+from zslx.training.stack import Stack, captured
 from zslx.training.step_gradient import GradientPass
 
 GRAPHS = 8
@@ -142,28 +142,6 @@ class StackedPass:
 def stacked(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """Tokens and targets (R, B, T) of all runs."""
     return torch.stack([batch.tokens for batch in batches]), torch.stack([batch.targets for batch in batches])
-
-
-def captured(work: Callable[..., Any], *sample: Tensor) -> Callable[..., Any]:
-    """`work`, recorded once and replayed at each call, on tensors of the sample's shapes. What it returns keeps its
-    addresses, and so is overwritten by the next call."""
-    fixed = [tensor.clone() for tensor in sample]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what a first run sets up must not be recorded
-        work(*fixed)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = work(*fixed)
-
-    def replay(*given: Tensor) -> Any:
-        for own, tensor in zip(fixed, given, strict=True):
-            own.copy_(tensor)
-        graph.replay()
-        return found
-
-    return replay
 
 
 def attention() -> AbstractContextManager[Any]:

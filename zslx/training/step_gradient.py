@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zslx.gradients import GroupStats, group_stats, token_changes, token_sums
+from zslx.gradients.tapped_model import TappedModel
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
@@ -70,12 +71,25 @@ class GradientPass:
         self.dtype, self.compiled, self.micro_batch = dtype, compiled, micro_batch
         if micro_batch:
             self._check_parts()
-        # The loss is compiled with the model, so that the logits need not be kept; the engine runs eagerly.
+        # The loss is compiled with the model, so that the logits need not be kept.
         # Where the model grows, each depth is compiled anew: torch would give up at eight forms.
         more: dict[str, Any] = {}
         if methods.has("depth"):
             more["recompile_limit"] = 8 * methods.run.config.model.n_layers
         self.forward = torch.compile(self._forward, **more) if compiled else self._forward
+        self.tapped = self._tapped() if compiled else None
+
+    def _tapped(self) -> TappedModel | None:
+        """What the compiled pass of a surgeon over sequences takes; None where the engine runs, which is never
+        compiled: for groups of tokens, and for models that have no form with taps."""
+        if not self.methods.surgery or self.methods.surgeon.by_token or self.methods.has("depth"):
+            return None
+        if any(getattr(self.model, name, False) for name in ("checkpointing", "loss_chunk")):
+            return None
+        try:
+            return TappedModel(self.model, dtype=torch.bfloat16 if self.dtype == "bfloat16" else None, compiled=True)
+        except ValueError:
+            return None
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         self.model.zero_grad(set_to_none=True)
@@ -286,9 +300,12 @@ class GradientPass:
         method = self.methods.surgeon
         proxy = method.by_token and method.proxy and want == ("gramian",)
         given = groups if method.by_token or self.methods.has("group_ids") else None
-        stats = group_stats(
-            self.model, weighted, batch, given, by_token=method.by_token, want=want, keep=keep, proxy=proxy
-        )
+        if self.tapped is not None and fits(self.tapped.nbytes(len(batch.tokens)), batch.tokens.device):
+            stats = self.tapped.stats(weighted, batch, groups=given, want=want, keep=keep)
+        else:
+            stats = group_stats(
+                self.model, weighted, batch, given, by_token=method.by_token, want=want, keep=keep, proxy=proxy
+            )
         return stats, plain[0], views[0]
 
     def _surgery(self, batch: Batch, step: int) -> StepGradient:
@@ -359,6 +376,11 @@ class GradientPass:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
             outcome.record["scale"] = factor
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes take less than half of a GPU's memory. The same on every card of its kind."""
+    return device.type != "cuda" or size <= torch.cuda.get_device_properties(device).total_memory // 2
 
 
 def view_of(losses: Tensor, batch: Batch) -> StepView:

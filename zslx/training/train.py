@@ -21,7 +21,7 @@ from zslx.locking import locked
 from zslx.runs.digest import digest
 from zslx.runs.identity import ingredients
 from zslx.runs.integrity import checksums
-from zslx.runs.json_files import write_json
+from zslx.runs.json_files import remove_left, write_json
 from zslx.runs.provenance import environment
 from zslx.text.token_cache import corpus_of, with_vocabulary
 from zslx.training.course import Course, alone
@@ -60,6 +60,7 @@ def training(config: Config, out: str | Path, *, progress: Progress | None = Non
             f"{out} cannot hold a run ({error.strerror}): give a folder, or where one can be made"
         ) from None
     with claimed(out):
+        remove_left(out)
         config = with_vocabulary(config)
         parts = ingredients(config, packed=packed)
         base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
