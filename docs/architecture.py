@@ -17,10 +17,9 @@ ROOT = Path(__file__).parent.parent
 # Lowest first: a package imports only those before it.
 LAYERS = (
     "zslx.config", "zslx.text", "zslx.model", "zslx.gradients", "zslx.intervention", "zslx.instruments", "zslx.runs",
-    "zslx.training", "zslx.deceleration", "zslx.probing", "zslx.tracking", "zslx.testing", "interventions",
-    "analysis.study", "analysis.inference", "analysis.report", "analysis.archive", "analysis.leaderboard",
-    "analysis.simulation",
-    "analysis.commands", "sweeps", "zslx.commands",
+    "zslx.training", "zslx.distributed", "zslx.deceleration", "zslx.probing", "zslx.tracking", "zslx.testing",
+    "interventions", "analysis.study", "analysis.inference", "analysis.report", "analysis.archive",
+    "analysis.leaderboard", "analysis.simulation", "analysis.commands", "sweeps", "zslx.commands",
 )  # fmt: skip
 BY_NAME = ("zslx.commands",)  # imports commands of other packages by name, when they are asked for
 START, END = "<!-- packages: made by docs/architecture.py -->", "<!-- end of packages -->"

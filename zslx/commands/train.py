@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zslx.printable import printable
 from zslx.tracking import MODES
+
+if TYPE_CHECKING:
+    from zslx.config.run_config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  zslx train smoke --out runs/first\n"
         "  zslx train laptop model=0.4M optim.lr=1e-3 train.seed=1 --out runs/second\n"
         "  zslx train laptop model=hf:gpt2 model.d_model=64 --out runs/gpt2\n"
-        "  zslx train laptop intervention=pcgrad pcgrad.groups=domain --out runs/pcgrad\n\n"
+        "  zslx train laptop intervention=pcgrad pcgrad.groups=domain --out runs/pcgrad\n"
+        "  zslx train laptop run.workers=4 --out runs/four      # on four GPUs, or processes\n"
+        "  torchrun --nproc-per-node 4 -m zslx train laptop --out runs/four\n\n"
         "zslx presets lists the presets and sizes; zslx train --keys lists every key."
     )
     parser.add_argument("arguments", nargs="*", metavar="[PRESET] key=value", help="a preset, then overrides")
@@ -40,9 +48,23 @@ def run(args: argparse.Namespace) -> int:
     name = items.pop(0) if items and "=" not in items[0] else "laptop"
     chosen = preset(name)
     config = parse_overrides(chosen.for_size(chosen.sizes[-1]), items)
+    from zslx.distributed.group import called
+    from zslx.distributed.launch import launch
+    from zslx.distributed.train import train_on_ranks
+    from zslx.training.train import train
+
+    if called():
+        if os.environ["RANK"] != "0":
+            train_on_ranks(config, args.out)
+            return 0
+        return reported(config, args, train_on_ranks)
+    return launch(config.run.workers, run, args) if config.run.workers > 1 else reported(config, args, train)
+
+
+def reported(config: Config, args: argparse.Namespace, train: Callable[..., Any]) -> int:
+    """Train, with progress and a word at the end; the exit code."""
     from zslx.progress import Progress
     from zslx.tracking.single import followed
-    from zslx.training.train import train
 
     line = Progress("training")
     before = left_at(args.out)

@@ -73,6 +73,8 @@ def token_group_stats(
 class TokenForward:
     """One forward whose tokens fall into K groups: losses and cotangent (B, T), the number of tokens, ids (B, T)."""
 
+    reduction: Callable[..., Reduction] = Reduction
+
     def __init__(self, chosen: dict[str, Tensor], losses: Tensor, mask: Tensor | None, groups: Groups):
         self.chosen, self.losses = chosen, losses
         self.cotangent, self.tokens = cotangent_of(losses, mask)
@@ -84,14 +86,14 @@ class TokenForward:
         """One backward a group."""
         K, losses = self.K, self.losses
         signs = None if chance is None else random_signs(K, chance, losses)
-        reduction = Reduction(want=want, signs=signs, keep=keep)
+        reduction = self.reduction(want=want, signs=signs, keep=keep)
         rows = [self._gradients(self.cotangent * (self.ids == k), retain_graph=k < K - 1) for k in range(K)]
         for (name, p), column in zip(self.chosen.items(), zip(*rows, strict=True), strict=True):
             if any(g is not None for g in column):
                 filled = [torch.zeros_like(p) if g is None else g for g in column]
                 use = Dense(torch.stack(filled).view(K, *matrix_shape(p)))
                 reduction.receive(GroupGradients(name, K, p, [use]))
-        return collect(reduction, self.chosen, losses, self.shares(), self.tokens)
+        return self.collect(reduction)
 
     def proxy(self, want: frozenset[str], last: LastLinear) -> GroupStats:
         """The Gramian of the last linear layer alone; a backward of the weighted losses when they are combined."""
@@ -104,13 +106,18 @@ class TokenForward:
             raise ValueError(f"proxy: {name} is not applied once a token, it cannot be the unembedding")
         grouping = Grouping.make((self.ids.flatten(), self.K), count, self.losses.device)
         product = Product.make(delta.reshape(count, 1, -1), x.detach().reshape(count, 1, -1), grouping)
-        reduction = Reduction(want=want)
+        reduction = self.reduction(want=want)
         reduction.receive(GroupGradients(name, self.K, weight, [product]))
 
         def combine(weights: Tensor) -> Mapping[str, Tensor]:
             gradients = self._gradients(self.cotangent * weights.to(self.losses.dtype)[self.ids])
             return {name: g for name, g in zip(self.chosen, gradients, strict=True) if g is not None}
 
+        return self.collect(reduction, combine)
+
+    def collect(
+        self, reduction: Reduction, combine: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+    ) -> GroupStats:
         return collect(reduction, self.chosen, self.losses, self.shares(), self.tokens, combine=combine)
 
     def shares(self) -> Tensor:

@@ -33,7 +33,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zslx.config.run_config import Config
-from zslx.gradients import norm
+from zslx.gradients import norm, sequence_stats
 from zslx.instruments.gradient_interference import GradientSample, gradient_interference, update_effect
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.loss_interference import interference
@@ -46,6 +46,8 @@ from zslx.text.loader import Batch
 
 class Instruments:
     """The instruments of one run. `state` is kept in the run's checkpoints."""
+
+    sequence_stats = staticmethod(sequence_stats)  # what measures the gradients of sequences
 
     def __init__(self, config: Config, heldout: HeldOut):
         self.config, self.heldout = config, heldout
@@ -100,8 +102,7 @@ class Instruments:
             return record
         assert batch is not None and batch_losses is not None and before is not None and before[0] == step - 1
         batch_after = self.heldout.training_losses(model, batch)
-        before_update = self.weights_before
-        record["update_norm"] = norm(p.detach() - before_update[name] for name, p in model.named_parameters())
+        record["update_norm"] = self.update_norm(model)
         record["dt1_batch"] = interference(batch_after - batch_losses)
         record["dt1_heldout"] = self.heldout.interference(losses - before[1])
         record |= self._doubling(step, losses)
@@ -113,7 +114,11 @@ class Instruments:
         """Gradient interference at a probe step, and where tokens are sampled the first-order effect of its update."""
         sample = self.sample(step)
         effect = {"first_order": self._update_effect(sample, model)} if sample.tokens else {}
-        return effect | gradient_interference(model, self.heldout, sample)
+        return effect | gradient_interference(model, self.heldout, sample, self.sequence_stats)
+
+    def update_norm(self, model: nn.Module) -> float:
+        """‖Δθ‖ of the update of a probe step."""
+        return norm(p.detach() - self.weights_before[name] for name, p in model.named_parameters())
 
     def forget(self) -> None:
         """Let the weights before the update go."""

@@ -67,18 +67,25 @@ class GradientSample:
     histogram: bool = False
 
 
-def gradient_interference(model: nn.Module, heldout: HeldOut, sample: GradientSample) -> dict[str, Any]:
-    """Gradient interference at the model's weights, by the names above."""
-    return over_sequences(model, heldout, sample) | over_tokens(model, heldout, sample)
+SequenceStats = Callable[..., GroupStats]
 
 
-def over_sequences(model: nn.Module, heldout: HeldOut, sample: GradientSample) -> dict[str, Any]:
+def gradient_interference(
+    model: nn.Module, heldout: HeldOut, sample: GradientSample, stats: SequenceStats = sequence_stats
+) -> dict[str, Any]:
+    """Gradient interference at the model's weights, by the names above. `stats`: in place of `sequence_stats`."""
+    return over_sequences(model, heldout, sample, stats) | over_tokens(model, heldout, sample)
+
+
+def over_sequences(
+    model: nn.Module, heldout: HeldOut, sample: GradientSample, stats_of: SequenceStats = sequence_stats
+) -> dict[str, Any]:
     """`grad_sequence` and `grad_position`."""
     if not sample.sequences:
         return {}
     batch, signs = spread(heldout.batch, sample.sequences), sample.draws("sequence signs")
-    stats = sequence_stats(model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
-    more = (sequence_stats(model, token_losses, batch, want=(), chance=signs) for _ in range(sample.signs - 1))
+    stats = stats_of(model, token_losses, batch, want=("sum", "abs_sum", "gramian"), chance=signs)
+    more = (stats_of(model, token_losses, batch, want=(), chance=signs) for _ in range(sample.signs - 1))
     record = {"grad_sequence": sequence_record(model, stats, [drawn.chance_sum for drawn in more])}
     if sample.histogram:
         body = body_of(model, stats.sum)

@@ -47,10 +47,20 @@ class HeldOut:
 
         A `decomposition` is given the ranks of the targets in the same pass.
         """
+        return self.losses_of(self.parts(), model, weights, decomposition)
+
+    def losses_of(
+        self,
+        parts: Sequence[Batch],
+        model: nn.Module,
+        weights: Mapping[str, Tensor] | None,
+        decomposition: Decomposition | None,
+    ) -> Tensor:
+        """As `losses`, of these parts of the set."""
         if weights is not None:
             model = _WithWeights(model, dict(weights))
         found = []
-        for part in self.parts():
+        for part in parts:
             logits = model(part.tokens)
             losses = cross_entropy(logits, part.targets)
             if decomposition is not None:

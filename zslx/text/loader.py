@@ -53,15 +53,15 @@ class Batch:
     def to(self, device: str | torch.device) -> Batch:
         """On a GPU from pinned memory, so that the copy waits for nothing that the GPU has to do."""
         if torch.device(device).type == "cuda" and not self.tokens.is_cuda:
-            return self._each(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
-        return self._each(lambda tensor: tensor.to(device))
+            return self.each(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device))
 
     def parts(self, sequences: int) -> list[Batch]:
         """So many sequences at a time, in their order."""
         cuts = [slice(at, at + sequences) for at in range(0, len(self.tokens), sequences)]
-        return [self._each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]
+        return [self.each(lambda tensor, cut=cut: tensor[cut]) for cut in cuts]
 
-    def _each(self, change: Callable[..., Tensor]) -> Batch:
+    def each(self, change: Callable[..., Tensor]) -> Batch:
         return Batch(
             tokens=change(self.tokens),
             targets=change(self.targets),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from zslx.intervention.base import Intervention, RunView
 from zslx.intervention.composed import InterventionError, Methods
 from zslx.model.hugging_face import check_tokenizer
 from zslx.model.optimization import adamw, parameter_groups
-from zslx.model.transformer import build_model
+from zslx.model.transformer import Model, build_model
 from zslx.model.weights import load_weights
 from zslx.runs import checkpoints
 from zslx.runs.identity import device_kind
@@ -50,8 +50,13 @@ from zslx.training.step_gradient import GradientPass
 class BuiltRun:
     """A run in memory: model, data, optimizer, interventions, instruments, records.
 
-    `methods` stand in for those that the configuration names (the tests' way to try a class without a name).
+    `methods` stand in for those that the configuration names (the tests' way to try a class without a name). What makes
+    gradients, held-out losses and measurements is a class attribute, so that a run on several processes has its own.
     """
+
+    gradient_pass: type[GradientPass] = GradientPass
+    held_out: type[HeldOut] = HeldOut
+    measuring: type[Instruments] = Instruments
 
     def __init__(self, config: Config, out: Path, methods: Sequence[Intervention] | None = None):
         self.config, self.out = config, out
@@ -67,7 +72,7 @@ class BuiltRun:
             corpus, seed=seed, batch_size=data.batch_size, seq_len=data.seq_len, device=str(self.device)
         )
         check_tokenizer(config.model, corpus.tokenizer)
-        self.model = build_model(config, corpus.vocab_size, generator(seed, "initial weights")).to(self.device)
+        self.model = self.placed(build_model(config, corpus.vocab_size, generator(seed, "initial weights")))
         methods = registry.load_spec(config.intervention, config.settings) if methods is None else methods
         counts = torch.as_tensor(corpus.token_counts)
         view = RunView(
@@ -77,7 +82,7 @@ class BuiltRun:
             domains=corpus.domains,
             domain_tokens=[len(stream) for stream in corpus.train],
             token_counts=counts,
-            parameters=dict(self.model.named_parameters()),
+            parameters=self.shown(),
             roles=parameter_roles(self.model),
             config=config,
         )
@@ -90,7 +95,7 @@ class BuiltRun:
         reference = None
         if needing := self.methods.needing("reference_losses"):
             reference = reference_model(config.reference, needing[0].name).to(self.device)
-        self.gradient = GradientPass(
+        self.gradient = self.gradient_pass(
             self.model,
             self.methods,
             dtype=config.train.dtype,
@@ -108,12 +113,24 @@ class BuiltRun:
             self.control = ControlSet(fixed, self.methods, self.gradient)
         fixed = heldout(corpus, sequences=data.heldout_sequences, seq_len=data.seq_len).to(self.device)
         chunk = config.train.micro_batch or data.batch_size
-        held = HeldOut(fixed, corpus.domains, token_counts=counts, chunk=chunk, dtype=config.train.dtype)
-        self.instruments = Instruments(config, held)
-        self.records, self.saver = RunRecords(out), Saver()
+        held = self.held_out(fixed, corpus.domains, token_counts=counts, chunk=chunk, dtype=config.train.dtype)
+        self.instruments = self.measuring(config, held)
+        self.records, self.saver = self.recorded(), Saver()
         self.tokens = self.tokens_written = 0
         self.lines: list[dict[str, Any]] = []  # of steps whose numbers are not here yet
         self.loss = math.nan  # of the last step that was written
+
+    def placed(self, model: Model) -> Model:
+        """The model where it trains."""
+        return model.to(self.device)
+
+    def shown(self) -> Mapping[str, Tensor]:
+        """The parameters as the methods see them."""
+        return dict(self.model.named_parameters())
+
+    def recorded(self) -> RunRecords:
+        """What takes the lines of the run."""
+        return RunRecords(self.out)
 
     def rate_groups(self) -> list[dict[str, Any]]:
         """The parameter groups of all optimizers, in order."""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zslx.gradients import group_stats
 from zslx.instruments.loss_interference import interference
 from zslx.intervention.composed import Methods
 from zslx.text.loader import Batch
@@ -63,8 +62,7 @@ class ControlSet:
         run, counts = self.methods.run, self.counts.double()
         by_sequence = "domain_variance" in self.methods.needs
         groups = None if by_sequence else (self.batch.domains, len(counts))
-        own = self.gradient
-        gramian = group_stats(own.model, own.live_losses, self.batch, groups, want=("gramian",)).gramian
+        gramian = self.gradient.group_stats(self.batch, groups, want=("gramian",)).gramian
         assert gramian is not None
         if not torch.isfinite(gramian).all():
             raise Diverged(f"a gradient on the control set is not finite at step {run.step}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -119,14 +119,18 @@ Course = Generator[Request, Answer, dict[str, Any]]
 Value = TypeVar("Value")
 
 
-def alone(course: Generator[Request, Answer, Value]) -> Value:
-    """Let a run work by itself."""
+def by_itself(request: Request) -> Any:
+    return request.by_itself()
+
+
+def alone(course: Generator[Request, Answer, Value], answer: Callable[[Request], Any] = by_itself) -> Value:
+    """Let a run work by itself; `answer`: where something else than the run itself answers its requests."""
     try:
         request = next(course)
         while True:
             began = time.perf_counter()
             try:
-                found = request.by_itself()
+                found = answer(request)
             except BaseException as error:
                 request = course.throw(error)
             else:

@@ -65,7 +65,7 @@ class TrainingRun(BuiltRun):
                 before = weights_of(self.model) if kept else {}
                 try:
                     yield from self.advance(step, clock)
-                    saving = step == steps or time.monotonic() - saved_at >= config.run.resume_seconds
+                    saving = step == steps or self.agreed(time.monotonic() - saved_at >= config.run.resume_seconds)
                     if kept or saving or len(self.lines) >= BLOCK:
                         with clock.training():
                             self.settle()
@@ -81,11 +81,19 @@ class TrainingRun(BuiltRun):
                     saved_at = time.monotonic()
             clock.write(step)
             self.records.flush(sync=True)
+        return {"status": status, "totals": self.totals(step, clock)}
+
+    def agreed(self, due: bool) -> bool:
+        """What comes of a decision that depends on the clock."""
+        return due
+
+    def totals(self, step: int, clock: Clock) -> dict[str, Any]:
+        """What the manifest says of the run as a whole."""
         totals = {"steps": step, "tokens": self.tokens, **clock.totals(self.out)}
-        if config.reference:
-            reference = read_manifest(config.reference).get("totals", {})
+        if self.config.reference:
+            reference = read_manifest(self.config.reference).get("totals", {})
             totals["reference_seconds"] = reference.get("train_seconds")
-        return {"status": status, "totals": totals}
+        return totals
 
     def begin(self) -> Begin:
         """What a driver must know of the run."""

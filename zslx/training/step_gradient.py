@@ -9,7 +9,7 @@ are combined without a second one. `scale=matched` rescales the combined gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zslx.gradients import GroupStats, group_stats, token_changes, token_sums
+from zslx.gradients.engine.loss_batch import Groups, LossFn
 from zslx.gradients.tapped_model import TappedModel
 from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
@@ -97,7 +98,7 @@ class GradientPass:
             self._token_sums(batch, step)
         if self.methods.surgery:
             found = self._surgery(batch, step)
-        elif self.micro_batch and len(batch.tokens) > self.micro_batch:
+        elif self.splits(batch):
             found = self._in_parts(batch, step)
         else:
             found = self._plain(batch, step)
@@ -109,7 +110,7 @@ class GradientPass:
         alignment = self._token_alignment(batch)
         with self.autocast(batch):
             weighted, losses, view = self._weighted_losses(self.model, batch, step, alignment)
-        weighted.mean().backward()
+        self.backward(self.mean(weighted, batch))
         return StepGradient(view=view, losses=losses, loss=finite("the loss", float(losses.mean()), step))
 
     def _check_parts(self) -> None:
@@ -122,26 +123,66 @@ class GradientPass:
                 f"train.micro_batch={self.micro_batch}: {own[0].name} needs the whole batch in one pass; allowed is 0"
             )
 
+    def splits(self, batch: Batch) -> bool:
+        """Whether the batch is passed in parts."""
+        return bool(self.micro_batch) and len(batch.tokens) > self.micro_batch
+
+    def part(self, batch: Batch) -> Batch:
+        """The sequences of a batch whose losses and gradients are made in this process: all of them.
+
+        `splits` and the methods up to `group_stats` are what differs where several processes share a step
+        (zslx/distributed).
+        """
+        return batch
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Of values (B, ...), those of this process's sequences."""
+        return values
+
+    def whole(self, values: Tensor, batch: Batch) -> Tensor:
+        """Values (B, ...) of the whole batch from those of this process's sequences."""
+        return values
+
+    def mean(self, losses: Tensor, batch: Batch) -> Tensor:
+        """What the losses of this process's sequences add to the mean loss of the batch."""
+        return losses.mean()
+
+    def total(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The sums over all processes."""
+        return tensors
+
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """Add its gradient to the parameters' `.grad`; `last`: it is the step's last backward."""
+        loss.backward()
+
+    def group_stats(
+        self, batch: Batch, groups: Groups | None, losses: LossFn | None = None, **options: Any
+    ) -> GroupStats:
+        """The engine's statistics of groups of the batch; `losses` by default as they are in training."""
+        return group_stats(self.model, losses or self.live_losses, batch, groups, **options)
+
     def _in_parts(self, batch: Batch, step: int) -> StepGradient:
         """The gradient from `micro_batch` sequences at a time. Methods see the whole batch: where they weight its
         tokens, its losses come first, from a forward of their own."""
-        parts, view, weights = batch.parts(self.micro_batch), None, None
+        parts, view, weights = self.part(batch).parts(self.micro_batch), None, None
         if self.watched:
-            outcome = self.outcome(torch.cat([self.losses(part) for part in parts]), batch)
+            with torch.no_grad():
+                own = torch.cat([self.live_losses(self.model, part) for part in parts])
+            outcome = self.outcome(self.whole(own, batch), batch)
             finite("the loss", float(outcome.losses.mean()), step)
             view = outcome.view
             assert view is not None
             self._fill(view, None, outcome.losses, batch)
             weights = self.methods.token_weights(view)
         found = []
-        of_part = [None] * len(parts) if weights is None else weights.split(self.micro_batch)
-        for part, own in zip(parts, of_part, strict=True):
+        of_part = [None] * len(parts) if weights is None else self.rows(weights).split(self.micro_batch)
+        for part, factors in zip(parts, of_part, strict=True):
             with self.autocast(batch):
                 losses, _ = self.forward(self.model, part.tokens, part.targets, part.context)
-                weighted = losses if own is None else losses * own
-            (weighted.sum() / batch.tokens.numel()).backward()
+                weighted = losses if factors is None else losses * factors
+            self.backward(weighted.sum() / batch.tokens.numel(), last=part is parts[-1])
             found.append(losses.detach())
-        losses = torch.cat(found)
+        losses = self.whole(torch.cat(found), batch)
         return StepGradient(view=view, losses=losses, loss=finite("the loss", float(losses.mean()), step))
 
     @property
@@ -174,10 +215,10 @@ class GradientPass:
     def losses(self, batch: Batch) -> Tensor:
         """Losses (B, T) of any batch at the present weights, without a graph, in the arithmetic of the training."""
         with torch.no_grad():
-            return self.live_losses(self.model, batch)
+            return self.whole(self.live_losses(self.model, self.part(batch)), batch)
 
     def live_losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Losses (B, T) of a model, with their graph, in the arithmetic of the training."""
+        """Losses (B, T) of a model on all of these sequences, with their graph, in the arithmetic of the training."""
         with self.autocast(batch):
             return token_losses(model, batch)
 
@@ -198,24 +239,35 @@ class GradientPass:
     def _weighted_losses(
         self, model: nn.Module, batch: Batch, step: int, alignment: Tensor | None
     ) -> tuple[Tensor, Tensor, StepView | None]:
-        """Losses (B, T) times the token weights, plus the extra losses; the losses themselves; the view of the step."""
-        losses, logits = self.forward(model, batch.tokens, batch.targets, batch.context)
+        """Of this process's part, losses times the token weights, plus the extra losses; of the whole batch, the losses
+        (B, T) themselves and the view of the step."""
+        part = self.part(batch)
+        losses, logits = self.forward(model, part.tokens, part.targets, part.context)
+        plain = self.whole(losses.detach(), batch)
         if not self.watched:
-            return losses, losses.detach(), None
-        finite("the loss", float(losses.detach().mean()), step)
-        weighted, view = self.weighted(losses, logits, batch, alignment)
-        return weighted, losses.detach(), view
+            return losses, plain, None
+        finite("the loss", float(plain.mean()), step)
+        weighted, view = self.weighted(losses, logits, batch, alignment, plain)
+        return weighted, plain, view
 
     def weighted(
-        self, losses: Tensor, logits: Tensor | None, batch: Batch, alignment: Tensor | None = None
+        self,
+        losses: Tensor,
+        logits: Tensor | None,
+        batch: Batch,
+        alignment: Tensor | None = None,
+        plain: Tensor | None = None,
     ) -> tuple[Tensor, StepView]:
-        """Losses (B, T) as the methods weight them, and what they saw of the step. The losses are finite."""
-        view = view_of(losses, batch)
+        """Losses (B, T) as the methods weight them, and what they saw of the step. The losses are finite.
+
+        `plain`: those of the whole batch, where `losses` are of a part of it.
+        """
+        view = view_of(losses if plain is None else plain, batch)
         if alignment is not None:
             view.token_alignment = alignment
         self._fill(view, logits, losses, batch)
         weights, extra = self.methods.token_weights(view), self.methods.extra_loss(view)
-        weighted = losses if weights is None else losses * weights
+        weighted = losses if weights is None else losses * self.rows(weights)
         if extra is not None:
             weighted = weighted + extra.to(weighted.dtype)  # the same for every token: the mean gains it once
         for live in ("live_losses", "logits"):  # release the graph
@@ -240,11 +292,11 @@ class GradientPass:
             view.logits = logits.float() if logits.dtype.itemsize < 4 else logits
         if logits is not None and "entropy" in needs:
             log_p = torch.log_softmax(logits.detach().float(), dim=-1)
-            view.entropy = -(log_p.exp() * log_p).sum(-1)
+            view.entropy = self.whole(-(log_p.exp() * log_p).sum(-1), batch)
         if any(not type(m).overrides("windows") for m in self.methods.needing("reference_losses")):
             assert self.reference is not None
             with torch.no_grad():
-                view.reference_losses = token_losses(self.reference, batch)
+                view.reference_losses = self.whole(token_losses(self.reference, self.part(batch)), batch)
 
     def _token_alignment(self, batch: Batch) -> Tensor | None:
         """⟨g_i, ∇L⟩ (B, T) of every token's gradient with the batch's, where a method needs it.
@@ -254,10 +306,11 @@ class GradientPass:
         if "token_alignment" not in self.methods.needs:
             return None
         parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        loss = self.live_losses(self.model, batch).mean()
+        part = self.part(batch)
+        loss = self.mean(self.live_losses(self.model, part), batch)
         gradient = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        moves = dict(zip(parameters, gradient, strict=True))
-        return token_changes(self.model, token_losses, batch, moves)[0]
+        moves = dict(zip(parameters, self.total(gradient), strict=True))
+        return self.whole(token_changes(self.model, token_losses, part, moves)[0], batch)
 
     def _token_sums(self, batch: Batch, step: int) -> None:
         """Sums over the gradients of the batch's tokens, into the run's view. Draws depend on seed and step alone."""
@@ -303,8 +356,8 @@ class GradientPass:
         if self.tapped is not None and fits(self.tapped.nbytes(len(batch.tokens)), batch.tokens.device):
             stats = self.tapped.stats(weighted, batch, groups=given, want=want, keep=keep)
         else:
-            stats = group_stats(
-                self.model, weighted, batch, given, by_token=method.by_token, want=want, keep=keep, proxy=proxy
+            stats = self.group_stats(
+                batch, given, weighted, by_token=method.by_token, want=want, keep=keep, proxy=proxy
             )
         return stats, plain[0], views[0]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,26 @@ def train(
     """
     if intervention is not None:
         config = with_intervention(config, intervention)
+    if config.run.workers > 1:
+        raise ValueError(
+            f"run.workers={config.run.workers}: this call trains in its own process; zslx train and zslx sweep start "
+            "more, and from Python zslx.distributed.launch.launch"
+        )
     return alone(training(config, out, progress=progress))
 
 
-def training(config: Config, out: str | Path, *, progress: Progress | None = None, packed: bool = False) -> Course:
+def training(
+    config: Config,
+    out: str | Path,
+    *,
+    progress: Progress | None = None,
+    packed: bool = False,
+    build: Callable[[Config, Path], TrainingRun] = TrainingRun,
+) -> Course:
     """A run in its folder, as a generator that asks for the gradient of each step. See `train`.
 
-    `packed`: the gradients come from a pass over several runs (pack.py), whose rounding differs.
+    `packed`: the gradients come from a pass over several runs (pack.py), whose rounding differs. `build`: makes
+    the run.
     """
     out = Path(out).absolute()  # a plugin may change the working directory
     try:
@@ -73,7 +87,7 @@ def training(config: Config, out: str | Path, *, progress: Progress | None = Non
             if done := ended_run(out):
                 return done
             base |= went_on(out)
-        run = TrainingRun(config, out)  # what cannot be built is refused before the folder holds a run
+        run = build(config, out)  # what cannot be built is refused before the folder holds a run
         base["parameters"] = run.parameter_count()._asdict()
         write_json(out / "config.json", config.to_dict())
         write_json(out / "manifest.json", {"status": "running", **base})

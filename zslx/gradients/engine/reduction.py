@@ -69,7 +69,7 @@ class Reduction:
         step = height if whole else block_rows(dense_bytes, height, device)
         room = self._room(g.count * step * width, dtype, device, whole)
         accumulator = torch.promote_types(g.parameter.dtype, torch.float32)
-        into = self._allocate(g, accumulator)
+        into = self._allocate(g, g.count, accumulator)
         for start in range(0, height, step):
             rows = min(step, height - start)
             block = g.block(start, room[: g.count * rows * width].view(g.count, rows, width))
@@ -94,19 +94,19 @@ class Reduction:
             room = self._rooms[dtype, device] = torch.empty(numel, dtype=dtype, device=device)
         return room
 
-    def _allocate(self, g: GroupGradients, accumulator: torch.dtype) -> dict[str, Tensor]:
-        """Results for one parameter, by what is wanted, flat."""
+    def _allocate(self, g: GroupGradients, count: int, accumulator: torch.dtype) -> dict[str, Tensor]:
+        """Results for one parameter and `count` groups, by what is wanted, flat."""
         p = g.parameter
         into = {}
         for name, store in self._coordinate_stores:
             store[g.name] = result = torch.empty(p.shape, dtype=p.dtype, device=p.device)
             into[name] = result.view(-1)
         if "gramian" in self.want:
-            self.gramians[g.name] = torch.zeros(g.count, g.count, dtype=accumulator, device=p.device)
+            self.gramians[g.name] = torch.zeros(count, count, dtype=accumulator, device=p.device)
         elif "norms" in self.want:
-            self.squares[g.name] = torch.zeros(g.count, dtype=accumulator, device=p.device)
+            self.squares[g.name] = torch.zeros(count, dtype=accumulator, device=p.device)
         if "l1" in self.want:
-            self.l1[g.name] = torch.zeros(g.count, dtype=accumulator, device=p.device)
+            self.l1[g.name] = torch.zeros(count, dtype=accumulator, device=p.device)
         return into
 
     def _reduce(

@@ -74,8 +74,7 @@ class Tape(Uses):
 
         No parameter's `.grad` is touched. The graph may be used for several backwards.
         """
-        if self.phase == "forward":
-            self._finish_forward(losses)
+        self.examine(losses)
         self.grouping, self.receive = grouping, receive
         self.arrived: dict[str, GroupGradients] = {}
         self.awaited: dict[str, int] = {}
@@ -104,8 +103,11 @@ class Tape(Uses):
         finally:
             self.phase = "idle"
 
-    def _finish_forward(self, losses: Tensor) -> None:
-        """Find what is slow: by the operations seen, and, for uses not seen before, by backwards of some sequences."""
+    def examine(self, losses: Tensor) -> None:
+        """Find what is slow, once the forward is done: by the operations seen, and, for uses not seen before, by
+        backwards of some sequences."""
+        if self.phase != "forward":
+            return
         self.phase = "idle"
         if not losses.requires_grad:
             raise ValueError("the losses depend on no parameter that requires a gradient")
