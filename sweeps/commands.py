@@ -25,7 +25,7 @@ from sweeps import arm_search, search, search_storage, study_file, tune_rate
 from sweeps.carry_out import Sweep, carry_out, check_writable, dry_run, guarded, say, train_only
 from sweeps.estimate import estimate
 from sweeps.ledger import Ledger
-from sweeps.packing import checked, packs
+from sweeps.packing import checked, cores_of, packs
 from sweeps.rounds import rounds
 from sweeps.study import PlannedStudy, build, command, parse_seeds, split_pair
 from zslx.config.presets import preset
@@ -229,7 +229,7 @@ def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
     # A reference run that is gone is not trained again for trials that are done.
     extra, needed = ({t.key for t in study.references}, {t.reference.key for t in pending if t.reference})
     pending = [trial for trial in pending if trial.key in needed or trial.key not in extra]
-    threads = max(trial.config.train.threads for trial in study.trials)
+    each = max(cores_of(trial.config) for trial in study.trials)
     together = max((len(packs(some, study.pack)) for some in rounds(pending)), default=1)
     return Sweep(
         study=study,
@@ -237,7 +237,7 @@ def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
         done=done,
         pending=pending,
         estimate=estimate(pending, args.results),
-        slots=max(1, min(args.slots or cores() // threads, together)),
+        slots=max(1, min(args.slots or cores() // each, together)),
         wandb=args.wandb,
         tensorboard=args.tensorboard,
     )

@@ -79,7 +79,7 @@ def workload(config: Config, packed: bool) -> str:
     """What decides the time of a plain step."""
     values = config.to_dict()
     train = values["train"]
-    parts = [values["model"], values["data"]["batch_size"], values["data"]["seq_len"]]
+    parts = [values["model"], values["data"]["batch_size"], values["data"]["seq_len"], config.run.workers]
     return json.dumps([*parts, train["device"], train["dtype"], train["threads"], packed], sort_keys=True)
 
 

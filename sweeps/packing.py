@@ -34,7 +34,10 @@ def checked(pack: str) -> str:
 def packed(config: Config, pack: str) -> bool:
     """Whether the trial is packed."""
     if pack == AUTO:
-        return on_gpu(config) and parameters(config) < SMALL and not config.model.hf
+        small = parameters(config) < SMALL and config.run.workers == 1
+        return on_gpu(config) and small and not config.model.hf
+    if pack != OFF and config.run.workers > 1:
+        raise ValueError(f"PACK={pack}: a trial of run.workers={config.run.workers} trains by itself; allowed is off")
     if pack != OFF and config.model.hf:
         raise ValueError(f"PACK={pack}: a trial of model=hf:{config.model.hf} trains by itself; allowed are auto, off")
     return pack != OFF
@@ -90,6 +93,11 @@ def parameters(config: Config) -> float:
     model = config.model
     blocks = model.n_layers * model.d_model**2 * (4 + 1.5 * model.mlp_ratio)
     return blocks + model.d_model * (model.vocab_size or config.data.vocab_size)
+
+
+def cores_of(config: Config) -> int:
+    """CPU cores that a trial takes."""
+    return config.train.threads * config.run.workers
 
 
 def on_gpu(config: Config) -> bool:

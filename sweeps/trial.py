@@ -27,6 +27,9 @@ from sweeps.faults import described, may_pass
 from sweeps.ledger import DONE, claim, is_done, set_aside
 from sweeps.wandb_log import Labels, Streams
 from zslx.config.run_config import Config
+from zslx.distributed.launch import launch
+from zslx.distributed.train import train_on_ranks
+from zslx.intervention.discovery import defined
 from zslx.runs.identity import identity
 from zslx.runs.records import read_config, read_manifest
 from zslx.tracking.stream import streaming
@@ -97,7 +100,20 @@ def _trained(config: Mapping[str, Any], folder: Path, expected: str | None) -> t
     fresh(wanted)
     with claim(folder):
         begun = _to_train(wanted, folder, expected, packed=False)
-        return (read_manifest(folder), False) if begun is None else (train(begun, folder), True)
+        return (read_manifest(folder), False) if begun is None else (_train(begun, folder), True)
+
+
+def _train(config: Config, folder: Path) -> dict[str, Any]:
+    """Train in this process, or in as many as the run asks for."""
+    if config.run.workers == 1:
+        return train(config, folder)
+    if classes := defined():
+        raise ValueError(
+            f"run.workers={config.run.workers}: {classes[0].name} is defined in a session alone, where other processes "
+            "do not find it: write it to a file of plugins/"
+        )
+    manifest: dict[str, Any] = launch(config.run.workers, train_on_ranks, config, folder)
+    return manifest
 
 
 def _pack(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], bool] | BaseException]:
@@ -142,7 +158,8 @@ def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Confi
     if not (folder / "config.json").exists():
         return wanted
     with contextlib.suppress(ValueError):
-        begun = dataclasses.replace(Config.from_dict(read_config(folder)), reference=wanted.reference)
+        begun = Config.from_dict(read_config(folder))
+        begun = dataclasses.replace(begun, reference=wanted.reference, run=wanted.run)
         same = identity(begun, packed=packed) == name and begun.instruments == wanted.instruments
         if same and read_manifest(folder)["status"] not in DONE:
             return begun

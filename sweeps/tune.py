@@ -21,7 +21,7 @@ from typing import Any
 from sweeps import trial as trials
 from sweeps.faults import NoSpace, described, may_pass
 from sweeps.outcome import Failure, Outcome
-from sweeps.packing import gpu_share, parameters
+from sweeps.packing import cores_of, gpu_share, parameters
 from sweeps.planned import PlannedTrial
 from sweeps.progress import Progress
 from sweeps.ray_session import ray, started  # before anything else of Ray
@@ -129,7 +129,7 @@ def train_all(rounds: Sequence[Jobs], progress: Progress, slots: int) -> Outcome
     """
     outcome = Outcome()
     every = {trial.key: (trial, job) for jobs in rounds for pack in jobs for trial, job in pack}
-    cpus = slots * max(trial.config.train.threads for trial, _ in every.values())
+    cpus = slots * max(cores_of(trial.config) for trial, _ in every.values())
     results = Path(rounds[0][0][0][1].labels["results"])
     with started(results, cpus, any(gpu_share([trial.config]) for trial, _ in every.values())) as scratch:
         for number, jobs in enumerate(rounds):
@@ -189,7 +189,9 @@ def size(trial: PlannedTrial) -> float:
 
 
 def resources(pack: Sequence[PlannedTrial]) -> tune.PlacementGroupFactory:
-    """One core for each thread, and the share of a GPU that the memory of the runs asks for."""
-    share = gpu_share([trial.config for trial in pack])
-    need: dict[str, float] = {"CPU": pack[0].config.train.threads} | ({"GPU": share} if share else {})
+    """One core for each thread, and the share of a GPU that the memory of the runs asks for; to a trial of several
+    workers a core for each thread and a GPU for each worker."""
+    share, workers = gpu_share([trial.config for trial in pack]), pack[0].config.run.workers
+    gpus = workers if workers > 1 else share
+    need: dict[str, float] = {"CPU": cores_of(pack[0].config)} | ({"GPU": gpus} if share else {})
     return tune.PlacementGroupFactory([need])
