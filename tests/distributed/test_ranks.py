@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from zslx.distributed.launch import launch
 from zslx.runs.json_files import read_json
@@ -209,8 +210,22 @@ def test_a_run_that_diverges_ends_on_all_ranks(outcomes: Mapping[str, Any], base
     assert outcomes["diverged"]["status"] == "diverged" and last["loss"] is None, last
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_rank_on_a_gpu(jobs: ModuleType, base: Path, tmp_path: Path):
+    """One rank, since NCCL takes one a GPU: every collective runs, on tensors of the kind that it is given."""
+    on_gpu = {"train.device": "cuda", "train.dtype": "float32"}
+    wanted = [jobs.Job(name, 1, BASE | CASES[name] | on_gpu) for name in CASES]
+    wanted.append(jobs.Job("sharded", 1, BASE | EVEN | on_gpu | {"run.shard": True}))
+    found = launch(1, jobs.work, wanted, str(tmp_path))
+    for job in wanted:
+        assert found[job.name]["status"] == "finished", found[job.name]
+        train(plain({**job.values, "run.shard": False}), tmp_path / f"one {job.name}")
+        assert Outcome.read(tmp_path / job.name).distance(Outcome.read(tmp_path / f"one {job.name}")) < 1e-4
+
+
 LONG = TINY | BASE | {"train.steps": 800, "run.resume_seconds": 0.1, "instruments.probes": False}
-COMMAND = ["-m", "zslx", "train", "smoke", *(f"{key}={value}" for key, value in LONG.items()), "--out"]
+COMMAND = ["-m", "zslx", "train", "smoke", *(f"{key}={value}" for key, value in LONG.items())]
 
 
 def below(parent: int, word: bytes) -> list[int]:
@@ -246,7 +261,8 @@ def kill_one_rank(process: subprocess.Popen[str], out: Path, word: bytes) -> lis
 @pytest.mark.slow
 def test_torchrun_goes_on_after_a_rank_was_killed(cache: Path, tmp_path: Path):
     """Its agent starts all ranks again, which resume; the records are those of a run that was never stopped."""
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2", *COMMAND]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    agent += [*COMMAND, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*agent, whole], check=True, timeout=300)
     process = subprocess.Popen([*agent, killed], text=True)
@@ -257,7 +273,7 @@ def test_torchrun_goes_on_after_a_rank_was_killed(cache: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(cache: Path, tmp_path: Path):
-    command = [sys.executable, *COMMAND, str(tmp_path), "run.workers=2"]
+    command = [sys.executable, *COMMAND, "run.workers=2", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     ranks = kill_one_rank(process, tmp_path, b"spawn_main")
     _, errors = process.communicate(timeout=120)

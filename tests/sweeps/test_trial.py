@@ -237,3 +237,14 @@ def test_the_last_line_of_a_damaged_file(tmp_path, data):
     (tmp_path / "f").write_bytes(data)
     assert last_line(tmp_path / "f") == ({"step": 1} if data.startswith(b'{"step": 1}') else {})
     assert last_line(tmp_path / "none") == {}
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers_is_the_trial_of_one(config, tmp_path: Path):
+    """To rounding, and under the same identity."""
+    one, two = config("train.dtype=float64"), config("train.dtype=float64", "run.workers=2")
+    assert identity(one) == identity(two)
+    assert trial(two.to_dict(), tmp_path / "two")["totals"]["ranks"] == 2
+    trial(one.to_dict(), tmp_path / "one")
+    last = [last_line(tmp_path / name / "steps.jsonl") for name in ("one", "two")]
+    assert last[0]["step"] == last[1]["step"] == 12 and abs(last[0]["loss"] - last[1]["loss"]) < 1e-9
