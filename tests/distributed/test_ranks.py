@@ -225,7 +225,12 @@ def test_a_rank_on_a_gpu(jobs: ModuleType, base: Path, tmp_path: Path):
 
 
 LONG = TINY | BASE | {"train.steps": 800, "run.resume_seconds": 0.1, "instruments.probes": False}
-COMMAND = ["-m", "zslx", "train", "smoke", *(f"{key}={value}" for key, value in LONG.items())]
+
+
+def command(*more: str) -> list[str]:
+    """What follows `python` or torchrun to train the long run."""
+    values = LONG | {"data.path": plain({}).data.path}
+    return ["-m", "zslx", "train", "smoke", *(f"{key}={value}" for key, value in values.items()), *more, "--out"]
 
 
 def below(parent: int, word: bytes) -> list[int]:
@@ -262,7 +267,7 @@ def kill_one_rank(process: subprocess.Popen[str], out: Path, word: bytes) -> lis
 def test_torchrun_goes_on_after_a_rank_was_killed(cache: Path, tmp_path: Path):
     """Its agent starts all ranks again, which resume; the records are those of a run that was never stopped."""
     agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
-    agent += [*COMMAND, "--out"]
+    agent += command()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*agent, whole], check=True, timeout=300)
     process = subprocess.Popen([*agent, killed], text=True)
@@ -273,11 +278,11 @@ def test_torchrun_goes_on_after_a_rank_was_killed(cache: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_others_and_the_same_command_goes_on(cache: Path, tmp_path: Path):
-    command = [sys.executable, *COMMAND, "run.workers=2", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    ours = [sys.executable, *command("run.workers=2"), str(tmp_path)]
+    process = subprocess.Popen(ours, stderr=subprocess.PIPE, text=True)
     ranks = kill_one_rank(process, tmp_path, b"spawn_main")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "was killed (SIGKILL); the same command goes on" in errors, errors
     assert not any(map(described, ranks))
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(ours, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and read_json(tmp_path / "manifest.json")["status"] == "finished", again.stderr
