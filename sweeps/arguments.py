@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("intervention", metavar="INTERVENTION", help=what)
     presets = "; ".join(f"{name}: {preset.help}" for name, preset in PRESETS.items())
     parser.add_argument("--preset", help=f"{presets} (default: laptop)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of trials and reports")
+    parser.add_argument("--results", type=folder, default=Path("results"), help="folder of trials and reports")
     parser.add_argument("--sizes", default="", help="model sizes, as '0.1M 0.2M' (zslx presets lists them)")
     parser.add_argument("--seeds", default="", help="how many (3) or which ones ('0 1 2')")
     parser.add_argument("--steps", type=int, help="optimizer steps of each trial")
@@ -57,6 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first search settings and rate of each arm by Optuna: N points an arm, smallest size, other seeds",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
+
+
+def folder(text: str) -> Path:
+    """The results folder. Records are appended, renamed and locked, which an object store cannot do."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"RESULTS={text}: allowed is a folder of a file system that appends, renames and locks (on a cluster one "
+            "that every node sees, as NFS or Lustre); copy it to a store when the sweep is done"
+        )
+    return Path(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -41,14 +41,17 @@ LONG = 1200.0  # seconds: above this estimate a sweep says first that it can be 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A planned study, its results folder, and what is left to train."""
+    """A planned study, its results folder, and what is left to train.
+
+    slots: trials at a time; None for as many as a cluster has cores for.
+    """
 
     study: PlannedStudy
     ledger: Ledger
     done: list[PlannedTrial]
     pending: list[PlannedTrial]
     estimate: Estimate
-    slots: int
+    slots: int | None
     wandb: str
     tensorboard: bool = False
     again: str = ""  # the command that was given, where it asks for more than this study: a tuning, then a comparison
@@ -59,7 +62,14 @@ class Sweep:
         return {(t.size, t.seed): t.key for t in self.study.trials if t.arm == BASELINE_ARM}
 
     def seconds(self) -> float:
-        return study_seconds([map(self.estimate.seconds, some) for some in rounds(self.pending)], self.slots)
+        """Wall time of what is left; where it is not known how many train at a time, on one core."""
+        return study_seconds([map(self.estimate.seconds, some) for some in rounds(self.pending)], self.slots or 1)
+
+    @property
+    def at_a_time(self) -> str:
+        return (
+            f"{self.slots} at a time" if self.slots else "as many at a time as the cluster has cores for, on one core"
+        )
 
 
 def carry_out(sweep: Sweep) -> int:
@@ -122,7 +132,7 @@ def train(sweep: Sweep) -> Outcome:
     ]
     total = len(sweep.pending) + len(sweep.done)
     print("starting Ray ...", file=sys.stderr, flush=True)
-    with Progress(sweep.pending, total, sweep.ledger, sweep.estimate, sweep.slots) as progress:
+    with Progress(sweep.pending, total, sweep.ledger, sweep.estimate, sweep.slots or 1) as progress:
         return train_all(jobs, progress, sweep.slots)
 
 
@@ -132,6 +142,7 @@ def job(sweep: Sweep, trial: PlannedTrial) -> Job:
         config=trial.config.to_dict(),
         folder=str(sweep.ledger.folder(trial.key).absolute()),
         identity=trial.identity,
+        made_of=trial.made_of,
         packed=trial.packed,
         working_directory=os.getcwd(),
         labels=asdict(labels(sweep, trial)),
@@ -212,7 +223,7 @@ def announce(sweep: Sweep) -> None:
     workers = sum(len(packs(some, study.pack)) for some in first)
     together = f" in {workers} packs" if any(trial.packed for trial in sweep.pending) else ""
     say(
-        f"{len(sweep.pending)} trials to train{before}{together}, {sweep.slots} at a time: about {duration(seconds)} "
+        f"{len(sweep.pending)} trials to train{before}{together}, {sweep.at_a_time}: about {duration(seconds)} "
         f"(estimated from {sweep.estimate.source})"
     )
     if len(first) > 1:
@@ -236,7 +247,7 @@ def dry_run(sweep: Sweep) -> list[str]:
         own = [sweep.estimate.seconds(t) for t in sweep.pending if t.size == size]
         lines.append(f"  {size:6s} {len(own)} to train, {duration(sum(own)) if own else '0 s'}")
     total = duration(sweep.seconds()) if sweep.pending else "0 s"
-    lines.append(f"in all about {total} with {sweep.slots} at a time (estimated from {sweep.estimate.source})")
+    lines.append(f"in all about {total}, {sweep.at_a_time} (estimated from {sweep.estimate.source})")
     return lines
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from analysis.study.arm import rate_factor
 from analysis.study.load import load_study
-from sweeps import arm_search, search, search_storage, study_file, tune_rate
+from sweeps import arm_search, cluster, search, search_storage, study_file, tune_rate
 from sweeps.carry_out import Sweep, carry_out, check_writable, dry_run, guarded, say, train_only
 from sweeps.estimate import estimate
 from sweeps.ledger import Ledger
@@ -231,13 +231,14 @@ def sweep_of(study: PlannedStudy, args: argparse.Namespace) -> Sweep:
     pending = [trial for trial in pending if trial.key in needed or trial.key not in extra]
     each = max(cores_of(trial.config) for trial in study.trials)
     together = max((len(packs(some, study.pack)) for some in rounds(pending)), default=1)
+    elsewhere = cluster.address() and not args.slots  # a cluster's cores are known when it is there
     return Sweep(
         study=study,
         ledger=ledger,
         done=done,
         pending=pending,
         estimate=estimate(pending, args.results),
-        slots=max(1, min(args.slots or cores() // each, together)),
+        slots=None if elsewhere else max(1, min(args.slots or cores() // each, together)),
         wandb=args.wandb,
         tensorboard=args.tensorboard,
     )

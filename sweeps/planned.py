@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from analysis.study.arm import Arm
 from sweeps.arms import REFERENCE, needed_by
@@ -39,7 +40,8 @@ class PlannedTrial:
     """One run of a study. `key` names its folder: the identity, lengthened where SET changes what is measured.
 
     `packed`: it trains in a pack (packing.py), alone in it perhaps. `reference`: the run that the sweep trains
-    first, since this trial needs it. The `arm` of a reference run says what it is.
+    first, since this trial needs it. The `arm` of a reference run says what it is. `made_of`: what the identity hashes
+    beside the settings, such as sources and versions.
     """
 
     arm: str
@@ -48,6 +50,7 @@ class PlannedTrial:
     config: Config
     identity: str
     key: str
+    made_of: Mapping[str, Any] = field(default_factory=dict)
     packed: bool = False
     reference: PlannedTrial | None = None
 
@@ -129,6 +132,7 @@ class Planner:
         """
         together = packed(config, self.pack)
         parts = ingredients(config, packed=together)
+        made_of = {name: part for name, part in parts.items() if name != "config"}  # one for all
         usual = config.instruments == self.preset.config.instruments
         measured = "" if usual else digest(config.to_dict()["instruments"])[:8]
         found = []
@@ -147,6 +151,7 @@ class Planner:
                     config=own,
                     identity=name,
                     key=name + measured,
+                    made_of=made_of,
                     packed=together,
                     reference=reference,
                 )

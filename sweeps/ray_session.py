@@ -23,7 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CLUSTER = os.environ.get("RAY_ADDRESS")
+from sweeps import cluster
+from zslx.locking import locked
+
+CLUSTER = cluster.address()
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -59,12 +62,11 @@ GRACE = 3.0  # seconds that Python gets to act on a signal before the process is
 def started(results: Path, cpus: int, gpu: bool) -> Iterator[Path]:
     """Ray is running inside this context; yields the folder for Tune's own state. Both are gone afterwards.
 
-    `cpus` are the cores that trials may use at a time; `gpu` says whether they may use the machine's GPUs.
+    `cpus` are the cores that trials may use at a time; `gpu` says whether they may use the machine's GPUs. A cluster
+    knows both by itself.
     """
     remove_stale()
     home = Path(tempfile.mkdtemp(prefix=f"zslx-{os.getpid()}-", dir=base()))  # mode 0700
-    # A cluster needs one place that every node sees.
-    state = results / ".tune" if CLUSTER else home / "tune"
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     outside = os.environ.get("TMPDIR")
@@ -84,13 +86,30 @@ def started(results: Path, cpus: int, gpu: bool) -> Iterator[Path]:
         }
     try:
         start(home, **options)
-        yield state
+        with shared_state(results / ".tune") if CLUSTER else contextlib.nullcontext(home / "tune") as state:
+            yield state
     finally:
         with uninterrupted():
             ray.shutdown()
             os.environ.pop("TMPDIR") if outside is None else os.environ.update(TMPDIR=outside)
             shutil.rmtree(home, ignore_errors=True)
-            if CLUSTER:
+
+
+@contextlib.contextmanager
+def shared_state(root: Path) -> Iterator[Path]:
+    """A folder for Tune's state that every node of a cluster sees, removed afterwards; those of sweeps that were killed
+    are removed now. A sweep that is alive holds the lock of its own, on whichever node it runs."""
+    with contextlib.ExitStack() as held:
+        with locked(root / ".lock"):
+            for left in root.glob("sweep-*"):
+                with contextlib.suppress(ValueError, OSError), locked(left / ".lock", refuse="in use"):
+                    shutil.rmtree(left, ignore_errors=True)
+            state = Path(tempfile.mkdtemp(prefix="sweep-", dir=root))
+            held.enter_context(locked(state / ".lock"))
+        try:
+            yield state
+        finally:
+            with uninterrupted():
                 shutil.rmtree(state, ignore_errors=True)
 
 
@@ -109,7 +128,8 @@ def start(home: Path, **options: Any) -> None:
                 ray.shutdown()
             if attempt == 2:
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise ValueError(f"Ray did not start, twice: {reason[0]}") from error
+                what = f"RAY_ADDRESS={CLUSTER}: the cluster did not answer" if CLUSTER else "Ray did not start"
+                raise ValueError(f"{what}, twice: {reason[0]}") from error
             print("Ray did not start; trying once more ...", file=sys.stderr, flush=True)
 
 

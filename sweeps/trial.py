@@ -13,9 +13,10 @@ import dataclasses
 import importlib
 import os
 import random
+import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from zslx.config.run_config import Config
 from zslx.distributed.launch import launch
 from zslx.distributed.train import train_on_ranks
 from zslx.intervention.discovery import defined
-from zslx.runs.identity import identity
+from zslx.runs.digest import digest
+from zslx.runs.identity import identity, ingredients
 from zslx.runs.records import read_config, read_manifest
 from zslx.tracking.stream import streaming
 from zslx.training.pack import train_pack
@@ -41,7 +43,10 @@ PLUGINS = ("interventions.", "zslx_plugins.")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A trial as it is sent to a worker: plain JSON values. `packed`: its gradients come from a pass over several."""
+    """A trial as it is sent to a worker: plain JSON values. `packed`: its gradients come from a pass over several.
+
+    `made_of`: what `identity` hashes beside the settings (zslx.runs.identity.ingredients).
+    """
 
     config: Mapping[str, Any]
     folder: str
@@ -51,6 +56,7 @@ class Job:
     labels: Mapping[str, Any]  # of wandb_log.Labels
     wandb: str  # off | offline | online
     tensorboard: bool = False
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
 
 def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = None) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = 
     While another process trains the same trial, this one waits, and then uses or continues what it finds. Raises
     ValueError when the identity is not the `expected` one: a plugin or the text changed after the sweep was planned.
     """
-    return _trained(config, Path(out), expected)[0]
+    return _trained(config, Path(out), expected, {})[0]
 
 
 def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -91,15 +97,17 @@ def _logged(job: Job, streams: Streams, manifest: Mapping[str, Any], trained: bo
 
 
 def _alone(job: Job) -> tuple[dict[str, Any], bool]:
-    return _trained(job.config, Path(job.folder), job.identity)
+    return _trained(job.config, Path(job.folder), job.identity, job.made_of)
 
 
-def _trained(config: Mapping[str, Any], folder: Path, expected: str | None) -> tuple[dict[str, Any], bool]:
+def _trained(
+    config: Mapping[str, Any], folder: Path, expected: str | None, made_of: Mapping[str, Any]
+) -> tuple[dict[str, Any], bool]:
     """The manifest of the finished trial, and whether this call trained any of it."""
     wanted = Config.from_dict(config)
     fresh(wanted)
     with claim(folder):
-        begun = _to_train(wanted, folder, expected, packed=False)
+        begun = _to_train(wanted, folder, expected, made_of, packed=False)
         return (read_manifest(folder), False) if begun is None else (_train(begun, folder), True)
 
 
@@ -126,7 +134,7 @@ def _pack(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], bool] | BaseExcepti
             claims.enter_context(claim(Path(folder)))
         left = {}
         for job, config in zip(jobs, configs, strict=True):
-            begun = _to_train(config, Path(job.folder), job.identity, packed=True)
+            begun = _to_train(config, Path(job.folder), job.identity, job.made_of, packed=True)
             if begun is None:
                 found[job.folder] = (read_manifest(job.folder), False)
             else:
@@ -138,15 +146,33 @@ def _pack(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], bool] | BaseExcepti
     return [found[job.folder] for job in jobs]
 
 
-def _to_train(wanted: Config, folder: Path, expected: str | None, *, packed: bool) -> Config | None:
+def _to_train(
+    wanted: Config, folder: Path, expected: str | None, made_of: Mapping[str, Any], *, packed: bool
+) -> Config | None:
     """The configuration to train in a folder that is claimed; None where the trial is done."""
-    name = identity(wanted, packed=packed)
+    parts = ingredients(wanted, packed=packed)
+    name = digest(parts)
     if expected not in (None, name):
+        what = differing(made_of, parts) if made_of else f"the intervention {wanted.intervention!r} or the text"
         raise ValueError(
-            f"the intervention {wanted.intervention!r} or the text changed while the sweep was running: "
-            "give the same command again"
+            f"{what} changed while the sweep was running, or node {socket.gethostname()} has another: "
+            "mend that and give the same command again"
         )
     return None if is_done(folder, name) else _as_begun(wanted, folder, name, packed=packed)
+
+
+def differing(planned: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In words, what a trial was planned with and is not made of here."""
+    found = []
+    for name, was in planned.items():
+        now: Any = here.get(name)
+        if name == "sources":
+            found += [
+                f"the source {file}" for file in sorted(was.keys() | now.keys()) if was.get(file) != now.get(file)
+            ]
+        elif was != now:
+            found.append(f"{'the text' if name == 'corpus' else name} ({now}, and {was} was planned)")
+    return ", ".join(found) or "the reference run"
 
 
 def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Config:

@@ -14,17 +14,18 @@ import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps import cluster
 from sweeps import trial as trials
 from sweeps.faults import NoSpace, described, may_pass
 from sweeps.outcome import Failure, Outcome
 from sweeps.packing import cores_of, gpu_share, parameters
 from sweeps.planned import PlannedTrial
 from sweeps.progress import Progress
-from sweeps.ray_session import ray, started  # before anything else of Ray
+from sweeps.ray_session import CLUSTER, ray, started  # before anything else of Ray
 from sweeps.rounds import lost
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import define, defined
@@ -38,9 +39,16 @@ MAX_FAILURES = 2
 class TrialActor(tune.Trainable):
     """A worker. `step` is a whole trial or pack; `reset_config` gives it the next one."""
 
-    def setup(self, config: Mapping[str, Any], classes: Sequence[type[Intervention]] = ()) -> None:
-        """`classes` are interventions of the session that started the sweep, which no file defines."""
+    def setup(
+        self,
+        config: Mapping[str, Any],
+        classes: Sequence[type[Intervention]] = (),
+        common: cluster.Common | None = None,
+    ) -> None:
+        """`classes` are interventions of the session that started the sweep, which no file defines; `common` is what
+        a node of a cluster must share with it."""
         self.jobs = [trials.Job(**job) for job in json.loads(config["jobs"])]
+        self.common = common
         for cls in classes:
             define(cls)
 
@@ -50,7 +58,11 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
+            if self.common:
+                cluster.check(self.common)
             return {"done": True, "results": trials.run(self.jobs)}
+        except cluster.Unlike as error:
+            return {"done": True, "results": [], "unlike": str(error)}
         except Exception as error:
             if may_pass(error):
                 raise
@@ -72,7 +84,7 @@ class Watch(tune.Callback):
     def __init__(self, byjob: Mapping[str, Sequence[PlannedTrial]], progress: Progress, outcome: Outcome):
         self.byjob, self.progress, self.outcome = byjob, progress, outcome
         self.again: list[PlannedTrial] = []
-        self.full = False
+        self.stop: Exception | None = None  # why no further trial can be trained
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks to be able to restore them; this one belongs to the running sweep alone."""
@@ -83,11 +95,15 @@ class Watch(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.progress.update(ours for t in trials if t.status == "RUNNING" for ours in self._trials(t))
-        if self.full:  # raised here: what on_trial_complete raises Tune takes for the trial's own failure
-            raise NoSpace(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.progress.ledger.results))
+        if self.stop:  # raised here: what on_trial_complete raises Tune takes for the trial's own failure
+            raise self.stop
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        for ours, result in zip(self._trials(trial), (trial.last_result or {}).get("results", []), strict=True):
+        last = trial.last_result or {}
+        if why := last.get("unlike"):
+            self.stop = cluster.Unlike(why)
+            return
+        for ours, result in zip(self._trials(trial), last.get("results", []), strict=True):
             if result.get("wandb"):
                 wrong = result["wandb"]
                 self.outcome.notes.add(f"wandb could not log every trial ({wrong}); the records have everything")
@@ -96,7 +112,8 @@ class Watch(tune.Callback):
             if result.get("status") == "failed":
                 self.outcome.failures[ours.key] = Failure(result["error"], result.get("details", ""))
             self.progress.finished(ours, failed=ours.key in self.outcome.failures)
-            self.full |= bool(result.get("full"))
+            if result.get("full"):
+                self.stop = NoSpace(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.progress.ledger.results))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error, log = trial.get_pickled_error(), str(trial.get_error())
@@ -122,21 +139,25 @@ class Watch(tune.Callback):
 Jobs = Sequence[Sequence[tuple[PlannedTrial, trials.Job]]]  # by worker
 
 
-def train_all(rounds: Sequence[Jobs], progress: Progress, slots: int) -> Outcome:
+def train_all(rounds: Sequence[Jobs], progress: Progress, slots: int | None) -> Outcome:
     """Train every job, `slots` at a time, one round after the other. A trial whose reference run came to nothing fails.
 
-    KeyboardInterrupt leaves no process behind; NoSpace ends the whole sweep.
+    slots: None for as many as a cluster has cores for. KeyboardInterrupt leaves no process behind; NoSpace and
+    cluster.Unlike end the whole sweep.
     """
     outcome = Outcome()
     every = {trial.key: (trial, job) for jobs in rounds for pack in jobs for trial, job in pack}
-    cpus = slots * max(cores_of(trial.config) for trial, _ in every.values())
+    cores = max(cores_of(trial.config) for trial, _ in every.values())
     results = Path(rounds[0][0][0][1].labels["results"])
-    with started(results, cpus, any(gpu_share([trial.config]) for trial, _ in every.values())) as scratch:
+    gpu = any(gpu_share([trial.config]) for trial, _ in every.values())
+    with started(results, (slots or 1) * cores, gpu) as scratch:
+        progress.slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
+        train = Round(progress, outcome, scratch, slots, cluster.common(results, scratch) if CLUSTER else None)
         for number, jobs in enumerate(rounds):
             left = with_reference(jobs, progress, outcome)
-            again = train_round(left, progress, outcome, scratch / f"packs-{number}") if left else []
+            again = train(left, f"packs-{number}") if left else []
             if again:
-                train_round([[every[trial.key]] for trial in again], progress, outcome, scratch / f"alone-{number}")
+                train([[every[trial.key]] for trial in again], f"alone-{number}")
     return outcome
 
 
@@ -152,34 +173,46 @@ def with_reference(jobs: Jobs, progress: Progress, outcome: Outcome) -> Jobs:
     return [pack for pack in left if pack]
 
 
-def train_round(jobs: Jobs, progress: Progress, outcome: Outcome, scratch: Path) -> list[PlannedTrial]:
-    """Train the jobs; the trials of packs whose process died too often."""
-    texts = {
-        json.dumps([asdict(job) for _, job in pack], sort_keys=True): [trial for trial, _ in pack] for pack in jobs
-    }
-    ordered = sorted(texts, key=lambda text: -sum(map(size, texts[text])))
-    shares = {text: resources(texts[text]) for text in ordered}
-    watch = Watch(texts, progress, outcome)
-    classes = [ready_to_send(cls) for cls in defined()]
-    actor = tune.with_parameters(TrialActor, classes=classes) if classes else TrialActor
-    tuner = tune.Tuner(
-        tune.with_resources(actor, lambda config: shares[config["jobs"]]),
-        param_space={"jobs": tune.grid_search(ordered)},
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            trial_name_creator=lambda trial: texts[trial.config["jobs"]][0].label,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="sweep",
-            storage_path=str(scratch),
-            verbose=0,
-            callbacks=[watch],
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-        ),
-    )
-    tuner.fit()
-    return watch.again
+@dataclass(frozen=True)
+class Round:
+    """Trains jobs, all that are given at once. `common`: what the nodes of a cluster must share."""
+
+    progress: Progress
+    outcome: Outcome
+    scratch: Path
+    slots: int | None
+    common: cluster.Common | None
+
+    def __call__(self, jobs: Jobs, name: str) -> list[PlannedTrial]:
+        """Train the jobs; the trials of packs whose process died too often."""
+        texts = {
+            json.dumps([asdict(job) for _, job in pack], sort_keys=True): [trial for trial, _ in pack] for pack in jobs
+        }
+        ordered = sorted(texts, key=lambda text: -sum(map(size, texts[text])))
+        shares = {text: resources(texts[text]) for text in ordered}
+        watch = Watch(texts, self.progress, self.outcome)
+        classes = [ready_to_send(cls) for cls in defined()]
+        given = ({"classes": classes} if classes else {}) | ({"common": self.common} if self.common else {})
+        actor = tune.with_parameters(TrialActor, **given) if given else TrialActor
+        tuner = tune.Tuner(
+            tune.with_resources(actor, lambda config: shares[config["jobs"]]),
+            param_space={"jobs": tune.grid_search(ordered)},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=self.slots if CLUSTER else None,  # a Ray of our own has no more cores than that
+                trial_name_creator=lambda trial: texts[trial.config["jobs"]][0].label,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(self.scratch / name),
+                verbose=0,
+                callbacks=[watch],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        tuner.fit()
+        return watch.again
 
 
 def size(trial: PlannedTrial) -> float:
