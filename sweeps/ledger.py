@@ -22,9 +22,11 @@ from sweeps.planned import PlannedTrial, folder
 from sweeps.study import PlannedStudy
 from zslx.locking import locked
 from zslx.runs.integrity import fault
-from zslx.runs.records import read_manifest, read_run
+from zslx.runs.records import LINE_FILES, read_manifest, read_run
 
 DONE = ("finished", "diverged")
+FILES = ("config.json", "manifest.json", *(f"{name}.jsonl" for name in LINE_FILES))
+_whole: dict[Path, tuple[str, tuple[tuple[int, ...], ...]]] = {}  # run folders that were whole: identity, stamps
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,31 @@ class Ledger:
 
 
 def is_done(folder: Path, identity: str) -> bool:
-    """Whether `folder` holds the complete run of this identity."""
+    """Whether `folder` holds the complete run of this identity.
+
+    Every byte of its records is read for that. A sweep asks several times, so what was whole is looked at again only
+    where a file has changed since.
+    """
+    stamps = tuple(map(_stamp, (folder / name for name in FILES)))
+    if _whole.get(folder) == (identity, stamps):
+        return True
     try:
         run = read_run(folder)
     except (ValueError, OSError):
         return False
-    return run.status in DONE and run.manifest.get("identity") == identity and not fault(run)
+    done = run.status in DONE and run.manifest.get("identity") == identity and not fault(run)
+    if done:
+        _whole[folder] = (identity, stamps)
+    return done
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes with a file; empty where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @contextlib.contextmanager

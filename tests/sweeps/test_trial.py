@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from sweeps.ledger import FILES as READ
 from sweeps.ledger import Ledger, is_done
 from sweeps.outcome import Failure
 from sweeps.study import build
@@ -20,7 +22,7 @@ from zslx.commands import cli
 from zslx.config.presets import preset
 from zslx.config.run_config import parse_overrides
 from zslx.places import ROOT
-from zslx.runs.identity import identity
+from zslx.runs.identity import identity, ingredients
 from zslx.runs.json_files import last_line
 
 FILES = ("config.json", "steps.jsonl", "probes.jsonl")
@@ -248,3 +250,42 @@ def test_a_trial_of_two_workers_is_the_trial_of_one(config, tmp_path: Path):
     trial(one.to_dict(), tmp_path / "one")
     last = [last_line(tmp_path / name / "steps.jsonl") for name in ("one", "two")]
     assert last[0]["step"] == last[1]["step"] == 12 and abs(last[0]["loss"] - last[1]["loss"]) < 1e-9
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_run_that_was_whole_is_looked_at_again_once_a_file_changes(config, tmp_path, name):
+    """Also where size and time of the file are what they were."""
+    folder = tmp_path / "t"
+    identity = trial(config().to_dict(), folder)["identity"]
+    assert is_done(folder, identity) and is_done(folder, identity) and not is_done(folder, "0" * 16)
+    path, good = folder / name, (folder / name).read_bytes()
+    times = path.stat()
+    path.write_bytes(good.replace(b"1", b"x"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not is_done(folder, identity)
+    path.write_bytes(good)
+    assert is_done(folder, identity)
+    path.unlink()
+    assert not is_done(folder, identity)
+
+
+def test_a_trial_that_is_made_of_other_things_says_of_which(config, plugins, tmp_path):
+    """What was planned against what a worker, on another node perhaps, has."""
+    (plugins / "stopping.py").write_text(STOPPING)
+    planned = config("intervention=stopping")
+    parts = ingredients(planned)
+    (plugins / "stopping.py").write_text(STOPPING.replace("1 + view", "2 + view"))
+    values = planned.to_dict()
+    job = Job(
+        config=values,
+        folder=str(tmp_path / "t"),
+        identity="0" * 16,
+        made_of={**parts, "torch": "2.0"},
+        packed=False,
+        working_directory=str(tmp_path),
+        labels={"results": str(tmp_path), "study": "s", "arm": "a", "size": "0.1M", "seed": 0},
+        wandb="off",
+    )
+    told = r"^the source plugins/stopping\.py, torch \(.*, and 2\.0 was planned\) changed .* or node [^ ]+ has another"
+    with pytest.raises(ValueError, match=told):
+        run([job])
