@@ -239,14 +239,15 @@ def test_results_that_cannot_be_written_are_refused_before_training(sweep):
 
 
 @pytest.mark.slow
-def test_full_disk_keeps_what_is_finished(sweep, tmp_path):
+@pytest.mark.parametrize("pack", [(), ("--pack", "2")])
+def test_full_disk_keeps_what_is_finished(sweep, pack):
     """A results folder on a file system of four megabytes that fills up."""
     sweep.results.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(sweep.results)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("cannot mount a small file system here")
     try:
-        done = sweep("none", "--seeds", "8", "--steps", "40", "--wandb", "off")
+        done = sweep("none", "--seeds", "8", "--steps", "40", "--wandb", "off", *pack)
         assert done.returncode != 0
         text = done.stdout + done.stderr
         assert "No space left on device" in text and "Traceback" not in text
@@ -254,7 +255,7 @@ def test_full_disk_keeps_what_is_finished(sweep, tmp_path):
         before = {p: p.read_bytes() for p in finished}
         assert 0 < len(before) < 8
         subprocess.run(["mount", "-o", "remount,size=64m", str(sweep.results)], check=True)
-        done = sweep("none", "--seeds", "8", "--steps", "40", "--wandb", "off")
+        done = sweep("none", "--seeds", "8", "--steps", "40", "--wandb", "off", *pack)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"{8 - len(before)} trained, {len(before)} finished before" in done.stdout
         assert all(p.read_bytes() == data for p, data in before.items())
