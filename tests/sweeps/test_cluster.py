@@ -121,7 +121,7 @@ def test_a_node_is_held_to_what_the_sweep_has(tmp_path, monkeypatch):
     assert cluster.plugin_folders() == [(Path.cwd() / "here")]
     for change, told in (
         ({"version": "9.9"}, "has zslx .*, the sweep 9.9"),
-        ({"sources": {**asked.sources, "zslx/more.py": "0"}}, "has another source of zslx/more.py in"),
+        ({"sources": {**asked.sources, "zslx/__init__.py": "0"}}, "has another source of zslx/__init__.py in"),
         ({"sources": {}}, "has another source of analysis/__init__.py and [0-9]+ more files in"),
         ({"mark": str(tmp_path / "gone")}, "does not see RESULTS=.*storage that every node sees"),
     ):
