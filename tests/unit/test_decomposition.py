@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import linregress
+from scipy.stats import t as student_t
 
 from zslx.deceleration.scaling_law import decomposition_trends, scaling_trend
 
@@ -50,9 +52,32 @@ def test_terms_and_their_slope_gaps() -> None:
 
     found = decomposition_trends(sizes, [record(n, c) for n, c in zip(sizes, (-0.1, 0.1, 0.2), strict=True)])
     assert found["ce"].slope_gap == 0
-    assert found["ee"].slope_gap == pytest.approx(0.02)
+    assert found["ee"].slope_gap == pytest.approx(-0.02)
     assert found["sa"].slope_gap == pytest.approx(0.07)
     assert "change sign" in str(found["conf"])
     other = record(2e6, 0.1) | {"n": 200}
     with pytest.raises(ValueError, match="different token counts"):
         decomposition_trends(sizes[:2], [record(1e5, 0.1), other])
+
+
+def test_intervals_are_those_of_a_regression_and_cover() -> None:
+    """32 models over five orders of magnitude, as in the paper: intervals of slope and gap hold the planted ones."""
+    draws = np.random.default_rng(0)
+    sizes = np.geomspace(1e6, 1e11, 32)
+    held = {"slope": 0, "gap": 0}
+    for _ in range(400):
+        shared, own = 0.05 * draws.normal(size=32), 0.02 * draws.normal(size=32)
+        ce, ee = 20 * sizes**-0.08 * np.exp(shared), 18 * sizes**-0.1 * np.exp(shared + own)
+        records = [
+            {"ce": a, "ee": b, "sa": 1.0, "conf": 1.0, "n": 9, "bins": "rank"} for a, b in zip(ce, ee, strict=True)
+        ]
+        trend = decomposition_trends(sizes, records)["ee"]
+        held["slope"] += trend.interval[0] < -0.1 < trend.interval[1]
+        held["gap"] += trend.gap_interval[0] < -0.02 < trend.gap_interval[1]
+    theirs = linregress(np.log(sizes), np.log(ee))
+    assert (trend.alpha, trend.r2) == pytest.approx((theirs.slope, theirs.rvalue**2))
+    assert trend.interval[1] - trend.alpha == pytest.approx(student_t.ppf(0.975, 30) * theirs.stderr)
+    # What both terms have in common leaves the gap.
+    assert np.diff(trend.gap_interval) < 0.6 * np.diff(trend.interval)
+    assert all(0.92 < count / 400 < 0.98 for count in held.values()), held
+    assert scaling_trend([1, 2], [1, 3]).interval is None

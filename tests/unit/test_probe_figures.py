@@ -37,7 +37,8 @@ def test_one_run_without_first_order_and_three_with_a_trend_over_sizes(tmp_path:
     three = write_figures([series(x, True) for x in (1.0, 2.0, 4.0)], tmp_path / "three")
     assert {p.stem for p in three.glob("*.svg")} == FIGURES.keys()
     drawn = (three / "scaling.svg").read_text()
-    assert "slope -1.000, R² 1.000" in drawn and "slope +0.000" in drawn and "gap 1.000" in drawn
+    assert "α -1.000 (-1.000 to -1.000)" in drawn and "R² 1.000" in drawn
+    assert "α +0.000" in drawn and "gap +1.000" in drawn and "slope α, 95 % interval" in drawn
     again = write_figures([series(x, True) for x in (1.0, 2.0, 4.0)], tmp_path / "again")
     assert (again / "plane.svg").read_bytes() == (three / "plane.svg").read_bytes()
 

@@ -87,15 +87,26 @@ def write_figures(series: Sequence[Series], folder: Path) -> Path:
     return folder
 
 
+CHANGES = {"dt1_heldout": "one update, held-out", "dtt": "from t/2 to t, held-out"}
+
+
+def _changes(series: Sequence[Series]) -> dict[str, str]:
+    """Those of CHANGES that any record has: checkpoints of others have no update of their own."""
+    return {kind: name for kind, name in CHANGES.items() if any(len(one.curve(kind, "D")[0]) for one in series)}
+
+
 def interference(figure: Any, series: Sequence[Series]) -> bool:
     """D and M over steps: one update and t/2 to t, held-out."""
-    figure.set_size_inches(7.6, 5.0)
-    axes = figure.subplots(2, 2, sharex=True, sharey="row")
+    kinds = _changes(series)
+    if not kinds:
+        return False
+    figure.set_size_inches(3.8 * len(kinds), 5.0)
+    axes = figure.subplots(2, len(kinds), sharex=True, sharey="row", squeeze=False)
     for i, one in enumerate(series):
         for row, key in enumerate(("D", "M")):
-            _line(axes[row][0], one.curve("dt1_heldout", key), i, "-", one.label)
-            _line(axes[row][1], one.curve("dtt", key), i, "-")
-    for ax, title in zip(axes[0], ("one update, held-out", "from t/2 to t, held-out"), strict=True):
+            for column, kind in enumerate(kinds):
+                _line(axes[row][column], one.curve(kind, key), i, "-", one.label)
+    for ax, title in zip(axes[0], kinds.values(), strict=True):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_ylim(0, 1.02)
     axes[0][0].set_ylabel("D, share that cancels")
@@ -109,11 +120,12 @@ def interference(figure: Any, series: Sequence[Series]) -> bool:
 
 def plane(figure: Any, series: Sequence[Series]) -> bool:
     """D against M over contours of |ΔL| = M (1 − D)."""
-    figure.set_size_inches(8.2, 3.9)
-    axes = figure.subplots(1, 2)
-    for ax, kind, title in zip(
-        axes, ("dt1_heldout", "dtt"), ("one update, held-out", "from t/2 to t, held-out"), strict=True
-    ):
+    kinds = _changes(series)
+    if not kinds:
+        return False
+    figure.set_size_inches(4.1 * len(kinds), 3.9)
+    axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for ax, (kind, title) in zip(axes, kinds.items(), strict=True):
         points = [one.both((kind, "D"), (kind, "M")) for one in series]
         sizes = np.concatenate([m for _, _, m in points]) if points else np.empty(0)
         ax.set_title(title, loc="left", fontweight="bold")
@@ -210,38 +222,99 @@ def decomposition(figure: Any, series: Sequence[Series]) -> bool:
 
 
 def scaling(figure: Any, series: Sequence[Series]) -> bool:
-    """log|term| of the decomposition at the last common step over log N, from three sizes on."""
-    steps = set.intersection(*({r["step"] for r in one.records} for one in series))
-    sizes = [one.parameters for one in series]
-    if len(set(sizes)) < 3 or not steps:
+    """log|term| of the decomposition over log N, from three sizes on; below, its slopes at the steps that all have."""
+    try:
+        found = final_trends(series)
+    except ValueError:  # decompositions that cannot be compared
         return False
-    last = [next(r for r in one.records if r["step"] == max(steps)) for one in series]
-    terms = [record["decomposition"] for record in last]
-    trends = decomposition_trends(sizes, terms)
-    figure.set_size_inches(11.2, 2.9)
-    names = TERMS | {"conf": "|confidence|"}
-    for i, (ax, (key, name)) in enumerate(zip(figure.subplots(1, 4), names.items(), strict=True)):
-        trend = trends[key]
+    if found is None:
+        return False
+    over_steps = trends_over_steps(series)
+    figure.set_size_inches(11.2, 5.4 if len(over_steps) > 1 else 2.9)
+    axes = figure.subplots(2 if len(over_steps) > 1 else 1, 4, squeeze=False)
+    sizes, terms = [one.parameters for one in series], [one.records[-1]["decomposition"] for one in series]
+    for i, (key, name) in enumerate((TERMS | {"conf": "|confidence|"}).items()):
+        ax, trend = axes[0][i], found[key]
         ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)
         ax.set_title(f"{name}\n{_slope(trend)}", loc="left")
         if isinstance(trend, ScalingTrend):
             x = np.array([min(sizes), max(sizes)])
             ax.plot(x, np.exp(trend.c) * x**trend.alpha, color=_colour(i), lw=1.4)
         ax.set_xlabel("parameters without embeddings")
-        _dress(ax, log_x=False)
+        _dress(ax, log_x=False, log_y=True)
         ax.set_xscale("log")
-        ax.set_xticks(sorted(set(sizes)), [f"{size / 1e6:.2g}M" for size in sorted(set(sizes))], minor=False)
-        ax.set_xticks([], minor=True)
-    figure.axes[0].set_ylabel(f"nats per token, step {max(steps)}, n = {terms[0]['n']}")
+        if len(set(sizes)) < 6:
+            ax.set_xticks(sorted(set(sizes)), [f"{size / 1e6:.2g}M" for size in sorted(set(sizes))], minor=False)
+            ax.set_xticks([], minor=True)
+        if len(over_steps) > 1:
+            _slopes(axes[1][i], over_steps, key, i)
+    steps = {one.records[-1]["step"] for one in series}
+    step = f"step {min(steps)}" if len(steps) == 1 else "last steps"
+    axes[0][0].set_ylabel(f"nats per token, {step}, n = {terms[0]['n']}")
+    if len(over_steps) > 1:
+        axes[1][0].set_ylabel("slope α, 95 % interval")
     return True
 
 
+def _slopes(ax: Any, over_steps: Mapping[int, Mapping[str, Any]], key: str, i: int) -> None:
+    """The slope of a term with its interval, step by step; the axis shows the slopes, which intervals may leave."""
+    known = [(s, t[key]) for s, t in over_steps.items() if isinstance(t[key], ScalingTrend)]
+    if known:
+        steps, alphas = np.array([s for s, _ in known]), np.array([t.alpha for _, t in known])
+        low, high = np.array([t.interval for _, t in known]).T
+        _line(ax, (steps, alphas), i)
+        ax.fill_between(steps, low, high, color=_colour(i), alpha=0.2, lw=0)
+        room = 0.5 * np.ptp(alphas) + 0.01
+        ax.set_ylim(alphas.min() - room, alphas.max() + room)
+    ax.axhline(0, color="#9aa0a8", lw=0.8)
+    ax.set_xlabel("step t")
+    _dress(ax)
+
+
+def final_trends(series: Sequence[Series]) -> dict[str, ScalingTrend | ValueError] | None:
+    """The trend of each term over sizes, each model at its last checkpoint; None below three sizes."""
+    return _trends([one.parameters for one in series], [one.records[-1] for one in series])
+
+
+def trends_over_steps(series: Sequence[Series]) -> dict[int, dict[str, ScalingTrend | ValueError]]:
+    """The same at each step above 0 that all models have."""
+    records = [{r["step"]: r for r in one.records} for one in series]
+    common = sorted(set.intersection(*map(set, records)) - {0})
+    found = {step: _trends([one.parameters for one in series], [r[step] for r in records]) for step in common}
+    return {step: trends for step, trends in found.items() if trends}
+
+
+def scaling_record(series: Sequence[Series]) -> dict[str, Any]:
+    """What `scaling` draws, as JSON: the models, the trends over them, and those at each step; {} without a trend."""
+    try:
+        found = final_trends(series)
+    except ValueError:
+        return {}
+    if found is None:
+        return {}
+
+    def written(trends: Mapping[str, ScalingTrend | ValueError]) -> dict[str, Any]:
+        return {k: t._asdict() if isinstance(t, ScalingTrend) else {"refused": str(t)} for k, t in trends.items()}
+
+    models = [{"name": one.label, "parameters": one.parameters, "step": one.records[-1]["step"]} for one in series]
+    over_steps = {str(step): written(trends) for step, trends in trends_over_steps(series).items()}
+    return {"models": models, "trends": written(found), "steps": over_steps}
+
+
+def _trends(sizes: list[int], records: list[Mapping[str, Any]]) -> dict[str, ScalingTrend | ValueError] | None:
+    if len(set(sizes)) < 3:
+        return None
+    return decomposition_trends(sizes, [record["decomposition"] for record in records])
+
+
 def _slope(trend: ScalingTrend | ValueError) -> str:
-    """`slope −0.049, R² 0.990, gap 0.006`, or why there is none."""
+    """`α −0.049 (−0.060 to −0.038)` and below it `R² 0.990, gap −0.006`, or why there is none."""
     if isinstance(trend, ValueError):
         return str(trend).partition(": ")[2]
-    r2 = "" if trend.r2 is None else f", R² {trend.r2:.3f}"
-    return f"slope {trend.alpha:+.3f}{r2}" + (f", gap {trend.slope_gap:.3f}" if trend.slope_gap else "")
+    alpha, low, high = (f"{round(x, 3) + 0.0:+.3f}" for x in (trend.alpha, *(trend.interval or (trend.alpha,) * 2)))
+    r2 = "" if trend.r2 is None else f"R² {trend.r2:.3f}"
+    gap = f", gap {trend.slope_gap:+.3f}" if trend.slope_gap else ""
+    return f"α {alpha} ({low} to {high})\n{r2}{gap}"
 
 
 def histogram(figure: Any, series: Sequence[Series]) -> bool:
