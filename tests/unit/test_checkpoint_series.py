@@ -139,7 +139,7 @@ def test_a_killed_probe_goes_on_and_a_changed_checkpoint_is_measured_again(tmp_p
         ("cut", r"step1: its weights cannot be read"),
         ("no tokenizer", r"no tokenizer.json in it or in one of its checkpoints"),
         ("twice", r"main-step1 and step1 are both of step 1"),
-        ("no disk", r"the losses take 256 bytes and the disk has 10"),
+        ("no disk", r"it takes 256 bytes of disk and there are 10"),
         ("nan", r"step1: its losses are not finite"),
     ],
 )
@@ -171,14 +171,60 @@ def test_what_cannot_be_measured_is_refused_by_name(damage, message, tmp_path, m
         probe.measure(probe.steps(), lambda share, what: None)
 
 
+WINDOWS = 640
+
+
+def trained_series(folder: Path, width: int, names: list[str], rate: float = 3e-3) -> Path:
+    """A GPT-NeoX model trained on the text with AdamW, saved at the steps that `names` ask for."""
+    tokenizer = prepare(str(text()), 308).tokenizer
+    windows = probe_text(str(text()), tokenizer, WINDOWS, 32).batch  # in the order of domains, what is probed first
+    probed = {row.numpy().tobytes() for row in probe_text(str(text()), tokenizer, 16, 32).batch.tokens}
+    kept = torch.tensor([row.numpy().tobytes() not in probed for row in windows.tokens])
+    tokens, targets = windows.tokens[kept], windows.targets[kept]
+    assert len(tokens) == WINDOWS - 16
+    config = transformers.AutoConfig.for_model(
+        "gpt_neox", hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=320, max_position_embeddings=32, bos_token_id=0, eos_token_id=0, pad_token_id=None, use_cache=False,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+    chosen = torch.Generator().manual_seed(0)
+    for step in range(max(int(name.removeprefix("step")) for name in names) + 1):
+        if f"step{step}" in names:
+            model.save_pretrained(folder / f"step{step}")
+        rows = torch.randint(len(tokens), (8,), generator=chosen)
+        logits = model(tokens[rows]).logits
+        optimizer.zero_grad()
+        F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten()).backward()
+        optimizer.step()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 @pytest.mark.slow
 def test_three_sizes_of_twelve_checkpoints_end_to_end(tmp_path, capsys):
-    names = [f"step{s}" for s in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)]
-    folders = [str(series(tmp_path / f"pythia-{width}", "gpt_neox", names, width)) for width in (8, 12, 16)]
-    assert main(["probe", *folders, "--text", str(text()), *OPTIONS, "--together", str(tmp_path / "all")]) == 0
-    assert capsys.readouterr().out.count("\n") == 3 * 14
+    """Losses fall as they train, more in larger models; figures and the scaling law come out of one command."""
+    steps = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+    names = [f"step{s}" for s in steps]
+    folders = [str(trained_series(tmp_path / f"pythia-{width}", width, names)) for width in (16, 32, 64)]
+    options = ["--n", "32", "--sequences", "16", "--seq-len", "32", "--together", str(tmp_path / "all")]
+    assert main(["probe", *folders, "--text", str(text()), *options]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 3 * 14 + 7 and "3 models of 6,592 to 100,096 parameters" in out
+    last = []
     for folder in folders:
         found = {r["step"]: r for r in records(Path(folder))}
         assert len(found) == 12 and found[1000]["dtt"]["from"] == 512
+        assert found[1000]["heldout_loss"] < found[64]["heldout_loss"] < found[0]["heldout_loss"] - 0.5
+        assert found[1000]["dtt"]["D"] > found[4]["dtt"]["D"]
         assert (Path(folder) / "zslx-probe" / "figures" / "interference.png").exists()
-    assert {p.name for p in (tmp_path / "all").iterdir()} >= {"interference.png", "decomposition.png", "plane.svg"}
+        last.append(found[1000]["heldout_loss"])
+    assert last == sorted(last, reverse=True)
+    drawn = {p.name for p in (tmp_path / "all").iterdir()}
+    assert drawn >= {"interference.png", "decomposition.png", "plane.svg", "scaling.png"}
+    law = json.loads((tmp_path / "all" / "scaling.json").read_text())
+    assert [m["name"] for m in law["models"]] == ["pythia-16", "pythia-32", "pythia-64"]
+    assert law["trends"]["ce"]["alpha"] < 0 and law["trends"]["ce"]["interval"][1] > law["trends"]["ce"]["alpha"]
+    assert set(law["steps"]) == {str(s) for s in steps[1:]}

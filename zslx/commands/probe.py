@@ -20,12 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "decomposition of cross-entropy at the checkpoints of finished runs.\n\n"
         "RUN may also be a series of checkpoints from elsewhere, in folders named as the hub's revisions are:\n"
         "SERIES/step0, SERIES/step512, ..., SERIES/step1000-tokens4B, with config.json and *.safetensors each.\n"
-        "It needs --text, the text to measure on. Its records and figures go to SERIES/zslx-probe.\n\n"
+        "A folder of a single checkpoint is a series, too. It needs --text, the text to measure on. Its records and\n"
+        "figures go to SERIES/zslx-probe.\n\n"
+        "hf:OWNER/NAME is a series of the hub: its revisions that are named by a step, else its main one. It lies in\n"
+        "./NAME. The next checkpoint is fetched while one is measured, and each is deleted when it has been.\n\n"
+        "With three sizes or more, the last table is the scaling law of cross-entropy and its terms: the slopes of\n"
+        "log|term| over log N, N without embeddings, each model at its last checkpoint.\n\n"
         "Records go to RUN/probe.jsonl, figures to RUN/figures. What is there is not measured again: after an\n"
-        "interruption the same command goes on."
+        "interruption the same command goes on.\n\n"
+        "examples:\n"
+        "  zslx probe runs/a runs/b --together figures\n"
+        "  zslx probe hf:EleutherAI/pythia-14m --revisions step1,step512,step143000 --text notes\n"
+        "  zslx probe hf:EleutherAI/pythia-{14m,70m,160m} --revisions 'step*000' --text notes --together figures"
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run, or of a series of checkpoints"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a finished run or of a series of checkpoints, or hf:OWNER/NAME",
     )
     parser.add_argument(
         "--n", type=_tokens, default=1024, metavar="N", help="sampled tokens of the per-token gradients, or all"
@@ -36,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text", default="", metavar="PATH", help="where the text of the runs lies now (data.path); the text of series"
     )
+    parser.add_argument(
+        "--revisions", default="", metavar="A,B*", help="of hf:OWNER/NAME: names and patterns (all that have a step)"
+    )
+    parser.add_argument("--keep", action="store_true", help="do not delete what was fetched: NAME becomes a series")
     parser.add_argument("--json", action="store_true", help="print the records as one JSON list, an object a run")
     parser.add_argument("--together", type=Path, metavar="DIR", help="also draw all runs on one set of figures there")
     parser.add_argument("--wandb", default="off", choices=MODES, help="log what was measured to wandb (default: off)")
@@ -43,17 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from zslx.probing.checkpoint_series import SeriesProbe, is_series
-    from zslx.probing.probe import ProbeSettings, RunProbe
+    from zslx.probing.hub_series import is_hub
+    from zslx.probing.probe import ProbeSettings
     from zslx.progress import Progress
 
+    if not any(map(is_hub, args.runs)) and (args.revisions or args.keep):
+        raise ValueError("--revisions and --keep are about models of the hub: give hf:OWNER/NAME")
+
     settings = ProbeSettings(n=args.n, sequences=args.sequences, seq_len=args.seq_len)
-    folders = list(dict.fromkeys(args.runs))
     # Everything that is asked for is checked before the first measurement.
-    probes = [
-        SeriesProbe(folder, settings, args.text) if is_series(folder) else RunProbe(folder, settings, args.text)
-        for folder in folders
-    ]
+    probes = [_probe(name, settings, args) for name in dict.fromkeys(args.runs)]
     plans = [probe.steps(args.steps) for probe in probes]
     line = Progress("probe")
     for probe, steps in zip(probes, plans, strict=True):
@@ -78,11 +93,41 @@ def run(args: argparse.Namespace) -> int:
     else:
         for probe, found in zip(probes, results, strict=True):
             print(f"{printable(str(probe.folder))}\n{table(list(found.values()))}")
+        print_trends(probes, results)
     if args.wandb != "off":
         log(probes, results, args.wandb)
     if not args.no_figures:
         draw(probes, results, args.together)
     return 0
+
+
+def _probe(name: str, settings: Any, args: argparse.Namespace) -> Any:
+    from zslx.probing.checkpoint_series import SeriesProbe, is_series
+    from zslx.probing.hub_series import HubProbe, is_hub
+    from zslx.probing.probe import RunProbe
+
+    if is_hub(name):
+        return HubProbe(name, settings, args.text, revisions=args.revisions, keep=args.keep)
+    folder = Path(name)
+    return SeriesProbe(folder, settings, args.text) if is_series(folder) else RunProbe(folder, settings, args.text)
+
+
+def print_trends(probes: list[Any], results: list[dict[int, dict[str, Any]]]) -> None:
+    """The scaling law of cross-entropy and its terms, from three sizes on."""
+    from zslx.probing.figures import Series, final_trends
+
+    series = [Series.of(p.label, p.parameters, list(found.values())) for p, found in zip(probes, results, strict=True)]
+    try:
+        found = final_trends(series)
+    except ValueError as error:  # of other counts of tokens: what was measured stands
+        print(f"\n{error}")
+        return
+    if found:
+        sizes = [one.parameters for one in series]
+        print(f"\n{len(series)} models of {min(sizes):,} to {max(sizes):,} parameters: log|term| = c + α log N")
+        print(trend_table(found))
+        if len({p.text.digest for p in probes if hasattr(p, "text")}) > 1:
+            print("Their tokenizers differ, and so the tokens: error-entropy and confidence depend on the vocabulary.")
 
 
 def log(probes: list[Any], results: list[dict[int, dict[str, Any]]], mode: str) -> None:
@@ -96,7 +141,8 @@ def log(probes: list[Any], results: list[dict[int, dict[str, Any]]], mode: str) 
 
 
 def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: Path | None) -> None:
-    from zslx.probing.figures import Series, write_figures
+    from zslx.probing.figures import Series, scaling_record, write_figures
+    from zslx.runs.json_files import write_json
 
     series = [Series.of(p.label, p.parameters, list(found.values())) for p, found in zip(probes, results, strict=True)]
     for probe, one in zip(probes, series, strict=True):
@@ -104,6 +150,8 @@ def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: 
         print(f"figures: {printable(str(folder))}", file=sys.stderr)
     if together is not None:
         print(f"figures of all runs: {printable(str(write_figures(series, together)))}", file=sys.stderr)
+        if record := scaling_record(series):
+            write_json(together / "scaling.json", record)
 
 
 COLUMNS = (
@@ -126,12 +174,41 @@ COLUMNS = (
 )
 
 
+def trend_table(trends: dict[str, Any]) -> str:
+    """A line a term: slope, R², and how much the slope differs from that of cross-entropy, with 95 % intervals."""
+    from zslx.deceleration.scaling_law import ScalingTrend
+    from zslx.figure_style import TERMS
+
+    rows = [["term", "α", "95 %", "R²", "α less that of cross-entropy", "95 %"]]
+    for key, name in TERMS.items():
+        trend = trends[key]
+        if not isinstance(trend, ScalingTrend):
+            rows.append([name, str(trend).partition(": ")[2], "", "", "", ""])
+            continue
+        gap = ["", ""] if key == "ce" else [_signed(trend.slope_gap), _between(trend.gap_interval)]
+        r2 = "–" if trend.r2 is None else f"{trend.r2:.3f}"
+        rows.append([name, _signed(trend.alpha), _between(trend.interval), r2, *gap])
+    return _aligned(rows)
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4f}"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+
+
 def table(records: list[dict[str, Any]]) -> str:
     """A line a checkpoint; a dash where a number is missing."""
     rows = [[name for name, _, _ in COLUMNS]]
     for record in records:
         rows.append([_cell(record, form, path) for _, form, path in COLUMNS])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
 
 

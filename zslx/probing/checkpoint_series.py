@@ -3,8 +3,9 @@
     SERIES/step0, step512, ...                       folders as the hub's revisions are named: Pythia's
     SERIES/stage1-step1000-tokens5B, ...             OLMo's
 
-Each has a config.json and *.safetensors; the tokenizer.json lies in SERIES or in one of them. All are measured on one
-fixed probe text: its first tokens under that tokenizer, in equal parts of its domains. At the checkpoint of step t:
+Each has a config.json and *.safetensors; the tokenizer.json lies in SERIES or in one of them. SERIES may also be a
+single checkpoint; a name without a step counts as step 0. All are measured on one fixed probe text: its first tokens
+under that tokenizer, in equal parts of its domains. At the checkpoint of step t:
 
     heldout_loss    mean loss on the probe text; decomposition: of the same losses
     dtt             D and M of the changes of token losses from t/2 to t; `from` names the checkpoint, which is the one
@@ -60,8 +61,14 @@ FOLDER = "zslx-probe"
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds checkpoints in folders named by their steps."""
-    return folder.is_dir() and any(STEP.fullmatch(p.name) and (p / "config.json").exists() for p in folder.iterdir())
+    """Whether a folder holds checkpoints in folders named by their steps, or is a checkpoint itself."""
+    if not folder.is_dir():
+        return False
+    return _single(folder) or any(STEP.fullmatch(p.name) and (p / "config.json").exists() for p in folder.iterdir())
+
+
+def _single(folder: Path) -> bool:
+    return (folder / "config.json").exists() and any(folder.glob("*.safetensors"))
 
 
 class SeriesProbe(Probe):
@@ -73,21 +80,27 @@ class SeriesProbe(Probe):
             raise ValueError(f"{folder}: give --text PATH, the text on which the checkpoints are measured")
         self.places: dict[int, Path] = {}
         self.tokens: dict[int, int] = {}
-        for place in sorted(self.series.iterdir()):
+        for place in self.checkpoints():
             found = STEP.fullmatch(place.name)
-            if not found or not place.is_dir():
-                continue
-            step = int(found[1])
+            step = int(found[1]) if found else 0
             if step in self.places:
-                raise ValueError(f"{folder}: {self.places[step].name} and {place.name} are both of step {step}")
+                raise ValueError(
+                    f"{folder}: {self.places[step].name} and {place.name} are both of step {step}; keep or choose one"
+                )
             self.places[step] = place
-            if found[2]:
+            if found and found[2]:
                 self.tokens[step] = int(found[2]) * UNITS[found[3]]
         length, sequences = settings.seq_len or LENGTH, settings.sequences or TEXT_SEQUENCES
         settings = dataclasses.replace(settings, sequences=sequences, seq_len=length)
         self.text = probe_text(text, self.tokenizer(), sequences, length)
         super().__init__(self.series / FOLDER, settings, self.text.digest, sorted(self.places))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def checkpoints(self) -> list[Path]:
+        """The folders of the checkpoints."""
+        if _single(self.series):
+            return [self.series.absolute()]
+        return [place for place in sorted(self.series.iterdir()) if STEP.fullmatch(place.name) and place.is_dir()]
 
     def tokenizer(self) -> Tokenizer:
         for place in (self.series, *self.places.values()):
@@ -130,9 +143,12 @@ class SeriesProbe(Probe):
         """Bytes of disk for the losses of `steps`, and about how many of memory: the largest weights in float32 with
         as much again for gradients, activations of a few sequences, their logits."""
         each = 4 * self.settings.sequences * self.settings.seq_len
-        weights = max((f.stat().st_size for step in steps for f in self.places[step].glob("*.safetensors")), default=0)
         logits = 4 * self.chunk * self.settings.seq_len * self.text.vocabulary
-        return each * len(steps), 4 * weights + 3 * logits
+        return each * len(steps), 4 * self.weights(steps) + 3 * logits
+
+    def weights(self, steps: list[int]) -> int:
+        """Bytes of the largest weights among `steps`."""
+        return max((sum(f.stat().st_size for f in self.places[s].glob("*.safetensors")) for s in steps), default=0)
 
     @property
     def chunk(self) -> int:
@@ -151,7 +167,7 @@ class SeriesProbe(Probe):
             f"{memory / 2**30:.2f} GiB of memory"
         )
         if disk > room:
-            raise ValueError(f"{self.series}: the losses take {disk} bytes and the disk has {room}")
+            raise ValueError(f"{self.series}: it takes {disk} bytes of disk and there are {room}")
 
     def _at(self, step: int, at: Callable[[str], None]) -> dict[str, Any]:
         at("losses")
