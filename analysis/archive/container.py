@@ -3,7 +3,7 @@
     MANIFEST.json                     format, versions, size and sha256 of each of the others
     comparison.json                   what the study says, as `zslx compare --json` prints it: the claim
     studies/<name>/study.json         arms, sizes, seeds, and the identity of each trial
-    trials/<identity>/                config.json, manifest.json and the records of each trial
+    trials/<identity>/                config.json, manifest.json, the records of each trial, downstream scores
     sources/<digest>-<file>           sources of interventions
 
 Unzipped, it is a results folder that `zslx compare` reads. The same files give the same bytes: names are sorted, and
@@ -31,7 +31,8 @@ FORMAT = 1
 MANIFEST, COMPARISON, SOURCES = "MANIFEST.json", "comparison.json", "sources"
 NAME = re.compile(
     r"MANIFEST\.json|comparison\.json|studies/\w[\w.-]{0,199}/study\.json|sources/[0-9a-f]{16}-\w[\w.-]{0,99}"
-    r"|trials/[0-9a-f]{8,64}/(config\.json|manifest\.json|steps\.jsonl|probes\.jsonl|timing\.jsonl)",
+    r"|trials/[0-9a-f]{8,64}/(config\.json|manifest\.json|steps\.jsonl|probes\.jsonl|timing\.jsonl"
+    r"|evaluations\.jsonl)",
     re.ASCII,
 )
 SHAPE: Shape = {"format": int, "zslx": str, "versions": {"*": [str]}, "files": {"*": {"bytes": int, "sha256": str}}}

@@ -26,6 +26,7 @@ from analysis.inference.pooled_breaks import load
 from analysis.study.declaration import Declaration, Entry
 from analysis.study.load import find_study, load_trial
 from zslx.places import PLUGIN_GROUP, ROOT, plugin_folders
+from zslx.runs.evaluations import FILE as EVALUATIONS
 from zslx.runs.json_files import dumps, loads, write_json
 from zslx.runs.records import LINE_FILES, read_run
 from zslx.slug import slug
@@ -105,9 +106,9 @@ class _Staged:
             return
         self.manifests[entry.identity] = run.manifest
         target.mkdir(parents=True)
-        for name in LINE_FILES:
-            if (source / f"{name}.jsonl").exists():
-                shutil.copyfile(source / f"{name}.jsonl", target / f"{name}.jsonl")
+        for name in (*(f"{name}.jsonl" for name in LINE_FILES), EVALUATIONS):
+            if (source / name).exists():
+                shutil.copyfile(source / name, target / name)
         known = [self.results, Path.cwd(), Path.home()]
         hashed = {"ingredients": run.manifest["ingredients"]}
         if without_places(hashed, known) != hashed:

@@ -7,6 +7,7 @@ nats per token, differences of log loss as they are, times in seconds). What cou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import astuple, fields
 from functools import cache, cached_property
 from html import escape
 from io import BytesIO
@@ -25,6 +26,7 @@ from analysis.report.headline import headline
 from analysis.report.print_figures import NARROWEST, WIDEST, drawn
 from analysis.report.report import blocks
 from analysis.study import load
+from analysis.study.evaluations import Score, scores
 from analysis.study.join import join
 from analysis.study.load import Study, Trial
 from analysis.study.measures import Measures, parameters
@@ -47,6 +49,7 @@ def load_study(*studies: str | Path, results: str | Path = "results") -> LoadedS
 
         trials                     a row a trial: status, loss at T, L_d, t_d, r_d, tail slope, parameters, seconds
         steps(arm, size, seed)     the step records of the trials chosen; probes(...) what the instruments measured
+        evaluations                a row a downstream score, where `zslx evaluate` has left some
         fit(arm, size)             L_d, t_d, r_d and L_T_hat of all seeds together, with intervals
         comparison                 a row a contrast: estimate, interval, p, and the word where one is given
         figures, plot(title)       the titles of the report's figures, and one of them as a matplotlib figure
@@ -114,6 +117,17 @@ class LoadedStudy:
         nan where an instrument has not measured at a step.
         """
         return self._records(_probe_columns, arm, size, seed)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """Downstream scores of every trial: a row a trial, step, task and metric, with the standard error over samples.
+
+        `few_shot` and `limit` are those of `zslx evaluate` (nan: as the task has it; 0: all samples); rows of one `key`
+        have the same settings and task files. ValueError, naming the file, for one that is damaged.
+        """
+        columns = [f.name for f in fields(Score)]
+        found = pd.DataFrame([astuple(score) for score in scores(self.study.trials)], columns=columns)
+        return _numbers(found, ("score", "stderr", "few_shot"))
 
     def _records(
         self,

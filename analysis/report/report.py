@@ -2,10 +2,10 @@
 
 The question and the answer; headline table; loss curves with fits and breaks; D and M; paired differences and what they
 rest on; deceleration; who gains at whose expense; gradient interference against chance; decomposition of the loss;
-mechanism; trends over sizes beside the published models, and the scale-equivalent gain; tuning; cost; what the
-intervention did; failures; how to reproduce it, and the rule; details of the fits. Everything comes from the records:
-`comparison` (analysis/inference/compare.py) and the curves of its trials. A section without data is left out. page.py
-renders the blocks.
+downstream tasks; mechanism; trends over sizes beside the published models, and the scale-equivalent gain; tuning; cost;
+what the intervention did; failures; how to reproduce it, and the rule; details of the fits. Everything comes from the
+records: `comparison` (analysis/inference/compare.py) and the curves of its trials. A section without data is left out.
+page.py renders the blocks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from analysis.report import instrument_blocks as instruments
 from analysis.report import size_figures as scale
 from analysis.report import tables as tables
 from analysis.report.blocks import Answer, Block, Heading, Table, Text
+from analysis.report.downstream_blocks import downstream
 from analysis.report.figures import Figures
 from analysis.report.headline import headline
 from analysis.report.held_out_blocks import held_out
@@ -70,6 +71,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
         ("Who gains at whose expense", "heldout", [*held_out(figures, c)]),
         ("Gradient interference", "gradients", [*instruments.gradients(figures)]),
         ("Decomposition of the loss", "decomposition", [*instruments.decomposition(figures)]),
+        ("Downstream tasks", "downstream", [*downstream(figures)]),
         ("Better loss through less interference?", "mechanism", [tables.mechanism(c)]),
         (
             "Over model sizes",

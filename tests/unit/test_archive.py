@@ -369,3 +369,15 @@ def test_a_setting_given_as_a_text_is_the_resolved_one(declared, hashed, same):
 )
 def test_of_a_path_its_name_is_left(text, left):
     assert without_places({"a": [text, 1]}, ["/home/al", "/home/al/runs", "/"]) == {"a": [left, 1]}
+
+
+def test_downstream_scores_are_archived(study: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(study, tmp_path / "results")
+    scored = next(results.glob("trials/*/manifest.json")).parent / "evaluations.jsonl"
+    line = {"step": 60, "task": "piqa", "key": "a", "few_shot": None, "limit": 0, "scores": {"piqa": {"acc": 0.5}}}
+    scored.write_text(json.dumps(line) + "\n")
+    assert main(["archive", str(results), str(tmp_path / "study.zip")]) == 0
+    _, faults = unpack(tmp_path / "study.zip", tmp_path / "again")
+    again = tmp_path / "again" / scored.relative_to(results)
+    assert faults == [] and (not again.parent.exists() or again.read_bytes() == scored.read_bytes())
+    assert len(list((tmp_path / "again").glob("trials/*/evaluations.jsonl"))) == 1

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("zslx.commands.train", "train one run, or go on with it"),
     "fit": ("zslx.commands.fit", "fit loss deceleration (L_d, t_d, r_d) to loss curves"),
     "probe": ("zslx.commands.probe", "measure interference on the checkpoints of finished runs"),
+    "evaluate": ("zslx.commands.evaluate", "score checkpoints on tasks of lm-evaluation-harness"),
     "export": ("zslx.commands.export", "write the model of a run as a folder of transformers"),
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),

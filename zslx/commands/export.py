@@ -25,22 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from zslx.config.hugging_face import library
-    from zslx.model.export import as_hugging_face
-    from zslx.model.weights import load_weights
     from zslx.probing.probe import ProbeSettings, RunProbe
 
     if args.out.exists():
         raise ValueError(f"{args.out}: exists; give a folder that does not")
     probe = RunProbe(args.run, ProbeSettings(), args.text)
     step = probe.steps([args.step])[0] if args.step is not None else probe.available[-1]
-    trained, _, _ = probe.restored(step)
-    average = trained.methods.average()
-    if average is not None:
-        load_weights(trained.model, average)
-    tokenizer, end = trained.loader.corpus.tokenizer, trained.loader.corpus.end_of_text
-    made = as_hugging_face(trained.model, probe.config.data.seq_len, end)
-    fast = library().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokenizer.id_to_token(end))
+    made, fast = probe.exported(step)
     temporary = args.out.with_name(f".{args.out.name}-{os.getpid()}")
     try:
         made.save_pretrained(temporary)

@@ -36,12 +36,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zslx.config.hugging_face import library
 from zslx.config.run_config import Config
 from zslx.gradients import norm
 from zslx.instruments.gradient_interference import GradientSample, over_sequences, over_tokens, update_effect
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
+from zslx.model.export import as_hugging_face
 from zslx.model.weights import load_weights
 from zslx.probing.figures import run_label
 from zslx.runs import checkpoints
@@ -121,6 +123,9 @@ class Probe:
     def before(self, steps: list[int], say: Callable[[str], None]) -> None:
         """Called before anything is measured."""
 
+    def begin(self, missing: list[int]) -> None:
+        """Called before the first of `missing` is measured, when no other process measures here."""
+
     def measure(self, steps: list[int], progress: Callable[[float, str], None]) -> dict[int, dict[str, Any]]:
         """The records of `steps`, in their order; those that are missing are measured and appended one by one."""
         self.folder.mkdir(exist_ok=True)
@@ -128,6 +133,7 @@ class Probe:
             JsonLines(self.folder / FILE).cut()  # what a killed probe was writing
             found = self.records()
             missing = [step for step in steps if step not in found]
+            self.begin(missing)
             for i, step in enumerate(missing):
 
                 def at(stage: str, done: int = i, step: int = step) -> None:
@@ -258,6 +264,20 @@ class RunProbe(Probe):
             batch.to(run.device), corpus.domains, token_counts=counts, chunk=chunk, dtype=config.train.dtype
         )
         return run, fixed, state
+
+    def exported(self, step: int) -> tuple[Any, Any]:
+        """The model after `step`, as the arm would ship it, and its tokenizer, as classes of transformers.
+
+        ValueError where transformers has no class that computes the same.
+        """
+        trained, _, _ = self.restored(step)
+        average = trained.methods.average()
+        if average is not None:
+            load_weights(trained.model, average)
+        tokenizer, end = trained.loader.corpus.tokenizer, trained.loader.corpus.end_of_text
+        model = as_hugging_face(trained.model, self.config.data.seq_len, end)
+        fast = library().PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokenizer.id_to_token(end))
+        return model, fast
 
     def _losses_at(self, step: int) -> Tensor:
         if step not in self.losses:
