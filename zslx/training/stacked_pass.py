@@ -41,6 +41,7 @@ class StackedPass:
         self.model.depth = len(self.model.blocks)  # type: ignore
         compiled: Callable[[Any], Any] = torch.compile if first.compiled else lambda work: work
         self.training, self.by_sequence = compiled(self._training), compiled(self._by_sequence)
+        self.measuring = compiled(self._all_runs)  # in float32: its logits are the largest thing there is
         self.leaf = stack.weights.detach().requires_grad_()
         self.device = self.leaf.device
         self.graphs: dict[torch.Size, Pass] = {}
@@ -126,7 +127,7 @@ class StackedPass:
         found = []
         for part in heldout.parts():
             with attention():
-                losses, *logits = self._all_runs(self.leaf, part.tokens, part.targets, logits=bool(decompositions))
+                losses, *logits = self.measuring(self.leaf, part.tokens, part.targets, logits=bool(decompositions))
             for row, decomposition in decompositions.items():
                 decomposition.add(logits[0][row], part.targets, losses[row])
             found.append(losses)

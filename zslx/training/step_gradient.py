@@ -413,15 +413,18 @@ class GradientPass:
 
     def combine(self, outcome: StepGradient, every: Iterable[CoordinateSums], step: int) -> None:
         """Each parameter's gradient from sums over the groups' gradients, into its `.grad`."""
-        method, parameters = self.methods.surgeon, dict(self.model.named_parameters())
-        plain = combined = 0.0
-        for sums in every:
-            if not torch.isfinite(sums.sum).all():
+        method, parameters, every = self.methods.surgeon, dict(self.model.named_parameters()), list(every)
+        # Numbers come over from a GPU all at once: each by itself would wait for it.
+        for sums, is_finite in zip(every, together(torch.isfinite(sums.sum).all() for sums in every), strict=True):
+            if not is_finite:
                 raise Diverged(f"the gradient of {sums.name} is not finite at step {step}")
+        squares = []
+        for sums in every:
             parameter = parameters[sums.name]
             parameter.grad = self.methods.combine(sums).to(parameter.dtype).contiguous()
-            plain += float(sums.sum.double().square().sum())
-            combined += float(parameter.grad.double().square().sum())
+            squares += [g.double().square().sum() for g in (sums.sum, parameter.grad)]
+        squared = together(squares)
+        plain, combined = sum(squared[::2]), sum(squared[1::2])
         outcome.record = {"norm_ratio": math.sqrt(combined / plain) if plain else 1.0}
         if method.scale == "matched" and combined > 0:
             factor = clamp(math.sqrt(plain / combined))
@@ -429,6 +432,12 @@ class GradientPass:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
             outcome.record["scale"] = factor
+
+
+def together(numbers: Iterable[Tensor]) -> list[Any]:
+    """Numbers on a device, in one transfer."""
+    values: list[Any] = torch.stack(list(numbers)).tolist()
+    return values
 
 
 def fits(size: int, device: torch.device) -> bool:
