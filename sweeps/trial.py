@@ -28,6 +28,7 @@ from sweeps.faults import described, may_pass
 from sweeps.ledger import DONE, claim, is_done, set_aside
 from sweeps.wandb_log import Labels, Streams
 from zslx.config.run_config import Config
+from zslx.config.spec import Spec
 from zslx.distributed.launch import launch
 from zslx.distributed.train import train_on_ranks
 from zslx.intervention.discovery import defined
@@ -115,10 +116,11 @@ def _train(config: Config, folder: Path) -> dict[str, Any]:
     """Train in this process, or in as many as the run asks for."""
     if config.run.workers == 1:
         return train(config, folder)
-    if classes := defined():
+    used = Spec.parse(config.intervention).names
+    if own := [cls.name for cls in defined() if cls.name in used]:
         raise ValueError(
-            f"run.workers={config.run.workers}: {classes[0].name} is defined in a session alone, where other processes "
-            "do not find it: write it to a file of plugins/"
+            f"run.workers={config.run.workers}: {own[0]} is defined in a notebook alone, where other processes do not "
+            "find it: write it to a file of plugins/"
         )
     manifest: dict[str, Any] = launch(config.run.workers, train_on_ranks, config, folder)
     return manifest
@@ -164,8 +166,8 @@ def _to_train(
 def differing(planned: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """In words, what a trial was planned with and is not made of here."""
     found = []
-    for name, was in planned.items():
-        now: Any = here.get(name)
+    for name in dict.fromkeys([*planned, *(key for key in here if key != "config")]):
+        was, now = planned.get(name), here.get(name)
         if name == "sources":
             found += [
                 f"the source {file}" for file in sorted(was.keys() | now.keys()) if was.get(file) != now.get(file)
@@ -209,6 +211,8 @@ def fresh(config: Config) -> None:
     torch.set_num_threads(config.train.threads)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if "torch._dynamo" in sys.modules:  # it gives up at eight forms of a function, whichever trials had them
+        torch._dynamo.reset()
     for name in [name for name in sys.modules if name.startswith(PLUGINS)]:
         del sys.modules[name]
     importlib.invalidate_caches()

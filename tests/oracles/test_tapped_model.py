@@ -95,6 +95,42 @@ def test_a_layer_used_twice_adds_up_both_uses():
     assert_is_the_loop(TappedModel(model), model, draw(3, 4, vocabulary=9))
 
 
+def test_what_no_tap_can_follow_is_refused():
+    class Lookups(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 5), nn.Linear(5, 9)
+
+        def forward(self, tokens):
+            return self.head(self.embedding(tokens) + self.embedding(tokens.flip(1)))
+
+    class Flat(Lookups):
+        def forward(self, tokens):
+            return self.head(self.embedding(tokens).flatten(0, 1)).view(*tokens.shape, 9)
+
+    batch = draw(3, 4, vocabulary=9)
+    with pytest.raises(ValueError, match="looked up once"):
+        TappedModel(Lookups()).stats(token_losses, batch, want=WANT)
+    with pytest.raises(ValueError, match=r"takes \(B, T, in\)"):
+        TappedModel(Flat()).stats(token_losses, batch, want=WANT)
+
+
+def test_a_norm_of_each_head_has_its_sequences_first():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.norm, self.head = nn.Embedding(9, 6), nn.LayerNorm(3), nn.Linear(6, 9)
+
+        def forward(self, tokens):
+            x = self.embedding(tokens).unflatten(-1, (2, 3)).transpose(1, 2)  # (B, H, T, D/H)
+            return self.head(self.norm(x).transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    model = Heads().double()
+    for shape in [(4, 4), (2, 5), (5, 2)]:
+        assert_is_the_loop(TappedModel(model), model, draw(*shape, vocabulary=9))
+
+
 def test_bfloat16_products_are_as_near_as_those_of_the_tape():
     model, batch = build(torch.float32), draw(4, 6)
 
@@ -123,7 +159,7 @@ def test_a_module_with_parameters_of_its_own_is_named():
 @pytest.mark.medium
 @pytest.mark.filterwarnings("default")  # torch's own, while it compiles
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("variant", ["tied", "biased"])
+@pytest.mark.parametrize("variant", ["tied", pytest.param("biased", marks=pytest.mark.slow)])
 def test_compiled_taps_are_the_eager_ones(variant):
     model, compiled = build(**VARIANTS[variant]), torch.compile(token_losses)
     tapped = TappedModel(model, compiled=True)

@@ -66,6 +66,7 @@ def test_killed_worker_is_replaced_within_the_sweep(sweep, processes, undisturbe
     finish(sweep, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_driver_leaves_no_process_and_goes_on(sweep, processes, undisturbed):
     below: list[int] = []
     for _ in range(5):  # a fast machine may be through before its workers notice that the driver is gone

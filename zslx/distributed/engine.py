@@ -10,7 +10,8 @@ others, and then has g_k there of every group. Groups may span ranks.
     combination   Σ_k w_k g_k^r at home, then all-reduced: P numbers
 
 Each exchange begins with the parameter's number, because ranks whose models take other parameters into use (experts to
-which no token of a rank is routed) would mix them up; that is refused. Checked by tests/distributed/test_ranks.py;
+which no token of a rank is routed) would mix them up. That is refused where the tensors have one size; else the
+collective fails, or waits until its limit. Checked by tests/distributed/test_ranks.py;
 measured by benchmarks/ranks.py.
 
 Shapes: B sequences, T positions, N tokens, K groups, P parameters, W ranks, n coordinates of a block.

@@ -1,14 +1,15 @@
 """Ranks as processes of this machine, without torchrun.
 
 The ranks find each other through a file that only this user can read, and talk over the loopback interface: no port is
-open to others. (torchrun's rendezvous listens on all interfaces.) This process computes nothing: when a rank is killed,
-it ends the others, which may wait for the lost one in a collective for ever.
+open to other machines. (torchrun's rendezvous listens on all interfaces.) This process computes nothing: when a rank
+is killed, it ends the others, which may wait for the lost one in a collective for ever.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,10 @@ def launch(count: int, work: Callable[..., Any], *arguments: Any) -> Any:
             raise _lost(error.error_index, count, why) from None
         except mp.ProcessRaisedException as error:
             outcome = _outcome(folder)
-            if isinstance(outcome, Exception):
+            # A rank that fails takes the connection from rank 0, whose own error then says no more than that.
+            echo = error.error_index and isinstance(outcome, ConnectionError)
+            if isinstance(outcome, Exception) and not echo:
+                outcome.add_note(str(error).strip())
                 raise outcome from None
             raise _lost(error.error_index, count, f"ended ({str(error).strip().splitlines()[-1]})") from error
         except BaseException:
@@ -62,6 +66,9 @@ def _lost(rank: int, count: int, why: str) -> ConnectionError:
 def _rank(rank: int, count: int, folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     store = str(Path(folder) / "store")
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), STORE: store}
+    # What ends a rank whose parent was killed; a command in the background of a script has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.update(LOOPBACK | own | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count)))
     try:
         outcome = work(*arguments)
@@ -74,6 +81,13 @@ def _rank(rank: int, count: int, folder: str, work: Callable[..., Any], argument
 
 
 def _keep(outcome: Any, folder: str) -> None:
+    try:
+        data = pickle.dumps(outcome)
+        pickle.loads(data)
+    except Exception:  # of an exception with arguments of its own
+        if not isinstance(outcome, Exception):
+            raise
+        data = pickle.dumps(RuntimeError(f"{type(outcome).__name__}: {outcome}"))
     part = Path(folder) / "part"
-    part.write_bytes(pickle.dumps(outcome))
+    part.write_bytes(data)
     part.rename(part.with_name("outcome"))

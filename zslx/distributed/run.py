@@ -2,8 +2,9 @@
 
 All run the same course and come to the same numbers, because losses and gradients are added up over the ranks before
 anybody uses them. The leader alone reads and writes the run folder: it tells the others which run it is, and on a
-resume gives them the state that it found. So the ranks need no common disk, and their number may be another one at
-each start; timing.jsonl keeps which it was. Whenever the state is saved, the ranks compare their weights.
+resume gives them the state that it found. So the run folder need not lie where all see it (text, reference run and a
+model's folder must), and the number of ranks may be another one at each start; timing.jsonl keeps which it was.
+Whenever the state is saved, the ranks compare their weights.
 """
 
 from __future__ import annotations

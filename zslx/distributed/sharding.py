@@ -2,8 +2,9 @@
 
 `run.shard=true`: each layer is put together on every rank when its turn comes, and let go after it; its gradients are
 added up where they are kept. Batches, records and checkpoints are those of any other run, so that the same run may go
-on with or without it, and `zslx probe` and `zslx export` read what it leaves. Saving gathers one tensor after the other
-on rank 0, whose memory must hold the whole state. Exact but for the order of sums.
+on with or without it, and `zslx probe` and `zslx export` read what it leaves. The whole weights must fit on each device
+at the start. Saving gathers the whole state in the memory of rank 0; a resume holds it once in that of every rank.
+Exact but for the order of sums.
 
 What takes a whole gradient or the whole weights in one place is refused, by name: gradient surgery, filters, optimizers
 of methods, averaged weights, growing models, gradients on a control set, gradient interference at probe steps.

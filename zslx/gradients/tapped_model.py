@@ -149,6 +149,8 @@ class TappedLinear(Tapped):
                 self.taps[part] = tap(p, dtype, sequences, *p.shape)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 3:
+            raise ValueError(f"a linear layer with a tap takes (B, T, in), got {tuple(x.shape)}")
         dtype = self.taps["weight"].dtype
         y: Tensor = Product.apply(x.to(dtype), self.weight.detach().to(dtype), self.taps["weight"])
         return y if self.bias is None else y + self.bias.detach().to(dtype) + self.taps["bias"][:, None]
@@ -175,6 +177,8 @@ class TappedEmbedding(Tapped):
         self.ids: Tensor | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
+        if self.ids is not None:
+            raise ValueError("an embedding with a tap is looked up once in a pass")
         x = F.embedding(ids, self.weight.detach())
         self.ids = ids
         return x + self.taps["weight"][:, : ids.shape[-1]]
@@ -202,12 +206,12 @@ class TappedNorm(Tapped):
         self.shape, self.eps, self.rms = layer.normalized_shape, layer.eps, isinstance(layer, nn.RMSNorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = list(self.shape)
+        shape, between = list(self.shape), (slice(None), *[None] * (x.ndim - 2))  # the sequences come first
         y = F.rms_norm(x, shape, None, self.eps) if self.rms else F.layer_norm(x, shape, eps=self.eps)  # type: ignore[arg-type]
         if self.weight is not None:
-            y = y * (self.weight.detach() + self.taps["weight"][:, None])
+            y = y * (self.weight.detach() + self.taps["weight"][between])
         if self.bias is not None:
-            y = y + (self.bias.detach() + self.taps["bias"][:, None])
+            y = y + (self.bias.detach() + self.taps["bias"][between])
         return y
 
 

@@ -27,6 +27,7 @@ from zslx.intervention.base import StepView
 from zslx.intervention.composed import Methods
 from zslx.intervention.gradient_method import CoordinateSums
 from zslx.model.losses import arithmetic, cross_entropy, logits_of, losses_of, token_losses
+from zslx.model.transformer import Transformer
 from zslx.seeds import generator
 from zslx.text.loader import Batch
 from zslx.training.numbers import Diverged, Number, finite
@@ -82,15 +83,17 @@ class GradientPass:
 
     def _tapped(self) -> TappedModel | None:
         """What the compiled pass of a surgeon over sequences takes; None where the engine runs, which is never
-        compiled: for groups of tokens, and for models that have no form with taps."""
-        if not self.methods.surgery or self.methods.surgeon.by_token or self.methods.has("depth"):
+        compiled: for groups of tokens, and for models other than the native one."""
+        if (
+            not isinstance(self.model, Transformer)
+            or not self.methods.surgery
+            or self.methods.surgeon.by_token
+            or self.methods.has("depth")
+        ):
             return None
         if any(getattr(self.model, name, False) for name in ("checkpointing", "loss_chunk")):
             return None
-        try:
-            return TappedModel(self.model, dtype=torch.bfloat16 if self.dtype == "bfloat16" else None, compiled=True)
-        except ValueError:
-            return None
+        return TappedModel(self.model, dtype=torch.bfloat16 if self.dtype == "bfloat16" else None, compiled=True)
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         self.model.zero_grad(set_to_none=True)
