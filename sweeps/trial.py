@@ -167,7 +167,8 @@ def differing(planned: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """In words, what a trial was planned with and is not made of here."""
     found = []
     for name in dict.fromkeys([*planned, *(key for key in here if key != "config")]):
-        was, now = planned.get(name), here.get(name)
+        was: Any = planned.get(name)
+        now: Any = here.get(name)
         if name == "sources":
             found += [
                 f"the source {file}" for file in sorted(was.keys() | now.keys()) if was.get(file) != now.get(file)
