@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from analysis.inference.rows import Comparison
 
 WIDTH = 160  # of the name of a report: those of two studies
-MODES = ("offline", "online")
+MODES = ("off", "offline", "online")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table, write the report; its path comes last, alone on a line."""
     breaks, comparison, out = make(args)
-    if args.wandb:
+    if args.wandb not in (None, "off"):
         from analysis.commands.to_wandb import report_in_wandb
 
         for line in report_in_wandb(breaks, comparison, out, args.wandb):

@@ -41,11 +41,11 @@ def opening(entries: Sequence[Entry]) -> Answer:
     rows = [row for entry in entries for row in entry["rows"]]
     return Answer(
         question="Which training methods do what scale does?",
-        word=f"{len(rows)} answers from {len(entries)} studies",
+        word=f"{len(rows)} answers from {sum(bool(e['rows']) for e in entries)} studies that verify",
         exploratory=False,
-        sentence=f"What methods came to under one protocol, {NAME}, at two scales. Every number follows from an "
-        "archive of records that zslx verify passes. Each method is compared with its own study's baseline, paired by "
-        "seed.",
+        sentence=f"Results of training methods under one protocol, {NAME}, at two scales. Every number follows from an "
+        "archive of records that zslx verify passed when it was added. Each method is compared with its own study's "
+        "baseline, paired by seed.",
     )
 
 
@@ -57,9 +57,9 @@ def standing(pairs: Sequence[tuple[Entry, Row]]) -> Block:
         columns=("method", "answer", *NAMES, "study"),
         rows=tuple(cells(entry, row) for entry, row in sorted(pairs, key=by_effect)),
         caption="In the order of the effect on held-out loss at T. Paired differences to the baseline with 95 % "
-        "intervals, averaged over sizes; L_d, t_d and r_d over the sizes at which the break of both arms is "
-        "identified. D: of one step on held-out text, compared when the baseline was as good; lower is less zero-sum "
-        "learning. Step cost: over the baseline's.",
+        "intervals (over all looks, where looks were planned), averaged over sizes; L_d, t_d and r_d over the sizes at "
+        "which the break of both arms is identified. D: of one step on held-out text, compared when the baseline was "
+        "as good; lower is less zero-sum learning. Step cost: over the baseline's.",
     )
 
 

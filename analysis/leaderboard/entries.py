@@ -78,9 +78,17 @@ def of_study(study: Study, comparison: Mapping[str, Any]) -> dict[str, Any]:
         "study": study.name,
         "created": str(study.created or "")[:10],
         "scale": scale.name if scale else "",
-        "departures": [other] if scale is None else list(departures(study, scale)),
+        "departures": [other] if scale is None else [*departures(study, scale), *unfinished(comparison)],
         "rows": [row(study, comparison, answer) for answer in comparison["answers"]],
     }
+
+
+def unfinished(comparison: Mapping[str, Any]) -> list[str]:
+    """That a study stopped at an early look which gave no answer."""
+    at = comparison["looks"]
+    if not at or at["decided"] or at["seeds"] >= at["after"][-1]:
+        return []
+    return [f"stopped at {at['seeds']} of {at['after'][-1]} seeds without an answer"]
 
 
 def row(study: Study, comparison: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,15 +130,15 @@ def gain(by_size: Mapping[str, Any]) -> str:
 
 
 def update(folder: Path) -> list[dict[str, Any]]:
-    """The entries in a folder, those of archives that lie there made anew where they are not of these bytes.
+    """The entries in a folder; those whose archives lie there are verified and made anew, whatever they say.
 
     ValueError, naming the file, for one that is damaged.
     """
     for archive in sorted(folder.glob("*.zip")):
         path = archive.with_suffix(".json")
-        known = read(path)["archive"] if path.exists() else {}
-        if known.get("sha256") != sha256(archive):
-            write_json(path, entry(archive, str(known.get("where", ""))))
+        known = read_json(path).get("archive") if path.exists() else None
+        where = known.get("where", "") if isinstance(known, dict) else ""
+        write_json(path, entry(archive, str(where)))
     return [read(path) for path in sorted(folder.glob("*.json"))]
 
 

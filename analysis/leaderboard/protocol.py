@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.inference.compare import adds_cosine
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study
 from zslx.config.presets import preset
@@ -72,9 +73,10 @@ def departures(study: Study, scale: Scale) -> Iterator[str]:
         if trial is None:
             found.append(f"no baseline at {size}")
             continue
-        found += other_settings(trial.config, scale, size, tuned=bool(tuning))
-        if (tokens := int(trial.probe_tokens[-1])) != scale.tokens:
-            found.append(f"{tokens:,} tokens a trial; the protocol has {scale.tokens:,}")
+        for trial in study.of(study.baseline.name, size):
+            found += other_settings(trial.config, scale, size, tuned=bool(tuning))
+            if trial.status == "finished" and (tokens := int(trial.probe_tokens[-1])) != scale.tokens:
+                found.append(f"{tokens:,} tokens a trial; the protocol has {scale.tokens:,}")
     yield from dict.fromkeys(found)
 
 
@@ -94,7 +96,7 @@ def arm_departures(study: Study, arm: Arm) -> Iterator[str]:
     others = [other for other in study.arms if other != arm]
     if arm.has_placebo and not any(other.role == "placebo" and other.of == arm.name for other in others):
         yield "its placebo was not run"
-    if "cosine" not in arm.parts and not any(other.parts == arm.parts | {"cosine"} for other in others):
+    if "cosine" not in arm.parts and not any(adds_cosine(other, arm) for other in others):
         yield "not run with cosine"
 
 

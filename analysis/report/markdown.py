@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from analysis.report.blocks import Answer, Block, Heading, Table, Text
 from zslx.printable import one_line
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$!])")
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$!&])")
 
 
 def render(blocks: Sequence[Block]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from zslx.deceleration.loss_curve import Curve, curve
+from zslx.runs.digest import digest
 from zslx.runs.json_files import read_json, write_json
 from zslx.runs.shapes import NUMBER, Shape, check
 from zslx.slug import slug
@@ -33,7 +34,7 @@ class Imported:
 
     def write(self, study: Path) -> Path:
         """Keep it in a study's folder, in place of one of this name."""
-        path = study / FOLDER / f"{slug(self.name, 100)}.json"
+        path = study / FOLDER / f"{slug(self.name, 80)}-{digest(self.name)[:8]}.json"
         path.parent.mkdir(exist_ok=True)
         steps, losses = self.curve.steps.tolist(), self.curve.losses.tolist()
         write_json(path, {"name": self.name, "source": self.source, "steps": steps, "losses": losses})

@@ -63,12 +63,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown(scores: dict[str, float]) -> str:
-    """`acc .3120 ± .0096  acc_norm .3341 ± .0098`: each with its standard error over samples."""
+    """`acc 0.3120 ± 0.0096  acc_norm 0.3341 ± 0.0098`: each with its standard error over samples."""
     return "  ".join(
-        f"{metric} {value:.4f}" + (f" ± {error:.4f}" if (error := scores.get(f"{metric}_stderr")) is not None else "")
+        f"{metric} {value:.4f}" + (f" ± {error:.4f}" if (error := scores.get(_error(metric))) is not None else "")
         for metric, value in scores.items()
-        if "_stderr" not in metric
+        if "_stderr" not in metric and value is not None
     )
+
+
+def _error(metric: str) -> str:
+    """The name of a metric's standard error: `acc_stderr`, or `exact_match_stderr,strict-match` of a filtered one."""
+    name, comma, rest = metric.partition(",")
+    return f"{name}_stderr{comma}{rest}"
 
 
 def _count(text: str) -> int:

@@ -126,8 +126,11 @@ def print_trends(probes: list[Any], results: list[dict[int, dict[str, Any]]]) ->
         sizes = [one.parameters for one in series]
         print(f"\n{len(series)} models of {min(sizes):,} to {max(sizes):,} parameters: log|term| = c + α log N")
         print(trend_table(found))
-        if len({p.text.digest for p in probes if hasattr(p, "text")}) > 1:
-            print("Their tokenizers differ, and so the tokens: error-entropy and confidence depend on the vocabulary.")
+        if len({p.measured_on for p in probes}) > 1:
+            print(
+                "Their texts or tokenizers differ, and so the tokens: error-entropy and confidence depend on the "
+                "vocabulary."
+            )
 
 
 def log(probes: list[Any], results: list[dict[int, dict[str, Any]]], mode: str) -> None:

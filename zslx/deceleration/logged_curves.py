@@ -41,7 +41,7 @@ def read_all(path: Path, columns: Columns = STEP_AND_LOSS) -> dict[str, Curve]:
         return {path.parent.name or path.stem: from_rows(path, _trainer_state(path, columns), columns)}
     if path.suffix == ".csv" and (exported := _wandb_export(path)):
         return exported
-    return {path.stem: read(path, columns)}
+    return {path.name if path.is_dir() else path.stem: read(path, columns)}
 
 
 def _wandb_export(path: Path) -> dict[str, Curve]:

@@ -93,6 +93,7 @@ class SeriesProbe(Probe):
         length, sequences = settings.seq_len or LENGTH, settings.sequences or TEXT_SEQUENCES
         settings = dataclasses.replace(settings, sequences=sequences, seq_len=length)
         self.text = probe_text(text, self.tokenizer(), sequences, length)
+        self.measured_on = self.text.digest
         super().__init__(self.series / FOLDER, settings, self.text.digest, sorted(self.places))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -71,8 +71,10 @@ class Harness:
     @cached_property
     def key(self) -> str:
         """16 hex of what scores depend on beside weights and task."""
-        files = sorted(Path(self.settings.include).rglob("*.yaml")) if self.settings.include else []
-        own = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        root = Path(self.settings.include)  # tasks may use code and data beside them
+        every = sorted(root.rglob("*")) if self.settings.include else []
+        files = [file for file in every if file.is_file() and "__pycache__" not in file.parts]
+        own = [[str(file.relative_to(root)), hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
         text = json.dumps([self.settings.few_shot, self.settings.limit, own, metadata.version("lm_eval")])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -60,8 +60,16 @@ class HubProbe(SeriesProbe):
         self.missing: list[int] = []
         self.commits = self._chosen(revisions)
         folder = Path(self.repository.rpartition("/")[2])
-        folder.mkdir(exist_ok=True)
+        self._own(folder)
         super().__init__(folder, settings, text)
+
+    def _own(self, folder: Path) -> None:
+        """Make the folder, or refuse one that holds another repository of this name: its tokenizer is another."""
+        marker = folder / FOLDER / "repository"
+        if marker.exists() and (held := marker.read_text()) != self.repository:
+            raise ValueError(f"{PREFIX}{self.repository}: {folder} holds {PREFIX}{held}; work in another folder")
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(self.repository)
 
     def checkpoints(self) -> list[Path]:
         place = self.series if self.keep else self.series / FOLDER / "fetched"

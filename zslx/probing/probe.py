@@ -164,6 +164,7 @@ class RunProbe(Probe):
         super().__init__(run, settings, str(manifest.get("identity")), available)
         if not self.available:
             raise ValueError(f"{folder}: no checkpoints to measure")
+        self.measured_on = str(manifest.get("ingredients", {}).get("corpus"))
         self._check_text(manifest, text)
         self._check_reference(manifest)
         self.losses: dict[int, Tensor] = {}  # held-out losses by step
