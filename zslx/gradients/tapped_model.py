@@ -119,6 +119,8 @@ class TappedModel:
 class Tapped(nn.Module):
     """A layer with its parameters, by the names of their attributes, and a tap for each."""
 
+    product = False  # whether it is a matrix product, whose taps have the products' type
+
     def __init__(self, layer: nn.Module):
         super().__init__()
         self.taps: dict[str, Tensor] = {}
@@ -131,7 +133,7 @@ class Tapped(nn.Module):
         """Make the taps for a batch of this shape; `dtype` is that of matrix products."""
         for part in ("weight", "bias"):
             if (p := getattr(self, part)) is not None:
-                self.taps[part] = tap(p, p.dtype, sequences, *p.shape)
+                self.taps[part] = tap(p, dtype if self.product else p.dtype, sequences, *p.shape)
 
     def add(self, part: str, gradient: Tensor, found: Tensor | None) -> Tensor:
         """The gradient of a parameter by sequence, from that of its tap and what other layers found of it."""
@@ -143,10 +145,7 @@ def tap(p: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
 
 
 class TappedLinear(Tapped):
-    def open(self, sequences: int, positions: int, dtype: torch.dtype) -> None:
-        for part in ("weight", "bias"):
-            if (p := getattr(self, part)) is not None:
-                self.taps[part] = tap(p, dtype, sequences, *p.shape)
+    product = True
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3:
