@@ -32,7 +32,7 @@ from sweeps.arm_search import BATCH, ArmSearch, Settings, Value
 from sweeps.arms import BASELINE_ARM
 from sweeps.packing import AUTO
 from sweeps.study import PlannedStudy, build, with_arms
-from sweeps.tune_rate import SEEDS
+from sweeps.tune_rate import SEEDS, UNPROBED
 from zslx.config import presets
 from zslx.config.sizes import model_preset
 from zslx.intervention import registry
@@ -59,7 +59,8 @@ class Search:
     ):
         smallest = min(sizes or presets.preset(preset).sizes, key=lambda s: model_preset(s).parameters(1).total)
         self.results = results
-        plain = build(asked, preset, sizes=[smallest], seeds=SEEDS, overrides=overrides, pack=pack, results=results)
+        settings = [*overrides, UNPROBED]
+        plain = build(asked, preset, sizes=[smallest], seeds=SEEDS, overrides=settings, pack=pack, results=results)
         searched = [arm for arm in plain.arms if arm.role in ("baseline", "arm")]
         self.arms = [ArmSearch(arm, points) for arm in searched]
         self.points, self.size = points, smallest

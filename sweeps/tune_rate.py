@@ -7,7 +7,7 @@ grid, the grid is extended there. An arm whose gradient is rescaled to the plain
 rate of its own and takes the baseline's; so do controls. A placebo takes that of its arm.
 
 The tuning is a study like any other: its trials are in the ledger, an interrupted one goes on, and study.json of the
-comparison names it with its cost.
+comparison names it with its cost. Its trials measure held-out losses alone, and so do those of a search.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from zslx.intervention import registry
 
 FACTORS = tuple(2 ** (k / 2) for k in (-2, -1, 0, 1, 2))
 SEEDS = (1000, 1001, 1002)
+UNPROBED = "instruments.probes=false"  # a seventh of a small trial's time, for what no choice of a rate reads
 WIDEST = 2**3  # the grid is extended up to this factor, and down to its inverse
 
 Rates = dict[str, dict[str, float]]
@@ -47,7 +48,8 @@ def tuning_study(
     results: str | Path = "results",
 ) -> PlannedStudy:
     """The arms that have a rate of their own, at each factor on it."""
-    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=overrides, pack=pack, results=results)
+    settings = [*overrides, UNPROBED]
+    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=settings, pack=pack, results=results)
     tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
     return with_arms(plain, [at(arm, factor, plain.sizes) for arm in tuned for factor in factors], results)
 

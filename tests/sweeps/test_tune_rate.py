@@ -23,6 +23,7 @@ def test_the_grid_is_of_the_baseline_and_of_arms_that_can_shift_their_rate(tiny)
     plain = build(("focal",), "smoke", sizes=["0.1M"], overrides=tiny.split()).trials[0].config.optim.lr
     rates = sorted({t.config.optim.lr for t in study.trials})
     assert rates == pytest.approx([plain * f for f in FACTORS], rel=1e-2)
+    assert not any(t.config.instruments.probes for t in study.trials)  # a choice of rates reads losses alone
 
 
 def test_gradient_surgery_has_a_rate_of_its_own_as_published_alone(tiny):
