@@ -117,17 +117,29 @@ def test_methods_that_need_a_variance_need_two_sequences_a_domain():
 
 
 def test_grape_moves_to_the_task_that_improves_least():
-    # Reference numbers: z = (.5, .5), a = (.2, −.1), γμ = .05.
+    # Reference numbers: z = (.5, .5), a = (.2, −.1), γμ = .05; then as much of equal weights as the authors' code adds.
     gramian, losses = np.array([[0.6, 0.2], [0.2, -0.6]]), [2.0, 2.0]
     state = learned(load_intervention("grape", task_rate=0.05), run_of(gramian, losses=losses))
-    assert state["tasks"].tolist() == pytest.approx([0.49625007, 0.50374993], abs=1e-8)
-    gradients, losses = sequences(1), [2.0, 3.0, 4.0]
-    run = measured(gradients, losses=losses)
-    true, z, p = without_noise(run).numpy(), np.array([0.2, 0.3, 0.5]), np.array([0.5, 0.3, 0.2])
-    improvement = [sum(p[d] * true[n, d] for d in range(3)) / losses[n] for n in range(3)]
-    z = z * np.exp(-0.3 * np.array(improvement))
-    z /= z.sum()
-    q = p * np.exp(0.2 * np.array([sum(z[n] * true[d, n] / losses[n] for n in range(3)) for d in range(3)]))
+    z = np.array([0.49625007, 0.50374993])
+    assert state["tasks"].tolist() == pytest.approx(z * 0.999 + 0.0005, abs=1e-8)
+
+
+@pytest.mark.parametrize("length", [0.1, 1.0, 10.0])  # nothing is clipped, some gradients, all
+def test_grape_multiplies_clipped_gradients(length: float):
+    draws = np.random.default_rng(1)
+    means = draws.normal(size=(DOMAINS, 3)) * length
+    losses = np.array([2.0, 3.0, 4.0])
+    run = run_of(means @ means.T, losses=losses.tolist())
+    z, p = np.array([0.2, 0.3, 0.5]), np.array([0.5, 0.3, 0.2])
+
+    def clipped(vector: np.ndarray) -> np.ndarray:
+        return vector / max(1, np.linalg.norm(vector))
+
+    mixture = clipped(p @ means)
+    z = z * np.exp([-0.3 * clipped(means[n] / losses[n]) @ mixture for n in range(3)])
+    z = z / z.sum() * 0.999 + 0.001 / 3
+    target = clipped(z @ (means / losses[:, None]))
+    q = p * np.exp([0.2 * clipped(means[d]) @ target for d in range(3)])
     method = load_intervention("grape", rate=0.2, task_rate=0.3)
     state = learned(method, run, shares=[0.5, 0.3, 0.2], tasks=[0.2, 0.3, 0.5])
     assert state["tasks"].numpy() == pytest.approx(z, rel=1e-10)
