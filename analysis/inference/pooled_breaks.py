@@ -34,6 +34,7 @@ from analysis.inference.evidence import CONFIDENCE, Contrast
 from analysis.inference.looks import confidence_at
 from analysis.inference.rows import Interval, PooledBreak
 from analysis.inference.size_trends import LEAST_SIZES, slope_weights
+from analysis.numbers import count
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
 from zslx.deceleration.fit import fit
@@ -235,7 +236,7 @@ class PooledBreaks:
         there = [(f, n) for f, n in zip(fits, parameters, strict=True) if f]
         different = len({n for _, n in there})
         if different < LEAST_SIZES:
-            why = {"refused": f"{different} different sizes with a fit; a trend needs {LEAST_SIZES}"}
+            why = {"refused": f"{count(different, 'size')} with a fit; a trend needs {LEAST_SIZES}"}
             return dict.fromkeys(BREAK_MEASURES, why)
         if len({f.seeds for f, _ in there}) > 1 or there[0][0].seeds < 2:
             why = {"refused": "the sizes have other seeds, or a single one"}

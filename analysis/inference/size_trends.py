@@ -27,6 +27,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from analysis.inference.evidence import contrast, influence, ratio_interval, size_means, usable_sizes
+from analysis.numbers import count
 
 LEAST_SIZES = 3
 
@@ -41,7 +42,7 @@ def trend(values: np.ndarray, parameters: np.ndarray) -> dict[str, Any]:
     """Slope of values (S, n) in log N with its interval, or why there is none."""
     sizes = usable_sizes(values)
     if (different := len(set(parameters[sizes]))) < LEAST_SIZES:
-        return {"refused": f"{different} different sizes with two seeds or more; a trend needs {LEAST_SIZES}"}
+        return {"refused": f"{count(different, 'size')} with two seeds or more; a trend needs {LEAST_SIZES}"}
     x, y = np.log(parameters[sizes]), values[sizes]
     found = contrast(y, slope_weights(x))
     assert found is not None
@@ -57,7 +58,7 @@ def equivalent_gain(differences: np.ndarray, baseline: np.ndarray, parameters: n
     """Scale-equivalent gain at size `at`: differences and baseline log held-out losses (S, n), N (S,)."""
     sizes = usable_sizes(baseline)
     if (different := len(set(parameters[sizes]))) < LEAST_SIZES:
-        return {"refused": f"{different} different sizes with a baseline; the trend needs {LEAST_SIZES}"}
+        return {"refused": f"{count(different, 'size')} with a baseline; the trend needs {LEAST_SIZES}"}
     if not usable_sizes(differences)[at]:
         return {"refused": "fewer than two pairs at this size"}
     weights = -slope_weights(np.log(parameters[sizes]))
@@ -84,7 +85,7 @@ def laws(log_loss: np.ndarray, parameters: np.ndarray, tokens: np.ndarray) -> di
     found: dict[str, Any] = {}
     different = len(set(big_n))
     if different < LEAST_SIZES:
-        found["kaplan"] = {"refused": f"{different} different sizes, needs {LEAST_SIZES}"}
+        found["kaplan"] = {"refused": f"{count(different, 'size')}, needs {LEAST_SIZES}"}
     else:
         weights = slope_weights(np.log(big_n))
         alpha = -float(weights @ y)
@@ -95,7 +96,7 @@ def laws(log_loss: np.ndarray, parameters: np.ndarray, tokens: np.ndarray) -> di
             found["kaplan"] = {"refused": "the loss does not fall with size"}
     if different < 4:
         found["chinchilla"] = {
-            "refused": f"{different} different sizes, needs 4 (three constants from as many points fit anything)"
+            "refused": f"{count(different, 'size')}, needs 4 (three constants from as many points fit anything)"
         }
     else:
         found["chinchilla"] = _chinchilla(y, big_n, None)

@@ -160,7 +160,7 @@ class Figures:
             alternative="Training loss of the baseline over steps, log-log. " + "; ".join(words),
             strokes=strokes,
             marks=marks,
-            axes=Axes(log_y=True, y_label="training loss (nats per token)", extent=(6.4, 4.0)),
+            axes=Axes(log_y=True, y_label="training loss (nats per token)"),
         )
         return Figure(
             title="Training loss of the baseline at all sizes",

@@ -38,7 +38,7 @@ def imported(curves: Sequence[Imported], comparison: Comparison) -> list[Block]:
         alternative="Imported loss curves over their own steps, log-log. " + " ".join(row["sentence"] for row in rows),
         strokes=strokes,
         marks=marks,
-        axes=Axes(time=False, log_y=True, y_label="loss (nats per token)", extent=(6.4, 4.0)),
+        axes=Axes(time=False, log_y=True, y_label="loss (nats per token)"),
     )
     figure = Figure(
         title="Imported loss curves",

@@ -128,7 +128,8 @@ function layoutOf(panel, rows, width) {
     ...(panel.heat ? { ...none, ...listed(panel.heat.names), tickangle: -35, title: undefined } : {}),
   });
   const y = axis(panel.y.label, {
-    type: log.y ? "log" : "linear", nticks: log.y ? 4 : 6, hoverformat: DIGITS, exponentformat: "power", minexponent: 3, ...(range ? { range } : {}),
+    type: log.y ? "log" : "linear", nticks: log.y ? 4 : 6, hoverformat: DIGITS,
+    ...(log.y ? { tickformat: "~g" } : { exponentformat: "power", minexponent: 3 }), ...(range ? { range } : {}),
     ...(rows ? { ...none, ...listed([...rows.keys()].map((i) => panel.rows[i])), range: [rows.size - 0.4, -0.6] } : {}),
     ...(panel.heat ? { ...none, ...listed(panel.heat.names), autorange: "reversed", title: undefined } : {}),
   });

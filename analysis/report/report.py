@@ -20,6 +20,7 @@ from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.inference.rows import Answer as ArmAnswer
 from analysis.inference.rows import Comparison
+from analysis.inference.size_trends import LEAST_SIZES
 from analysis.numbers import MISSING, count, difference, number
 from analysis.report import break_blocks as pooled
 from analysis.report import instrument_blocks as instruments
@@ -76,7 +77,7 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
         (
             "Over model sizes",
             "sizes",
-            [scale.over_sizes(figures, c), scale.gains(figures, c), tables.gains(c), tables.trends(c), tables.laws(c)],
+            [scale.over_sizes(figures, c), *over_sizes(figures, c)],
         ),
         ("Imported curves", "imported", [*imported(breaks.study.imported, c)]),
         ("Tuning", "tuning", tuning(figures, c)),
@@ -91,6 +92,19 @@ def blocks(breaks: PooledBreaks, comparison: Comparison) -> list[Block]:
         if there := [block for block in section if block is not None]:
             found += [Heading(text=title, anchor=anchor), *there]
     return found
+
+
+def over_sizes(figures: Figures, comparison: Comparison) -> list[Block | None]:
+    """Scale-equivalent gains and trends, or what they need."""
+    if (there := len(comparison["sizes"])) < LEAST_SIZES:
+        needed = f"Trends over sizes and the scale-equivalent gain need {LEAST_SIZES} sizes; this study has {there}."
+        return [Text(text=needed)]
+    return [
+        scale.gains(figures, comparison),
+        tables.gains(comparison),
+        tables.trends(comparison),
+        tables.laws(comparison),
+    ]
 
 
 def answers(comparison: Comparison) -> list[Block]:
