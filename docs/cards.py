@@ -1,4 +1,4 @@
-"""Writes docs/interventions.md from the cards of our own interventions.
+"""Writes docs/interventions.md from the cards of our own interventions and the results in docs/results.toml.
 
     python docs/cards.py
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from zslx.intervention.hooks import implemented
 from zslx.intervention.registry import describe, load_class
 
 PAGE = Path(__file__).parent / "interventions.md"
+RESULTS = Path(__file__).parent / "results.toml"
 # What a hook acts on; hooks that only watch or tell are left out.
 ACTS = {
     "depth": "number of layers",
@@ -46,7 +48,11 @@ Cost is the time of a step relative to the plain one. A placebo, `placebo:NAME`,
 {placebos}
 
 Where the column says none, the control is the baseline with an equally tuned learning rate. A setting `*.KEY` is one of
-every method of the family; where a method has another default or range, it stands again by its name."""
+every method of the family; where a method has another default or range, it stands again by its name.
+
+The latest result is the held-out loss at T against the baseline, and the answer by the
+[rule of evidence](evidence.md); a screening of one seed has none. The link leads to the study, which says what else it
+found, and what it could not have seen."""
 
 
 def own() -> dict[str, list[dict[str, Any]]]:
@@ -61,7 +67,24 @@ def own() -> dict[str, list[dict[str, Any]]]:
     return {family: found[family] for family in sorted(found, key=lambda f: (f == "controls", f))}
 
 
+def results() -> dict[str, str]:
+    """The latest result of each method, linked to the study in docs/studies.md that tells it."""
+    found: dict[str, str] = {}
+    for study in tomllib.loads(RESULTS.read_text(encoding="utf-8"))["study"]:
+        link = f"[{study.pop('of')}](studies.md#{anchor(study.pop('heading'))})"
+        for name, result in study.items():
+            word = f"{result['word']}: " if "word" in result else ""
+            found.setdefault(name, f"{word}{result['loss']} ({link})")
+    return found
+
+
+def anchor(heading: str) -> str:
+    """The anchor that a page of Markdown has at a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def page() -> str:
+    latest = results()
     placebos = "\n".join(f"- `{kind}`: {how}" for kind, how in PLACEBOS.items())
     parts = [HEAD.format(placebos=placebos)]
     for family, cards in own().items():
@@ -74,12 +97,13 @@ def page() -> str:
                 c["cost"],
                 c["placebo"] or "none",
                 c["source"] or "none",
+                latest.get(c["name"], "none yet"),
             )
             for c in cards
         ]
         parts += [
             f"## {family.replace('_', ' ').capitalize()}\n\n{about}",
-            table(("name", "what it does", "acts on", "cost", "placebo", "source"), rows),
+            table(("name", "what it does", "acts on", "cost", "placebo", "source", "latest result"), rows),
         ]
         if settings := settings_of(cards):
             parts.append(table(("setting", "default", "allowed", "meaning"), settings))

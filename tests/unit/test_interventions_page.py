@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 
@@ -42,3 +43,15 @@ def test_settings_of_most_methods_stand_once(maker: ModuleType):
     assert rows[0] == ("`*.power`", "1.0", "0.0 .. 2.0", "strength | or not") and rows[1][:2] == ("`c.power`", "0.5")
     assert maker.settings_of(cards[3:]) == [("`c2.flag`", "true", "true, false", "on")]
     assert maker.table(("x",), [("a | b",)]).splitlines()[-1] == "| a \\| b |"
+
+
+def test_every_result_is_of_a_method_and_leads_to_a_study_that_tells_it(maker):
+    studies = (maker.PAGE.parent / "studies.md").read_text(encoding="utf-8")
+    sections = {maker.anchor(head): body for head, body in re.findall(r"^##+ (.*)\n((?:(?!^##).*\n)*)", studies, re.M)}
+    names = {card["name"] for cards in maker.own().values() for card in cards}
+    results = maker.results()
+    assert results and results.keys() <= names
+    for name, text in results.items():
+        loss, place = re.fullmatch(r"(?:[a-z ]+: )?(.*) \([^(]*\(studies\.md#(.*)\)\)", text).groups()
+        assert name in sections[place], (name, place)
+        assert all(number in sections[place] for number in re.findall(r"\d+\.?\d*", loss)), (name, loss)
