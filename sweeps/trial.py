@@ -15,7 +15,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from zslx.training.pack import train_pack
 from zslx.training.train import train
 
 PLUGINS = ("interventions.", "zslx_plugins.")
+Manifest = dict[str, Any]
+OnRanks = Callable[[Config, Path], Manifest]  # trains a run of several ranks in a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +68,27 @@ def trial(config: Mapping[str, Any], out: str | Path, *, expected: str | None = 
     While another process trains the same trial, this one waits, and then uses or continues what it finds. Raises
     ValueError when the identity is not the `expected` one: a plugin or the text changed after the sweep was planned.
     """
-    return _trained(config, Path(out), expected, {})[0]
+    return _trained(config, Path(out), expected, {}, on_this_machine)[0]
 
 
-def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Train the trials of one worker, one or a pack, and log them to wandb.
+def on_this_machine(config: Config, folder: Path) -> Manifest:
+    """Train a run on `run.workers` processes of this machine."""
+    manifest: Manifest = launch(config.run.workers, train_on_ranks, config, folder)
+    return manifest
+
+
+def run(jobs: Sequence[Job], on_ranks: OnRanks = on_this_machine) -> list[dict[str, Any]]:
+    """Train the trials of one worker, one or a pack, and log them to wandb. `on_ranks` trains one of several ranks.
 
     Of each its status, whether it was trained here, and wandb's error; of a trial in a pack that raised, the error.
     """
-    if Path(jobs[0].working_directory).is_dir():  # another node of a cluster may not have it
-        os.chdir(jobs[0].working_directory)
+    enter(jobs[0].working_directory)
     labels = {job.folder: Labels(**job.labels) for job in jobs}
     folders = [(Path(folder), own) for folder, own in labels.items()]
     online, events = jobs[0].wandb == "online", jobs[0].tensorboard
     with wandb_log.tracked(folders, wandb=online, tensorboard=events) as streams:
         with streaming(stream.feed for stream in streams.values()):
-            found = _pack(jobs) if jobs[0].packed else [_alone(jobs[0])]
+            found = _pack(jobs) if jobs[0].packed else [_alone(jobs[0], on_ranks)]
         outcomes = zip(jobs, found, strict=True)
         return [described(o) if isinstance(o, BaseException) else _logged(job, streams, *o) for job, o in outcomes]
 
@@ -97,22 +104,28 @@ def _logged(job: Job, streams: Streams, manifest: Mapping[str, Any], trained: bo
     return {"status": manifest["status"], "trained": trained, "wandb": wrong}
 
 
-def _alone(job: Job) -> tuple[dict[str, Any], bool]:
-    return _trained(job.config, Path(job.folder), job.identity, job.made_of)
+def enter(folder: str) -> None:
+    """Work in this folder, where there is one: another node of a cluster may not have it."""
+    if Path(folder).is_dir():
+        os.chdir(folder)
+
+
+def _alone(job: Job, on_ranks: OnRanks) -> tuple[Manifest, bool]:
+    return _trained(job.config, Path(job.folder), job.identity, job.made_of, on_ranks)
 
 
 def _trained(
-    config: Mapping[str, Any], folder: Path, expected: str | None, made_of: Mapping[str, Any]
-) -> tuple[dict[str, Any], bool]:
+    config: Mapping[str, Any], folder: Path, expected: str | None, made_of: Mapping[str, Any], on_ranks: OnRanks
+) -> tuple[Manifest, bool]:
     """The manifest of the finished trial, and whether this call trained any of it."""
     wanted = Config.from_dict(config)
     fresh(wanted)
     with claim(folder):
         begun = _to_train(wanted, folder, expected, made_of, packed=False)
-        return (read_manifest(folder), False) if begun is None else (_train(begun, folder), True)
+        return (read_manifest(folder), False) if begun is None else (_train(begun, folder, on_ranks), True)
 
 
-def _train(config: Config, folder: Path) -> dict[str, Any]:
+def _train(config: Config, folder: Path, on_ranks: OnRanks) -> Manifest:
     """Train in this process, or in as many as the run asks for."""
     if config.run.workers == 1:
         return train(config, folder)
@@ -122,15 +135,14 @@ def _train(config: Config, folder: Path) -> dict[str, Any]:
             f"run.workers={config.run.workers}: {own[0]} is defined in a notebook alone, where other processes do not "
             "find it: write it to a file of plugins/"
         )
-    manifest: dict[str, Any] = launch(config.run.workers, train_on_ranks, config, folder)
-    return manifest
+    return on_ranks(config, folder)
 
 
-def _pack(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], bool] | BaseException]:
+def _pack(jobs: Sequence[Job]) -> list[tuple[Manifest, bool] | BaseException]:
     """As `_trained`, of the trials of a pack; the error of one that raised. An error that may pass is raised here."""
     configs = [Config.from_dict(job.config) for job in jobs]
     fresh(configs[0])
-    found: dict[str, tuple[dict[str, Any], bool] | BaseException] = {}
+    found: dict[str, tuple[Manifest, bool] | BaseException] = {}
     with contextlib.ExitStack() as claims:
         for folder in sorted(job.folder for job in jobs):  # one order: sweeps never wait for each other
             claims.enter_context(claim(Path(folder)))

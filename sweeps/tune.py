@@ -3,14 +3,16 @@
 One of Ray's trials is one call of `sweeps.trial.run` in a reused actor, so that a worker imports torch once: one trial
 of ours, or a pack. Ray gets what the ledger does not have: first the reference runs, then what needs them (rounds.py),
 the largest first in each round so that the slots stay full. Each has one CPU core for each of its threads and a share
-of a GPU where there is one. A worker that dies is started again, and its trials go on from their own checkpoints,
-MAX_FAILURES times; those of a pack then go on by themselves, since one of them may be what kills it. An error that
-would come back is reported at once. Ray's own state is thrown away: what survives a sweep is the ledger.
+of a GPU where there is one; on a cluster, the ranks of a trial have places of their own (ranks.py). A worker that dies
+is started again, and its trials go on from their own checkpoints, MAX_FAILURES times; those of a pack then go on by
+themselves, since one of them may be what kills it. An error that would come back is reported at once. Ray's own state
+is thrown away: what survives a sweep is the ledger.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ from sweeps.outcome import Failure, Outcome
 from sweeps.packing import cores_of, gpu_share, parameters
 from sweeps.planned import PlannedTrial
 from sweeps.progress import Progress
+from sweeps.ranks import across_nodes
 from sweeps.ray_session import CLUSTER, ray, started  # before anything else of Ray
 from sweeps.rounds import lost
 from zslx.intervention.base import Intervention
@@ -58,9 +61,11 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            if self.common:
-                cluster.check(self.common)
-            return {"done": True, "results": trials.run(self.jobs)}
+            if self.common is None:
+                return {"done": True, "results": trials.run(self.jobs)}
+            cluster.check(self.common)
+            across = functools.partial(across_nodes, self.common)
+            return {"done": True, "results": trials.run(self.jobs, across)}
         except cluster.Unlike as error:
             return {"done": True, "results": [], "unlike": str(error)}
         except Exception as error:
@@ -151,7 +156,11 @@ def train_all(rounds: Sequence[Jobs], progress: Progress, slots: int | None) -> 
     results = Path(rounds[0][0][0][1].labels["results"])
     gpu = any(gpu_share([trial.config]) for trial, _ in every.values())
     with started(results, (slots or 1) * cores, gpu) as scratch:
-        progress.slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
+        workers = max(trial.config.run.workers for trial, _ in every.values())
+        if workers > 1 and CLUSTER:
+            most = room(cores, workers if gpu else 0)
+            slots = min(slots or most, most)
+        progress.slots = slots or room(cores, 0)
         train = Round(progress, outcome, scratch, slots, cluster.common(results, scratch) if CLUSTER else None)
         for number, jobs in enumerate(rounds):
             left = with_reference(jobs, progress, outcome)
@@ -221,10 +230,20 @@ def size(trial: PlannedTrial) -> float:
     return parameters(trial.config) * data.batch_size * data.seq_len * trial.steps
 
 
+def room(cores: int, gpus: int) -> int:
+    """How many trials of `cores` and `gpus` there is room for; one, where there is too little for one."""
+    there = ray.cluster_resources()
+    each = {"CPU": cores} | ({"GPU": gpus} if gpus else {})
+    return max(1, min(int(there.get(kind, 0)) // need for kind, need in each.items()))
+
+
 def resources(pack: Sequence[PlannedTrial]) -> tune.PlacementGroupFactory:
     """One core for each thread, and the share of a GPU that the memory of the runs asks for; to a trial of several
-    workers a core for each thread and a GPU for each worker."""
+    ranks a core for each thread and a GPU for each rank. On a cluster Ray Train gives the ranks their places, and the
+    trial's own process only waits: a byte of memory, since Tune wants something to be asked for."""
     share, workers = gpu_share([trial.config for trial in pack]), pack[0].config.run.workers
+    if workers > 1 and CLUSTER:
+        return tune.PlacementGroupFactory([{"memory": 1}])
     gpus = workers if workers > 1 else share
     need: dict[str, float] = {"CPU": cores_of(pack[0].config)} | ({"GPU": gpus} if share else {})
     return tune.PlacementGroupFactory([need])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +98,38 @@ def test_a_node_that_dies_costs_no_trial(sweep, processes, two_nodes, tmp_path):
 
 def two_under_way(sweep) -> bool:
     return sweep.checkpoints() and len(list(sweep.results.glob("trials/*/checkpoints"))) >= 2
+
+
+@pytest.mark.slow
+def test_a_trial_takes_ranks_on_both_nodes_and_outlives_one_of_them(sweep, processes, two_nodes, tmp_path):
+    """A rank is killed in the middle: the trial goes on from its checkpoint, and is that of one process to rounding."""
+    nodes = two_nodes()
+    options = ("--seeds", "1", "--steps", "800", "--wandb", "off")
+    running = sweep.start("none", *options, extra="run.workers=2 run.resume_seconds=0.3 train.dtype=float64")
+    processes.wait_for(sweep.checkpoints, running)
+    ranks = [one for one, command in processes.below(nodes.pid).items() if command.startswith("ray::RayTrainWorker")]
+    assert len(ranks) == 2 and len({parent(rank) for rank in ranks}) == 2, "one rank on each node"
+    os.kill(ranks[1], signal.SIGKILL)
+    out, err = running.communicate(timeout=400)
+    assert running.returncode == 0, out + err
+    assert "1 trained, 0 finished before" in out and "failed" not in out
+    [known] = sweep.study()["trials"]
+    folder = Ledger(sweep.results).folder(known["identity"])
+    assert {json.loads(line)["ranks"] for line in (folder / "timing.jsonl").read_text().splitlines()} == {2}
+    assert len((folder / "timing.jsonl").read_text().splitlines()) >= 2, (
+        "it was not interrupted: the test shows nothing"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    trial(config | {"run": config["run"] | {"workers": 1}}, tmp_path / "alone")
+    ours, alone = (
+        [json.loads(line)["loss"] for line in (place / "steps.jsonl").read_text().splitlines()]
+        for place in (folder, tmp_path / "alone")
+    )
+    assert ours == pytest.approx(alone, rel=1e-7)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ def called() -> bool:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """This process is a rank inside this context. `device`: cpu or cuda, of which each rank takes one."""
+    """This process is a rank inside this context. `device`: cpu or cuda, of which each rank takes one. Where there is a
+    process group already, Ray Train's for one, it is used and left as it is."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "gloo"
     if device == "cuda":
@@ -48,6 +49,11 @@ def joined(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
         backend = "cpu:gloo,cuda:nccl"
     global _store
+    if dist.is_initialized():
+        _store = dist.PrefixStore("zslx", dist.distributed_c10d._get_default_store())
+        sent.clear()
+        yield
+        return
     if STORE in os.environ:
         _store = dist.FileStore(os.environ[STORE], world)
     else:
