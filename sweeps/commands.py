@@ -104,8 +104,8 @@ def searched(args: argparse.Namespace, points: int) -> Sweep | int:
 
 
 def tuned(args: argparse.Namespace) -> Sweep | int:
-    """Tune the rates, on a grid that is extended while a best rate lies at its end; then plan the comparison."""
-    factors = list(tune_rate.FACTORS)
+    """Tune the rates, on grids that are extended while a best rate lies at an end; then plan the comparison."""
+    grids: tune_rate.Grids = {}
     while True:
         asked = ask(args)
         study = tune_rate.tuning_study(
@@ -113,7 +113,7 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
             args.preset,
             sizes=asked.sizes,
             overrides=asked.overrides,
-            factors=factors,
+            grids=grids,
             pack=args.pack,
             results=args.results,
         )
@@ -123,12 +123,13 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
         if args.dry_run or code:
             return code
         measures = tune_rate.load(args.results, study)
-        rates, losses = tune_rate.best_rates(study, measures, factors)
-        longer = tune_rate.wider(factors, rates)
-        if longer == factors:
+        rates, losses = tune_rate.best_rates(study, measures, grids)
+        longer = tune_rate.wider(grids, rates)
+        if longer == grids:
             break
-        factors = longer
-        say("a best rate lies at an end of the grid: one more rate there")
+        arms = ", ".join(arm for arm in longer if longer[arm] != grids.get(arm))
+        say(f"the best rate lies at an end of the grid, and one more is tried there: {arms}")
+        grids = longer
     for line in tune_rate.describe(rates, study.trials):
         say(line)
     return plan(args, rates, tune_rate.summary(study, measures, losses))

@@ -2,9 +2,9 @@
 
 A comparison of two arms says little where one of them trains at a poor rate: loss, tail slope, L_d, t_d and r_d all
 move with it. So the baseline and each arm that was asked for are trained at rates on a grid of factors of √2 around the
-preset's, and each gets the rate with the lowest mean log held-out loss at T. Where the best rate lies at an end of the
-grid, the grid is extended there. An arm whose gradient is rescaled to the plain one's norm (`scale=matched`) has no
-rate of its own and takes the baseline's; so do controls. A placebo takes that of its arm.
+preset's, and each gets the rate with the lowest mean log held-out loss at T. Where an arm's best rate lies at an end of
+its grid, the grid of that arm is extended there. An arm whose gradient is rescaled to the plain one's norm
+(`scale=matched`) has no rate of its own and takes the baseline's; so do controls. A placebo takes that of its arm.
 
 The tuning is a study like any other: its trials are in the ledger, an interrupted one goes on, and study.json of the
 comparison names it with its cost. Its trials measure held-out losses alone, and so do those of a search.
@@ -35,6 +35,7 @@ UNPROBED = "instruments.probes=false"  # a seventh of a small trial's time, for 
 WIDEST = 2**3  # the grid is extended up to this factor, and down to its inverse
 
 Rates = dict[str, dict[str, float]]
+Grids = Mapping[str, Sequence[float]]  # factors by arm, of those that have others than FACTORS
 
 
 def tuning_study(
@@ -43,7 +44,7 @@ def tuning_study(
     *,
     sizes: Sequence[str],
     overrides: Sequence[str],
-    factors: Sequence[float] = FACTORS,
+    grids: Grids | None = None,
     pack: str = AUTO,
     results: str | Path = "results",
 ) -> PlannedStudy:
@@ -51,7 +52,8 @@ def tuning_study(
     settings = [*overrides, UNPROBED]
     plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=settings, pack=pack, results=results)
     tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
-    return with_arms(plain, [at(arm, factor, plain.sizes) for arm in tuned for factor in factors], results)
+    found = [at(arm, f, plain.sizes) for arm in tuned for f in (grids or {}).get(arm.name, FACTORS)]
+    return with_arms(plain, found, results)
 
 
 def at(arm: Arm, factor: float, sizes: Sequence[str]) -> Arm:
@@ -72,11 +74,12 @@ def has_own_rate(arm: Arm) -> bool:
     return not all(getattr(method, "scale", None) == "matched" for method in methods)
 
 
-def best_rates(study: PlannedStudy, measures: Measures, factors: Sequence[float]) -> tuple[Rates, dict[str, Any]]:
+def best_rates(study: PlannedStudy, measures: Measures, grids: Grids) -> tuple[Rates, dict[str, Any]]:
     """(factor by arm and size, mean log loss by arm, size and factor); a trial that diverged counts as infinite."""
     rates: Rates = {}
     losses: dict[str, Any] = {}
-    for arm in arms_of(study, factors):
+    for arm in arms_of(study):
+        factors = grids.get(arm, FACTORS)
         for size in study.sizes:
             means = [_mean(measures, arm if f == 1 else name(arm, f), size) for f in factors]
             if not np.isfinite(means).any():
@@ -88,10 +91,9 @@ def best_rates(study: PlannedStudy, measures: Measures, factors: Sequence[float]
     return rates, losses
 
 
-def arms_of(study: PlannedStudy, factors: Sequence[float]) -> list[str]:
+def arms_of(study: PlannedStudy) -> list[str]:
     """The names of the arms that are tuned, without their factors."""
-    others = {name(arm.name, f) for arm in study.arms for f in factors if f != 1}
-    return [arm.name for arm in study.arms if arm.name not in others]
+    return [arm.name for arm in study.arms if not arm.rates]
 
 
 def _mean(measures: Measures, arm: str, size: str) -> float:
@@ -99,15 +101,16 @@ def _mean(measures: Measures, arm: str, size: str) -> float:
     return float(np.mean(losses)) if len(losses) == len(measures.study.seeds) else math.inf
 
 
-def wider(factors: Sequence[float], rates: Rates) -> list[float]:
-    """The grid, one step longer at each end at which some best rate lies; the same where none does."""
-    chosen = {factor for by_size in rates.values() for factor in by_size.values()}
-    low, high = min(factors), max(factors)
-    found = list(factors)
-    if low in chosen and low > 1.01 / WIDEST:
-        found.insert(0, low / math.sqrt(2))
-    if high in chosen and high < WIDEST / 1.01:
-        found.append(high * math.sqrt(2))
+def wider(grids: Grids, rates: Rates) -> Grids:
+    """The grids, one step longer at each end at which the best rate of that arm lies; the same where none does."""
+    found = dict(grids)
+    for arm, by_size in rates.items():
+        factors, chosen = list(grids.get(arm, FACTORS)), set(by_size.values())
+        low, high = min(factors), max(factors)
+        below = [low / math.sqrt(2)] if low in chosen and low > 1.01 / WIDEST else []
+        above = [high * math.sqrt(2)] if high in chosen and high < WIDEST / 1.01 else []
+        if below or above:
+            found[arm] = [*below, *factors, *above]
     return found
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, count, minus, printable
 from analysis.report.blocks import Axes, Block, Figure, Marks, Panel, Table, Text
+from analysis.report.curves import Line
 from analysis.report.figures import Figures, per_cent
 
 COMPLEMENT = "1 - "  # of a setting near 1: what was searched is its distance to 1
@@ -21,7 +24,8 @@ def tuning(figures: Figures, comparison: Comparison) -> list[Block | None]:
     seeds = ", ".join(map(str, found["seeds"]))
     cost = f"{found['trials']} trials, {found['train_seconds']:.0f} s of training (study {found['study']})."
     if "arms" not in found:
-        return [Text(text=f"The learning rates were tuned before, at each size, on seeds {seeds}: {cost}")]
+        text = f"The learning rates were tuned before, at each size, on seeds {seeds}: {cost}"
+        return [Text(text=text), over_rates(figures, found)]
     text = (
         f"Settings and learning rate of each arm were searched before by Optuna, {found['points']} points an arm at "
         f"{found['size']}, on seeds {seeds}: {cost} Each arm trains with the best of its points; at other sizes the "
@@ -29,6 +33,36 @@ def tuning(figures: Figures, comparison: Comparison) -> list[Block | None]:
     )
     slices = [search_slices(figures, arm) for arm in found["arms"]]
     return [Text(text=text), best(found), *slices, importances(found), *(points(arm) for arm in found["arms"])]
+
+
+def over_rates(figures: Figures, found: Mapping[str, Any]) -> Figure | None:
+    """The loss at T of each tuned arm over the rates that it was given; None where the study says no losses."""
+    panels = []
+    known: Mapping[str, Any] = {arm: by for arm, by in found.get("log_loss", {}).items() if arm in figures.index}
+    for size in figures.sizes if figures.base in known else []:
+        plain = known[figures.base][size]["1"]
+        strokes, marks, words = [], [], []
+        for arm, by_size in known.items():
+            points = sorted((float(f), loss) for f, loss in by_size[size].items() if loss is not None)
+            x = np.array([factor for factor, _ in points])
+            y = 100 * np.expm1(np.array([loss for _, loss in points]) - plain)
+            best = int(y.argmin())
+            strokes.append(figures.stroke(arm, Line(x=x, y=y), size))
+            marks.append(figures.marks(arm, [x[best]], [y[best]], size, note="its rate in the comparison"))
+            words.append(f"{arm}: {y[best]:+.2f} % at {x[best]:.3g}")
+        axes = Axes(time=False, x_label="rate, as a factor on the preset's", y_label="loss at T (%)", zero=0.0)
+        text = f"Loss at T over the learning rate, size {size}; the lowest of {'; '.join(words)}"
+        panels.append(Panel(title=size, alternative=text, strokes=strokes, marks=marks, axes=axes, size=size))
+    if not panels:
+        return None
+    return Figure(
+        title="Loss at T over the learning rate",
+        panels=tuple(panels),
+        legend=figures.legend(list(known)),
+        caption="Geometric mean of the held-out loss at T over the tuning seeds, in per cent of the baseline's at the "
+        "preset's rate. Dots: the rate with which each arm was compared. Arms that are not here take the baseline's, "
+        "placebos that of their arm. A rate at which a trial diverged is left out.",
+    )
 
 
 def best(found: Mapping[str, Any]) -> Table:

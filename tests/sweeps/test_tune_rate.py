@@ -11,8 +11,8 @@ from sweeps.study import build
 from sweeps.tune_rate import FACTORS, SEEDS, best_rates, has_own_rate, name, tuning_study, wider
 
 
-def made(tiny: str, *asked: str, factors=FACTORS):
-    return tuning_study(asked, "smoke", sizes=["0.1M"], overrides=tiny.split(), factors=factors)
+def made(tiny: str, *asked: str, **grids):
+    return tuning_study(asked, "smoke", sizes=["0.1M"], overrides=tiny.split(), grids=grids)
 
 
 def test_the_grid_is_of_the_baseline_and_of_arms_that_can_shift_their_rate(tiny):
@@ -50,18 +50,28 @@ class Losses:
 
 def test_the_best_rate_is_that_of_the_lowest_mean_loss_and_a_diverged_one_is_never_best(tiny):
     study = made(tiny, "focal")
-    rates, losses = best_rates(study, Losses(study, 2.0), FACTORS)
+    rates, losses = best_rates(study, Losses(study, 2.0), {})
     assert rates == {"baseline": {"0.1M": 2.0}, "focal": {"0.1M": 2.0}} and losses["focal"]["0.1M"]["2"] == 0
-    rates, losses = best_rates(study, Losses(study, 2.0, diverged="x 2"), FACTORS)
+    rates, losses = best_rates(study, Losses(study, 2.0, diverged="x 2"), {})
     assert rates["focal"]["0.1M"] == pytest.approx(math.sqrt(2)) and losses["focal"]["0.1M"]["2"] is None
 
 
-def test_the_grid_grows_where_a_best_rate_lies_at_its_end_and_not_for_ever(tiny):
-    factors = list(FACTORS)
-    assert wider(factors, {"baseline": {"0.1M": 1.0}}) == factors
-    assert wider(factors, {"baseline": {"0.1M": 2.0}})[-1] == pytest.approx(2 * math.sqrt(2))
-    assert wider(factors, {"baseline": {"0.1M": 0.5}})[0] == pytest.approx(0.5 / math.sqrt(2))
-    assert wider([*factors, 4.0, 8.0], {"baseline": {"0.1M": 8.0}}) == [*factors, 4.0, 8.0]
+def test_the_grid_of_an_arm_grows_where_its_best_rate_lies_at_an_end_and_not_for_ever(tiny):
+    def ends(best: float, *more: float) -> tuple[float, float]:
+        grid = wider({"focal": [*FACTORS, *more]}, {"focal": {"0.1M": best}, "baseline": {"0.1M": 1.0}})
+        assert set(grid) == {"focal"}  # the baseline's best rate lies within
+        return min(grid["focal"]), max(grid["focal"])
+
+    assert ends(1.0) == (0.5, 2.0)
+    assert ends(2.0) == (0.5, pytest.approx(2 * math.sqrt(2)))
+    assert ends(0.5) == (pytest.approx(0.5 / math.sqrt(2)), 2.0)
+    assert ends(8.0, 4.0, 8.0) == (0.5, 8.0)
+    longer = wider({}, {"focal": {"0.1M": 2.0}, "baseline": {"0.1M": 1.0}})
+    study = made(tiny, "focal", **longer)
+    assert len(study.trials) == (2 * len(FACTORS) + 1) * len(SEEDS)
+    assert {arm.name for arm in study.arms} - {arm.name for arm in made(tiny, "focal").arms} == {"focal rate x 2.83"}
+    rates, _ = best_rates(study, Losses(study, 2 * math.sqrt(2)), longer)
+    assert rates["focal"]["0.1M"] == pytest.approx(2 * math.sqrt(2)) and rates["baseline"]["0.1M"] == 2.0
 
 
 @pytest.mark.slow

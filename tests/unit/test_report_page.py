@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import math
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
@@ -203,12 +204,22 @@ def test_a_study_with_nothing_finished_still_gives_a_page(tmp_path):
     assert "out of memory" in write_report(m, tmp_path / "r.html").read_text()
 
 
-def test_the_cost_of_tuned_rates_is_told(breaks):
-    comparison = compare_study(breaks) | {
-        "tuning": {"study": "focal-rates", "seeds": [1000, 1001], "trials": 30, "train_seconds": 812.4}
-    }
-    [text] = [b.text for b in blocks(breaks, comparison) if "tuned before" in getattr(b, "text", "")]
+def test_tuned_rates_are_told_with_their_cost_and_drawn(breaks):
+    losses = {"0.5": 0.02, "1": 0.0, "2": None}
+    by_size = {size: losses for size in breaks.study.sizes}
+    tuning = {"study": "focal-rates", "seeds": [1000, 1001], "trials": 30, "train_seconds": 812.4}
+    other = {size: {"0.5": math.log(0.9), "1": 0.0, "2": 0.1} for size in breaks.study.sizes}
+    tuning["log_loss"] = {"baseline": by_size, ARMS[1].name: other, "gone": other}
+    comparison = compare_study(breaks) | {"tuning": tuning}
+    found = blocks(breaks, comparison)
+    [text] = [b.text for b in found if "tuned before" in getattr(b, "text", "")]
     assert "seeds 1000, 1001: 30 trials, 812 s of training (study focal-rates)" in text
+    [figure] = [b for b in found if getattr(b, "title", "") == "Loss at T over the learning rate"]
+    assert [panel.title for panel in figure.panels] == list(breaks.study.sizes)
+    for panel in figure.panels:
+        assert [list(s.line.x) for s in panel.strokes] == [[0.5, 1.0], [0.5, 1.0, 2.0]]  # what diverged is left out
+        best = {m.name: (m.x[0], m.y[0]) for m in panel.marks}
+        assert best == {"baseline": (1.0, 0.0), ARMS[1].name: (0.5, pytest.approx(-10.0))}
 
 
 @pytest.mark.medium
