@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,23 +33,31 @@ class Random(GradientMethod):
     spread: float = setting(0.5, "standard deviation of the weights over their mean", low=0.0, high=10.0)
 
     def group_weights(self, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor:
-        gramian = floating(gramian)
-        noise = torch.randn(len(gramian), generator=state["generator"], dtype=torch.float64)
-        return torch.from_numpy(with_spread(noise.numpy(), self.spread)).to(gramian.device, gramian.dtype)
+        return self.packed_group_weights(floating(gramian)[None], group_losses[None], [state])[0]
+
+    def packed_group_weights(self, gramians: Tensor, group_losses: Tensor, states: Sequence[State]) -> Tensor:
+        size = gramians.shape[-1]
+        draws = [torch.randn(size, generator=state["generator"], dtype=torch.float64) for state in states]
+        weights = with_spread(torch.stack(draws).numpy(), self.spread)
+        return torch.from_numpy(weights).to(gramians.device, gramians.dtype)
 
 
 def with_spread(noise: np.ndarray, spread: float) -> np.ndarray:
-    """exp(a·noise) (K,) over its mean, whose standard deviation is `spread`, or as near to that as K values come."""
-    noise = noise - noise.max()  # no overflow, and the largest weight is 1 before it is scaled
+    """exp(a·noise) (..., K) over its mean, of standard deviation `spread`, or as near to that as K values come."""
+    noise = noise - noise.max(-1, keepdims=True)  # no overflow, and the largest weight is 1 before it is scaled
 
-    def weights(a: float) -> np.ndarray:
+    def weights(a: np.ndarray) -> np.ndarray:
         w = np.exp(a * noise)
-        return w / w.mean()
+        return w / w.mean(-1, keepdims=True)
 
-    low, high = 0.0, 1.0
-    while weights(high).std() < spread and high < LARGEST:
-        high *= 2
+    def short(a: np.ndarray) -> np.ndarray:
+        return weights(a).std(-1, keepdims=True) < spread
+
+    low, high = np.zeros_like(noise[..., :1]), np.ones_like(noise[..., :1])
+    while (further := short(high) & (high < LARGEST)).any():
+        high = np.where(further, 2 * high, high)
     for _ in range(60 if spread > 0 else 0):
         middle = (low + high) / 2
-        low, high = (middle, high) if weights(middle).std() < spread else (low, middle)
+        more = short(middle)
+        low, high = np.where(more, middle, low), np.where(more, high, middle)
     return weights(low)

@@ -8,6 +8,7 @@ Exact. Cost: nothing beside the Gramian. Oracle: the published values and the fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,17 +40,16 @@ class AdaCons(GramianMethod):
     def init_groups(self, num_groups: int, generator: torch.Generator) -> State:
         return {"generator": generator, "coefficients": torch.zeros(0, dtype=torch.float64)}
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        norms = gramian.diagonal().sqrt()
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        norms = gramians.diagonal(dim1=1, dim2=2).sqrt()
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
-        ordered, rank = (gramian.mean(1) * inverse).sort()
-        remembered = state["coefficients"]
-        if len(remembered) == len(ordered):
-            ordered = self.momentum * remembered + (1 - self.momentum) * ordered
-        state["coefficients"] = ordered
-        alpha = torch.empty_like(ordered)
-        alpha[rank] = ordered
-        total = alpha.sum()
-        if total.abs() <= CANCELLED * alpha.abs().sum():
-            return torch.full_like(losses, 1 / len(losses))
-        return alpha / total * inverse
+        ordered, rank = (gramians.mean(2) * inverse).sort(stable=True)
+        for own, state in zip(ordered, states, strict=True):
+            remembered = state["coefficients"]
+            if len(remembered) == len(own):
+                own.copy_(self.momentum * remembered + (1 - self.momentum) * own)
+            state["coefficients"] = own.clone()
+        alpha = torch.empty_like(ordered).scatter_(1, rank, ordered)
+        total = alpha.sum(1, keepdim=True)
+        vanished = total.abs() <= CANCELLED * alpha.abs().sum(1, keepdim=True)
+        return torch.where(vanished, 1 / losses.shape[1], alpha / total * inverse)

@@ -9,8 +9,10 @@ Oracles: TorchJD's AlignedMTLWeighting, and 60-digit arithmetic (tests/oracles/t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
@@ -38,37 +40,34 @@ class AlignedMTL(GramianMethod):
     variant: str = setting("min", "eigenvalue that all are set to", choices=("min", "median", "rmse"))
     preference: str = setting("mean", "of the groups; differs with scale=paper", choices=("mean", "sum"))
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        weights = self.aligned(gramian)
-        return weights if self.preference == "mean" else weights * len(weights)
-
-    def aligned(self, gramian: Tensor) -> Tensor:
-        """Weights (K,) for the preference 1/K."""
-        size = len(gramian)
-        values, vectors = spectrum(gramian)
-        if not len(values):
-            return torch.full((size,), 1 / size, dtype=gramian.dtype)
-        target = {"min": values[0], "median": values.median(), "rmse": values.mean()}[self.variant]
-        weights = vectors @ ((target / values).sqrt() * vectors.mean(0))
-        vanished = weights.abs().max() <= CANCELLED / size
-        return torch.full_like(weights, 1 / size) if vanished else weights
-
-
-def spectrum(gramian: Tensor) -> tuple[Tensor, Tensor]:
-    """The r eigenvalues (r,) of G that are not zero, rising, and their eigenvectors (K, r)."""
-    norms = gramian.diagonal().clamp_min(0).sqrt()
-    if norms.max() <= SAME_LENGTH * norms.min():
-        return nonzero(*torch.linalg.eigh(gramian))
-    unit = torch.where(norms > 0, 1 / norms, 0.0)
-    values, vectors = nonzero(*torch.linalg.eigh(unit[:, None] * gramian * unit))
-    factor = norms[:, None] * vectors * values.sqrt()
-    if not len(values):
-        return values, vectors
-    singular, left, _, scale, _, _ = lapack.dgejsv(factor.numpy(), joba=2, jobu=0, jobv=3)
-    squares = torch.from_numpy(singular * (scale[0] / scale[1])).square()
-    return squares.flip(0), torch.from_numpy(left).flip(1)
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        size = gramians.shape[-1]
+        values, vectors = (torch.from_numpy(part) for part in spectra(gramians.numpy()))
+        kept = values > 0
+        rank = kept.sum(1, keepdim=True)
+        # Those that are kept come last: the first of them, the lower one of their middle, and their mean.
+        place = {"min": size - rank, "median": size - rank + (rank - 1) // 2}.get(self.variant)
+        mean = values.sum(1, keepdim=True) / rank
+        target = mean if place is None else values.gather(1, place.clamp(max=size - 1))
+        shares = torch.where(kept, (target / values).sqrt(), 0.0) * vectors.mean(1)
+        weights = (vectors * shares[:, None]).sum(2)
+        vanished = (rank == 0) | (weights.abs().amax(1, keepdim=True) <= CANCELLED / size)
+        weights = torch.where(vanished, 1 / size, weights)
+        return weights if self.preference == "mean" else weights * size
 
 
-def nonzero(values: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    return values[kept], vectors[:, kept]
+def spectra(gramians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (R, K) of Gramians (R, K, K), rising, those that count as zero set to it, and their eigenvectors."""
+    norms = np.sqrt(gramians.diagonal(axis1=1, axis2=2).clip(0))
+    lengths = norms.max(1) > SAME_LENGTH * norms.min(1)
+    unit = np.where(lengths[:, None] & (norms > 0), 1 / np.where(norms > 0, norms, 1.0), 1.0)
+    values, vectors = np.linalg.eigh(unit[:, :, None] * gramians * unit[:, None])
+    values[values <= values[:, -1:] * values.shape[1] * np.finfo(float).eps] = 0.0
+    for r in lengths.nonzero()[0]:
+        kept = values[r] > 0
+        if kept.any():
+            factor = norms[r][:, None] * vectors[r][:, kept] * np.sqrt(values[r][kept])
+            singular, left, _, scale, _, _ = lapack.dgejsv(factor, joba=2, jobu=0, jobv=3)
+            values[r][kept] = np.square(singular * (scale[0] / scale[1]))[::-1]
+            vectors[r][:, kept] = left[:, ::-1]
+    return values, vectors

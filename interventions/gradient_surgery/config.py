@@ -8,11 +8,13 @@ pseudoinverse of the full matrix of gradients (tests/oracles/test_weightings.py)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from interventions.gradient_surgery.cosines import cosines_of, least
 from zslx import GramianMethod, State
 
 CANCELLED = 1e-6  # C⁺1 this small is rounding error (of float32 gradients, too): of a regular C it is at least 1/K
@@ -32,13 +34,12 @@ class ConFIG(GramianMethod):
     source = "Liu et al. 2024, arXiv 2408.11104"
     cost = "Gramian; solver 0.5 ms at K=64, 8 ms at K=256"
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        norms = gramian.diagonal().sqrt()
-        inverse = torch.where(norms > 0, 1 / norms, 0.0)
-        cosines = inverse[:, None] * gramian * inverse
-        solution = torch.linalg.pinv(cosines, hermitian=True).sum(1)
-        squared = solution @ cosines @ solution
-        if squared <= 0 or solution.abs().max() <= CANCELLED:
-            return torch.ones_like(losses)
-        direction = solution * inverse / squared.sqrt()
-        return (norms @ (cosines @ (norms * direction))) * direction
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        cosines, norms, inverse = cosines_of(gramians)
+        solution = least(cosines, torch.ones_like(losses))
+        image = (cosines * solution[:, None]).sum(2)
+        squared = (solution * image).sum(1, keepdim=True)
+        nowhere = (squared <= 0) | (solution.abs().amax(1, keepdim=True) <= CANCELLED)
+        # norms · C (norms · direction): the sum of the projections on the direction.
+        length = (norms * image).sum(1, keepdim=True) / squared
+        return torch.where(nowhere, 1.0, length * solution * inverse)

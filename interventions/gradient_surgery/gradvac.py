@@ -5,12 +5,13 @@
     φ̂_ij ← (1−β) φ̂_ij + β φ;   w = Σ_i c_i        D = √diag G
 
 Exact; √(1−φ̂²) in the denominator is at least EPSILON, for two groups that have always been parallel.
-All rows i are walked together, as in pcgrad. Oracle: TorchJD's GradVacWeighting draw for draw
+All rows i of all runs are walked together, as in pcgrad. Oracle: TorchJD's GradVacWeighting draw for draw
 (tests/oracles/test_weightings.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,15 +46,17 @@ class GradVac(GramianMethod):
         targets = torch.zeros(num_groups, num_groups, dtype=torch.float64)
         return {"generator": generator, "cosines": targets}
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        size = len(gramian)
-        if len(state["cosines"]) != size:
-            state["cosines"] = torch.zeros(size, size, dtype=torch.float64)
-        order = partners(size, state["generator"] if self.order == "random" else None)
-        targets = state["cosines"].numpy().copy()
-        weights = vaccinate(gramian.numpy(), targets, order, self.beta)
-        state["cosines"] = torch.from_numpy(targets)
-        return torch.from_numpy(weights)
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        size = gramians.shape[-1]
+        afresh = torch.zeros(size, size, dtype=torch.float64)
+        known = [state["cosines"] if len(state["cosines"]) == size else afresh for state in states]
+        generators = [state["generator"] if self.order == "random" else None for state in states]
+        orders = np.stack([partners(size, generator) for generator in generators])
+        targets = torch.stack(known)
+        weights = torch.from_numpy(vaccinate(gramians.numpy(), targets.numpy(), orders, self.beta))
+        for state, cosines in zip(states, targets, strict=True):
+            state["cosines"] = cosines.clone()
+        return weights
 
 
 def partners(size: int, generator: torch.Generator | None) -> np.ndarray:
@@ -66,24 +69,27 @@ def partners(size: int, generator: torch.Generator | None) -> np.ndarray:
     return positions + (positions >= np.arange(size)[:, None])
 
 
-def vaccinate(gramian: np.ndarray, targets: np.ndarray, order: np.ndarray, beta: float) -> np.ndarray:
-    """Weights (K,); the target cosines (K, K) are updated in place."""
-    rows = np.arange(len(gramian))
-    norms = np.sqrt(gramian.diagonal())
-    coefficients = np.eye(len(gramian))
-    products = gramian.copy()  # c_i G
-    for other in order.T:
+def vaccinate(gramians: np.ndarray, targets: np.ndarray, orders: np.ndarray, beta: float) -> np.ndarray:
+    """Weights (R, K) for orders (R, K, K−1); the target cosines (R, K, K) are updated in place."""
+    runs, size, _ = gramians.shape
+    gram, targets = gramians.reshape(-1, size), targets.reshape(-1, size)  # rows of all runs, one after the other
+    rows, first = np.arange(len(gram)), np.repeat(np.arange(runs) * size, size)
+    norms = np.sqrt(gramians.diagonal(axis1=1, axis2=2)).ravel()
+    coefficients = np.tile(np.eye(size), (runs, 1))
+    products = gram.copy()  # c_i G
+    for other in orders.reshape(len(gram), -1).T:
         row_norms = np.sqrt(np.maximum(np.einsum("ij,ij->i", products, coefficients), 0))
-        scale = row_norms * norms[other]
+        scale = row_norms * norms[first + other]
         known = scale > 0
         cosine = np.divide(products[rows, other], scale, out=np.zeros(len(rows)), where=known)
         cosine = np.clip(cosine, -1.0, 1.0)
         target = targets[rows, other]
         raised = known & (cosine < target)
         hit, j, phi, goal = rows[raised], other[raised], cosine[raised], target[raised]
+        of_other = first[hit] + j
         sine, goal_sine = np.sqrt(1 - phi**2), np.sqrt(1 - goal**2)
-        step = row_norms[raised] * (goal * sine - phi * goal_sine) / (norms[j] * np.maximum(goal_sine, EPSILON))
+        step = row_norms[raised] * (goal * sine - phi * goal_sine) / (norms[of_other] * np.maximum(goal_sine, EPSILON))
         coefficients[hit, j] += step
-        products[hit] += step[:, None] * gramian[j]
+        products[hit] += step[:, None] * gram[of_other]
         targets[rows[known], other[known]] = (1 - beta) * target[known] + beta * cosine[known]
-    return coefficients.sum(0)
+    return coefficients.reshape(gramians.shape).sum(1)

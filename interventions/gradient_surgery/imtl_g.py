@@ -6,11 +6,13 @@ Cost: one eigendecomposition. Oracle: TorchJD's IMTLGWeighting (tests/oracles/te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from interventions.gradient_surgery.cosines import cosines_of, least
 from zslx import GramianMethod, State
 
 CANCELLED = 1e-12  # a sum this small relative to its terms is rounding error
@@ -30,18 +32,14 @@ class IMTLG(GramianMethod):
     source = "Liu et al. 2021, Towards Impartial Multi-task Learning (ICLR); general form: arXiv 2406.16232"
     cost = "Gramian; solver 0.4 ms at K=64, 8 ms at K=256"
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        norms = gramian.diagonal().clamp_min(0).sqrt()
-        if norms.max() <= 0:
-            return torch.full_like(losses, 1 / len(losses))
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
         # Through the cosines C = D⁻¹GD⁻¹, w ∝ D⁻¹C⁻¹1: gradients of very different length cost no digits.
-        inverse = torch.where(norms > 0, norms.max() / norms, 0.0)
-        unit = torch.where(norms > 0, 1 / norms, 0.0)
-        cosines = unit[:, None] * gramian * unit
-        equal = torch.linalg.pinv(cosines, hermitian=True) @ (norms > 0).to(norms)
+        cosines, norms, inverse = cosines_of(gramians)
+        equal = least(cosines, (norms > 0).to(norms))
+        largest = equal.abs().amax(1, keepdim=True)
         # What is rounding error here would be multiplied by up to the ratio of the norms.
-        solution = inverse * torch.where(equal.abs() > CANCELLED * equal.abs().max(), equal, 0.0)
-        total = solution.sum()
-        if equal.abs().max() <= NO_SOLUTION or total.abs() <= CANCELLED * solution.abs().sum():
-            return torch.full_like(losses, 1 / len(losses))
-        return solution / total
+        ratio = norms.amax(1, keepdim=True) * inverse
+        solution = ratio * torch.where(equal.abs() > CANCELLED * largest, equal, 0.0)
+        total = solution.sum(1, keepdim=True)
+        nowhere = (largest <= NO_SOLUTION) | (total.abs() <= CANCELLED * solution.abs().sum(1, keepdim=True))
+        return torch.where(nowhere, 1 / losses.shape[1], solution / total)

@@ -3,12 +3,13 @@
     for i:  c_i = e_i;  for j ≠ i in order:  if c_i·G_j < 0:  c_ij −= c_i·G_j / G_jj
     w = Σ_i c_i
 
-Exact. All rows i are walked together, each in an order of its own: K steps of O(K²) in place of K² of O(K).
+Exact. All rows i of all runs are walked together, each in an order of its own: K steps of O(K²) in place of K² of O(K).
 Oracle: the double loop above, and TorchJD's PCGradWeighting draw for draw (tests/oracles/test_weightings.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +36,12 @@ class PCGrad(GramianMethod):
     order: str = setting("random", "order in which a group's conflicts are removed", choices=("random", "ascending"))
     reduction: str = setting("sum", "of the projected gradients; differs with scale=paper", choices=("sum", "mean"))
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        generator = state["generator"] if self.order == "random" else None
-        weights = torch.from_numpy(project_conflicts(gramian.numpy(), visiting_order(len(gramian), generator)))
-        return weights if self.reduction == "sum" else weights / len(weights)
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        size = gramians.shape[-1]
+        generators = [state["generator"] if self.order == "random" else None for state in states]
+        orders = np.stack([visiting_order(size, generator) for generator in generators])
+        weights = torch.from_numpy(project_conflicts(gramians.numpy(), orders))
+        return weights if self.reduction == "sum" else weights / size
 
 
 def visiting_order(size: int, generator: torch.Generator | None) -> np.ndarray:
@@ -48,15 +51,18 @@ def visiting_order(size: int, generator: torch.Generator | None) -> np.ndarray:
     return torch.stack([torch.randperm(size, generator=generator) for _ in range(size)]).numpy()
 
 
-def project_conflicts(gramian: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Weights (K,) of PCGrad for the visiting order (K, K)."""
-    rows = np.arange(len(gramian))
+def project_conflicts(gramians: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Weights (R, K) of PCGrad for Gramians and visiting orders (R, K, K)."""
+    runs, size, _ = gramians.shape
+    rows = gramians.reshape(-1, size)  # those of all runs, one after the other
+    own, first = np.tile(np.arange(size), runs), np.repeat(np.arange(runs) * size, size)
+    squares = gramians.diagonal(axis1=1, axis2=2).ravel()
     # A zero gradient has no direction to project on: dividing by infinity leaves the row as it is.
-    squared_norms = np.where(gramian.diagonal() > 0, gramian.diagonal(), np.inf)
-    coefficients = np.eye(len(gramian))
-    for visited in order.T:
-        inner = np.einsum("ij,ij->i", coefficients, gramian[visited])
-        conflict = (inner < 0) & (visited != rows)
-        hit, other = rows[conflict], visited[conflict]
-        coefficients[hit, other] -= inner[conflict] / squared_norms[other]
-    return coefficients.sum(0)
+    squared_norms = np.where(squares > 0, squares, np.inf)
+    coefficients = np.tile(np.eye(size), (runs, 1))
+    for visited in orders.reshape(-1, size).T:
+        inner = np.einsum("ij,ij->i", coefficients, rows[first + visited])
+        hit = ((inner < 0) & (visited != own)).nonzero()[0]
+        other = visited[hit]
+        coefficients[hit, other] -= inner[hit] / squared_norms[first[hit] + other]
+    return coefficients.reshape(gramians.shape).sum(1)

@@ -10,6 +10,7 @@ gradients' scale and of outliers. Exact. Cost: the Gramian. Oracle: closed form 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,17 +37,17 @@ class Alignment(GramianMethod):
 
     strength: float = setting(0.5, "how strongly agreement is rewarded; negative: punished", low=-3.0, high=3.0)
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        squared = gramian.diagonal()
-        rest = gramian.sum(1) - squared
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        squared = gramians.diagonal(dim1=1, dim2=2)
+        rest = gramians.sum(2) - squared
         agreement = torch.where(squared > 0, rest / squared.clamp(min=math.ulp(0.0)).sqrt(), 0.0)
         weights = (self.strength * mid_ranks(agreement)).exp()
-        return weights / weights.mean()
+        return weights / weights.mean(1, keepdim=True)
 
 
 def mid_ranks(values: Tensor) -> Tensor:
-    """Ranks of values (N,), ties sharing their mean rank, spread evenly over (−1, 1)."""
+    """Ranks of values (..., N), ties sharing their mean rank, spread evenly over (−1, 1)."""
     ordered = values.sort().values
     below = torch.searchsorted(ordered, values, right=False)
     up_to = torch.searchsorted(ordered, values, right=True)
-    return (below + up_to).to(torch.float64) / len(values) - 1
+    return (below + up_to).to(torch.float64) / values.shape[-1] - 1

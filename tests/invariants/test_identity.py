@@ -189,6 +189,13 @@ def test_numerics_and_torch_count(monkeypatch: pytest.MonkeyPatch):
     assert of() != before
 
 
+def test_how_groups_are_weighted_counts_where_a_method_does(monkeypatch: pytest.MonkeyPatch):
+    specs = ("none", "focal", "agreement", "famo", "mgda+cosine", "placebo:pcgrad")
+    before = {spec: of(spec) for spec in specs}
+    monkeypatch.setattr(module, "WEIGHED", module.WEIGHED + 1)
+    assert {spec for spec in specs if of(spec) != before[spec]} == {"famo", "mgda+cosine", "placebo:pcgrad"}
+
+
 def test_the_reference_counts_by_what_it_is(tmp_path: Path):
     """The folder's place does not matter, the run in it does; an unfinished one is refused."""
     from zslx.runs.json_files import read_json, write_json

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from zslx.intervention import registry
 from zslx.intervention.discovery import discover
@@ -179,7 +180,7 @@ def test_unchecked_hook_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_unscaled_gradient_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`normalised` on a run that does not rescale the combined gradient."""
-    monkeypatch.setattr("zslx.training.step_gradient.matched_scale", lambda gramian, weights: 1.0)
+    monkeypatch.setattr("zslx.training.group_weights.matched_scale", lambda gramians, weights: torch.ones(1))
     with pytest.raises(AssertionError, match="of the plain one's"):
         law("normalised")(Subject("mgda", tmp_path))
 

@@ -7,7 +7,9 @@ learning rate multiply, and extra losses add up. Every other hook that returns s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView
 from zslx.intervention.gradient_method import CoordinateSums, GradientMethod
 from zslx.intervention.hooks import HOOKS, examine_class
-from zslx.intervention.raised import told
+from zslx.intervention.raised import attempt, told
 from zslx.seeds import generator
 from zslx.text.loader import Choice
 
@@ -176,3 +178,48 @@ class Methods:
         for m in self.hooks["metrics"]:
             found |= self._call(m, "metrics")
         return found
+
+
+def group_weights(every: Sequence[Methods], gramians: Tensor, group_losses: Tensor) -> list[Tensor | Exception | None]:
+    """Of R runs whose surgeons are equal, each one's weights (K,) from Gramians (R, K, K) and losses (R, K).
+
+    None skips a run's step, an exception ends that run. All are solved at once where the method has a form for that.
+    If anything is wrong there, they are asked one after the other, from the states of before: then it is clear whose
+    fault it is, and the others go on.
+    """
+    method = every[0].surgeon
+    if len(every) > 1 and method.solves_packs():
+        states = [methods.states[method.name] for methods in every]
+        undo = [kept(state) for state in states]
+        try:
+            given = method.packed_group_weights(gramians, group_losses, states)
+            found = HOOKS["group_weights"].check(given, method, every[0].run, gramians, group_losses)
+            if found is not None:
+                return list(found)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException:  # as in `Methods`; asked alone, the run at fault says what it is
+            pass
+        for restore in undo:
+            restore()
+    return [
+        attempt(partial(methods.group_weights, gramian, losses))
+        for methods, gramian, losses in zip(every, gramians, group_losses, strict=True)
+    ]
+
+
+def kept(state: State) -> Callable[[], None]:
+    """What makes a state again what it is now."""
+    draws = {key: value.get_state() for key, value in state.items() if isinstance(value, torch.Generator)}
+    rest = {
+        key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for key, value in state.items()
+        if key not in draws
+    }
+
+    def restore() -> None:
+        generators = {key: state[key].set_state(value) for key, value in draws.items()}
+        state.clear()
+        state.update(generators | rest)
+
+    return restore

@@ -19,7 +19,8 @@ Checked by tests/unit/test_weightings.py (groupings), tests/oracles/test_weighti
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -118,6 +119,30 @@ class GradientMethod(Intervention):
         """
         raise NotImplementedError
 
+    def packed_group_weights(self, gramians: Tensor, group_losses: Tensor, states: Sequence[State]) -> Tensor:
+        """`group_weights` of the R runs of a pack at once: (R, K) from Gramians (R, K, K) and losses (R, K), those of
+        each run as if it were alone.
+
+        For runs of this method with the same settings, none of which skips its step. What a run remembers lies in its
+        own state, its generator included.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def solves_packs(cls) -> bool:
+        """Whether the class has a packed form, and no subclass replaced the form for one run alone."""
+        for owner in cls.__mro__:
+            if vars(owner).keys() & {"packed_group_weights", "packed_solve"}:
+                return owner not in (GradientMethod, GramianMethod)
+            if vars(owner).keys() & {"group_weights", "weights", "solve"}:
+                return False
+        return False
+
+    @property
+    def each_sequence(self) -> bool:
+        """Whether every sequence is a group by itself, in the order of the batch."""
+        return self.groups == "sequence" and type(self).group_ids is GradientMethod.group_ids
+
     @hook
     def combine(self, run: RunView, sums: CoordinateSums, state: State) -> Tensor:
         """The gradient of one parameter from sums over its group gradients."""
@@ -165,19 +190,34 @@ BY_TOKEN = {"token_class": token_class, "loss_quantile": loss_quantile, "token_f
 class GramianMethod(GradientMethod, ABC):
     """A method that is a function from the Gramian of the group gradients to their weights.
 
-    Subclasses write `solve`. Weights are those of the paper, so that equal weights are all 1 for a method
-    that sums and all 1/K for one that averages; `scale=matched` makes that immaterial for the step.
+    Subclasses write `solve`, for one run, or in its place `packed_solve`, for all runs of a pack at once. Weights are
+    those of the paper, so that equal weights are all 1 for a method that sums and all 1/K for one that averages;
+    `scale=matched` makes that immaterial for the step.
     """
 
     placebo = "group_weights"
     keeps_empty: ClassVar[bool] = False  # whether `solve` also sees groups that no token of the batch belongs to
 
-    @abstractmethod
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self).solve is GramianMethod.solve and type(self).packed_solve is GramianMethod.packed_solve:
+            raise TypeError(f"{type(self).__name__} needs a method solve, or packed_solve")
+
     def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor | None:
         """Weights (K,) from a finite symmetric Gramian (K, K) and losses (K,), all float64 on the CPU."""
+        return self.packed_solve(gramian[None], losses[None], [state])[0]
+
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        """`solve` for R runs at once: weights (R, K) from Gramians (R, K, K), losses (R, K) and the runs' states."""
+        raise NotImplementedError
 
     def group_weights(self, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
         return self.weights(gramian, group_losses, state)
+
+    def packed_group_weights(self, gramians: Tensor, group_losses: Tensor, states: Sequence[State]) -> Tensor:
+        weights = self._over_present(gramians, group_losses, states, self.packed_solve)
+        assert weights is not None
+        return weights
 
     def weights(self, gramian: Tensor, group_losses: Tensor, state: State | None = None) -> Tensor | None:
         """Weights (K,) of the group gradients, in the dtype and on the device of the Gramian (K, K).
@@ -188,21 +228,45 @@ class GramianMethod(GradientMethod, ABC):
         the solution to zero (MGDA) or leave it undefined (ConFIG); it gets the mean of the other weights. Where
         no group has a gradient all weights are 1. None: the method skips the step.
         """
+
+        def solve(gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor | None:
+            solved = self.solve(gramians[0], losses[0], states[0])
+            return None if solved is None else solved[None]
+
         gramian, group_losses = floating(gramian), floating(group_losses)
-        gram = checked_gramian(self.name, gramian)
+        state = fresh_state(self, len(group_losses), state)
+        weights = self._over_present(gramian[None], group_losses[None], [state], solve)
+        return None if weights is None else weights[0]
+
+    def _over_present(
+        self,
+        gramians: Tensor,
+        group_losses: Tensor,
+        states: Sequence[State],
+        solve: Callable[[Tensor, Tensor, Sequence[State]], Tensor | None],
+    ) -> Tensor | None:
+        """Weights (R, K) of R runs. Those in which the same groups are present are solved together."""
+        gram = checked_gramians(self.name, gramians)
         losses = group_losses.detach().to("cpu", torch.float64)
-        if losses.shape != gram.shape[:1]:
-            raise ValueError(f"{self.name}: {tuple(losses.shape)} group losses for {len(gram)} groups")
-        state = fresh_state(self, len(gram), state)
-        present = ((gram.diagonal() > 0) | (losses != 0)).nonzero().flatten()
-        if not gram.diagonal().any():
-            weights: Tensor | None = torch.ones_like(losses)
-        elif self.keeps_empty or len(present) == len(gram):
-            weights = self.solve(gram, losses, state)
-        else:
-            solved = self.solve(gram[present][:, present], losses[present], state)
-            weights = None if solved is None else solved.mean().expand(len(gram)).index_copy(0, present, solved)
-        return None if weights is None else weights.to(gramian.device, gramian.dtype)
+        if losses.shape != gram.shape[:-1]:
+            raise ValueError(f"{self.name}: {tuple(losses.shape[1:])} group losses for {gram.shape[-1]} groups")
+        squares = gram.diagonal(dim1=-2, dim2=-1)
+        present = (squares > 0) | (losses != 0) | self.keeps_empty
+        weights = torch.ones_like(losses)
+        alike: dict[tuple[bool, ...], list[int]] = {}
+        for row, (own, moves) in enumerate(zip(present.tolist(), squares.any(-1).tolist(), strict=True)):
+            if moves:
+                alike.setdefault(tuple(own), []).append(row)
+        for own, rows in alike.items():
+            index = torch.tensor(own).nonzero().flatten()
+            runs = torch.tensor(rows)[:, None]
+            given = gram[runs[:, :, None], index[:, None], index], losses[runs, index], [states[r] for r in rows]
+            solved = solve(*given)
+            if solved is None:
+                return None
+            weights[rows] = solved.mean(-1, keepdim=True)
+            weights[runs, index] = solved
+        return weights.to(gramians.device, gramians.dtype)
 
 
 def fresh_state(method: GradientMethod, num_groups: int, state: State | None) -> State:
@@ -216,13 +280,13 @@ def floating(values: Any) -> Tensor:
     return tensor if tensor.is_floating_point() else tensor.double()
 
 
-def checked_gramian(name: str, gramian: Tensor) -> Tensor:
-    """The Gramian in float64 on the CPU, symmetric to the last bit; ValueError if it is none."""
-    if gramian.ndim != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
-        raise ValueError(f"{name}: the Gramian must be (K, K) with K > 0, got {tuple(gramian.shape)}")
-    gram = gramian.detach().to("cpu", torch.float64)
+def checked_gramians(name: str, gramians: Tensor) -> Tensor:
+    """Gramians (R, K, K) in float64 on the CPU, symmetric to the last bit; ValueError if one is none."""
+    if gramians.ndim != 3 or gramians.shape[1] != gramians.shape[2] or gramians.shape[1] == 0:
+        raise ValueError(f"{name}: the Gramian must be (K, K) with K > 0, got {tuple(gramians.shape[1:])}")
+    gram = gramians.detach().to("cpu", torch.float64)
     if not torch.isfinite(gram).all():
         raise ValueError(f"{name}: the Gramian has entries that are not finite")
-    if (gram.diagonal() < 0).any():
+    if (gram.diagonal(dim1=-2, dim2=-1) < 0).any():
         raise ValueError(f"{name}: the Gramian has a negative squared norm on its diagonal")
-    return (gram + gram.T) / 2
+    return (gram + gram.mT) / 2

@@ -179,7 +179,8 @@ def extra_loss(given: Any, method: Intervention, run: RunView, view: StepView) -
 def group_weights(
     given: Any, method: GradientMethod, run: RunView, gramian: Tensor, group_losses: Tensor
 ) -> Tensor | None:
-    return None if given is None else weights(given, group_losses.shape, gramian, signed=method.signed)
+    """(K,), or those of R runs (R, K)."""
+    return None if given is None else weights(given, group_losses.shape, gramian, signed=method.signed, dim=-1)
 
 
 def combined(given: Any, method: Intervention, run: RunView, sums: CoordinateSums) -> Tensor:
@@ -211,18 +212,19 @@ def metrics(given: Any, method: Intervention, run: RunView) -> dict[str, float]:
     return found
 
 
-def weights(given: Any, shape: torch.Size, like: Tensor, *, signed: bool = False) -> Tensor:
+def weights(given: Any, shape: torch.Size, like: Tensor, *, signed: bool = False, dim: int | None = None) -> Tensor:
     """Detached, in the dtype and on the device of `like`; ValueError if not of the shape, not finite, or without a
-    positive total (`signed`: all zero)."""
+    positive total (`signed`: all zero), over a dimension or all."""
     if not isinstance(given, Tensor) or given.shape != shape:
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"must return a tensor of shape {tuple(shape)}, got {got}")
     found = given.detach().to(like.device, like.dtype)
     if not torch.isfinite(found).all():
         raise ValueError("weights are not finite")
-    total = float((found.abs() if signed else found).sum())
-    if not 0 < total < math.inf:  # an infinite one would divide every weight to 0
-        raise ValueError(f"the total weight is {total:g}, not positive and finite")
+    total = (found.abs() if signed else found).sum(dim)
+    wrong = total[~((total > 0) & (total < math.inf))]  # an infinite one would divide every weight to 0
+    if len(wrong):
+        raise ValueError(f"the total weight is {float(wrong[0]):g}, not positive and finite")
     return found
 
 

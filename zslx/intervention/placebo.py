@@ -18,7 +18,6 @@ A method that beats its placebo does so because of where it acts; one that does 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zslx.gradients.norm import squared_norm
 from zslx.intervention.base import Intervention, RunView, State, StepStats, StepView
 from zslx.intervention.gradient_method import CoordinateSums
 from zslx.seeds import generator
@@ -65,6 +65,8 @@ def placebo_of(cls: type[Intervention]) -> type[Intervention]:
         "__module__": cls.__module__,
         "__doc__": f"The placebo of {cls.name}.",
     }
+    if kind == "group_weights" and cls.solves_packs():  # type: ignore[attr-defined]
+        body["packed_group_weights"] = permuted_packed_weights(cls)
     return dataclass(frozen=True)(type("PlaceboOf" + cls.__name__, (cls,), body))
 
 
@@ -75,15 +77,27 @@ def permutation(count: int, state: State, device: torch.device) -> Tensor:
 def permuted_group_weights(cls: type[Intervention]) -> Callable[..., Any]:
     def group_weights(self: Any, run: RunView, gramian: Tensor, group_losses: Tensor, state: State) -> Tensor | None:
         true = cls.group_weights(self, run, gramian, group_losses, state)  # type: ignore[attr-defined]
-        if true is None:
-            return None
-        weights = true[permutation(len(true), state, true.device)]
-        g = gramian.double()
-        wanted = float(true.double() @ g @ true.double())
-        given = float(weights.double() @ g @ weights.double())
-        return weights * math.sqrt(wanted / given) if wanted > 0 and given > 0 else weights
+        return None if true is None else of_other_groups(true[None], gramian[None], [state])[0]
 
     return group_weights
+
+
+def permuted_packed_weights(cls: type[Any]) -> Callable[..., Any]:
+    def packed_group_weights(self: Any, gramians: Tensor, group_losses: Tensor, states: Sequence[State]) -> Tensor:
+        true = cls.packed_group_weights(self, gramians, group_losses, states)
+        return of_other_groups(true, gramians, states)
+
+    return packed_group_weights
+
+
+def of_other_groups(true: Tensor, gramians: Tensor, states: Sequence[State]) -> Tensor:
+    """Weights (R, K) permuted in each run, and rescaled to the norm that the true ones gave with Gramians (R, K, K)."""
+    orders = torch.stack([permutation(true.shape[1], state, true.device) for state in states])
+    weights = true.gather(1, orders)
+    g = gramians.double()
+    wanted, given = squared_norm(g, true), squared_norm(g, weights)
+    factor = torch.where((wanted > 0) & (given > 0), (wanted / given).sqrt(), 1.0)
+    return weights * factor.to(weights.dtype)[:, None]
 
 
 def permuted_mask(cls: type[Intervention]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What a plugin raised, told on one line."""
+"""What a plugin raised: caught, and told on one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from zslx.printable import one_line
 
@@ -22,3 +23,11 @@ def told(error: BaseException, own: Callable[[FrameType], bool]) -> str:
         return said
     frame, line = places[-1]
     return f"{said} ({Path(frame.f_code.co_filename).name}:{line})"
+
+
+def attempt(work: Callable[[], Any]) -> Any:
+    """What the work gives, or the exception that it raises."""
+    try:
+        return work()
+    except Exception as error:
+        return error

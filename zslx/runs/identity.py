@@ -27,6 +27,7 @@ from zslx.text.corpus import Corpus
 # fails when the numbers move and this does not.
 NUMERICS = 1
 COMPILED = 2  # likewise, where the numbers of runs with `train.compile` alone move
+WEIGHED = 2  # likewise, of runs in which a method weights the gradients of groups
 # Settings that came later, by group: a run that does not use them has the identity that it always had.
 LATER = {
     "train": ("micro_batch", "checkpointing", "loss_chunk", "deterministic"),
@@ -74,6 +75,7 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
         "numerics": NUMERICS,
         "torch": torch.__version__,
         "device": device_kind(config),
+        **({"weighed": WEIGHED} if any(type(m).overrides("group_weights") for m in methods) else {}),
         **({"compiled": COMPILED} if config.train.compile else {}),
         **({"packed": True} if packed else {}),
         **(hugging_face.ingredients(config.model) if config.model.hf else {}),

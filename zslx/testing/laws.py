@@ -7,6 +7,7 @@ neutral             at its neutral setting it is the baseline: bitwise in float3
 unobserved          instruments change nothing of it
 no_global_draws     the global generators are left alone, and do not matter
 normalised          token weights have mean 1 unless `keep_scale`; the gradient has the plain norm if `matched`
+packed_weights      group weights of a pack's runs solved at once == those of each run alone, to 1e-9
 survives_gramians   finite weights for Gramians that are singular, zero, rank 1, badly scaled, K = 1
 acts                its default settings change the run
 hands_off           no hook changes a weight: that is the optimizer's
@@ -60,6 +61,28 @@ def packs(subject: Subject) -> None:
             f"in a pack of {len(values)} seeds {subject.name} is another run: weights {distance:.1e} apart. Whatever a "
             "method remembers must lie in `state`: all else may be shared by the runs"
         )
+
+
+def packed_weights(subject: Subject) -> None:
+    """Twice, since what a method remembers of a step counts in the next."""
+    method = subject.method
+    if not isinstance(method, GradientMethod) or not method.solves_packs():
+        raise NotApplicable("has no packed form of its group weights")
+    by_groups: dict[int, list[Tensor]] = {}
+    for _, gramian in hard_gramians():
+        by_groups.setdefault(len(gramian), []).append(gramian)
+    for groups, every in by_groups.items():
+        run = RunView(step=1, batch_size=groups, domains=["text"] * groups)
+        states, own = (
+            [method.init_state(run, torch.Generator().manual_seed(r)) for r in range(len(every))] for _ in range(2)
+        )
+        losses = torch.linspace(0.5, 1.5, groups, dtype=torch.float64).expand(len(every), -1)
+        for _ in range(2):
+            together = method.packed_group_weights(torch.stack(every), losses, states)
+            alone = [method.group_weights(run, *one) for one in zip(every, losses, own, strict=True)]
+            for r, weights in enumerate(alone):
+                close = weights is not None and torch.allclose(together[r], weights, rtol=ENGINE_TOLERANCE, atol=0)
+                assert close, f"with {len(every)} runs at once {subject.name} gives {together[r]}, alone {weights}"
 
 
 def neutral(subject: Subject) -> None:
@@ -314,6 +337,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     documented,
     refuses_settings,
     survives_gramians,
+    packed_weights,
     normalised,
     acts,
     hands_off,

@@ -13,8 +13,9 @@ one run needs; on a GPU in one launch, from a CUDA graph.
                 optimizers, records, checkpoints, folder
 
 Gradient surgery over sequences, or groups of them, has the gradients of all sequences of all runs from one pass, and
-each method its weights from its own Gramian. A run that takes more than that (groups of tokens, token alignment), or
-whose model grows, makes gradient and update for itself; one whose attention is masked makes its gradient.
+each method its weights from its own Gramian (sequence_surgery.py). A run that takes more than that (groups of tokens,
+token alignment), or whose model grows, makes gradient and update for itself; one whose attention is masked makes its
+gradient.
 
 A run that is over, or waits for others that resumed from an earlier step, keeps its row, and batches of another shape
 than the others' get a pass of their own: the numbers of a run are, bit for bit, those that it has whatever becomes of
@@ -29,7 +30,7 @@ Shapes: R runs, B sequences, T positions, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,14 @@ import torch
 from torch import Tensor
 
 from zslx.config.run_config import Config
-from zslx.intervention.gradient_method import CoordinateSums
+from zslx.intervention.raised import attempt
 from zslx.training.course import NORM, Begin, Course, Gradient, Interference, Losses, Request, Update
 from zslx.training.numbers import Block, Later, Number, finite
+from zslx.training.sequence_surgery import SequenceSurgery
 from zslx.training.stack import Stack, StackedAdamW
 from zslx.training.stacked_pass import StackedPass
 from zslx.training.stacked_probe import StackedProbe
-from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.step_gradient import StepGradient
 from zslx.training.train import training
 
 Outcome = dict[str, Any] | BaseException  # a manifest, or what ended the run
@@ -228,51 +230,14 @@ class Pack:
         spare = next(iter(due.values()))
         batches = [due.get(i, spare).batch for i in self.begun]
         losses, gradients, gramians, means = self.passes.sequence_gradients(batches)
-        # The methods solve for their weights on the host.
-        here = gramians.to("cpu", torch.promote_types(gramians.dtype, torch.float32))
-        shares, seen = losses.mean(2).div(losses.shape[1]).cpu(), means.tolist()
-        weights = here.new_zeros(here.shape[:2])
-        found: Answers = {}
-
-        def operate(i: int, ask: Gradient) -> StepGradient:
-            row, own = self.row[i], ask.own
-            finite("the loss", seen[row], ask.step)
-            outcome = own.outcome(losses[row], ask.batch)
-            assert outcome.view is not None
-            ids, count = own.methods.group_ids(outcome.view)
-            member = torch.nn.functional.one_hot(ids.cpu(), count).to(here)  # (B, K)
-            outcome.group_losses = member.T @ shares[row].to(here)
-            if own.methods.has("combine"):
-                own_group = torch.equal(member, torch.eye(len(member)).to(member))
-                groups = gradients[row] if own_group else member.T.to(gradients) @ gradients[row]
-                own.combine(outcome, self._sums(own, groups), ask.step)
-                self._take(i)
-                return outcome
-            outcome.gramian = member.T @ here[row] @ member
-            chosen = own.weigh_groups(outcome, ask.step)
-            if chosen is not None:
-                weights[row] = member @ chosen
-            return outcome
-
-        for i, ask in due.items():
-            found[i] = attempt(partial(operate, i, ask))
-        weighted = [i for i, ask in due.items() if not ask.own.methods.has("combine")]
-        if weighted:
-            self._put(self.gradient, torch.einsum("rb,rbp->rp", weights.to(gradients), gradients), weighted)
+        surgery = SequenceSurgery(self.stack, self.row, losses, gradients, gramians, means)
+        found = surgery.answers(due)
+        for i in surgery.combined:
+            self._take(i)
+        if surgery.weighed:
+            self._put(self.gradient, surgery.gradient(), surgery.weighed)
         self._put(self.losses, means, due)
         return found
-
-    def _sums(self, own: GradientPass, groups: Tensor) -> Iterator[CoordinateSums]:
-        """Sums over the group gradients (K, P), by parameter."""
-        wanted = own.methods.surgeon.sums
-        every = {
-            "sum": groups.sum(0),
-            "abs_sum": groups.abs().sum(0) if "abs_sum" in wanted else None,
-            "sign_sum": groups.sign().sum(0) if "sign_sum" in wanted else None,
-        }
-        named = {what: self.stack.row(sums) for what, sums in every.items() if sums is not None}
-        for name in self.stack.shapes:
-            yield CoordinateSums(name=name, count=len(groups), **{what: rows[name] for what, rows in named.items()})
 
     def _together(self, due: Mapping[int, Gradient]) -> Answers:
         spare = next(iter(due.values()))  # for the rows of runs that are not due: no loss of theirs counts
@@ -353,11 +318,3 @@ class Pack:
         if self.block.values is not None:
             self.block = Block()
         return self.block, self.block.add(numbers)
-
-
-def attempt(work: Callable[[], Any]) -> Any:
-    """What the work gives, or the exception that it raises."""
-    try:
-        return work()
-    except Exception as error:
-        return error

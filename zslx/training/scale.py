@@ -1,11 +1,14 @@
-"""The scale of a combined gradient, and what is recorded of the Gramian that it came from."""
+"""The scale of a combined gradient, and what is recorded of the Gramian that it came from; for R runs at once.
+
+Each run's numbers are bit for bit those that it has alone.
+"""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from zslx.gradients.norm import squared_norm
 
 SCALE_LIMITS = (0.1, 10.0)
 
@@ -15,28 +18,30 @@ def clamp(factor: float) -> float:
     return min(high, max(low, factor))
 
 
-def matched_scale(gramian: Tensor, weights: Tensor) -> float:
-    """√(1ᵀG1 / wᵀGw), clamped: the combined gradient gets the norm of the plain one."""
-    g, w = gramian.double(), weights.double()
-    plain, combined = float(g.sum()), float(w @ g @ w)
-    return clamp(math.sqrt(max(plain, 0.0) / combined)) if combined > 0 else 1.0
+def matched_scale(gramians: Tensor, weights: Tensor) -> Tensor:
+    """√(1ᵀG1 / wᵀGw) (R,), clamped: the combined gradient gets the norm of the plain one."""
+    g, w = gramians.double(), weights.double()
+    plain, combined = g.sum((-2, -1)).clamp(min=0), squared_norm(g, w)
+    return torch.where(combined > 0, (plain / combined).sqrt().clamp(*SCALE_LIMITS), 1.0)
 
 
-def gramian_record(gramian: Tensor, weights: Tensor) -> dict[str, float | bool]:
-    """Conflict among the groups, how far the weights are from equal, and the cosine of the result with the plain
-    gradient."""
-    g, w = gramian.double(), weights.double()
-    norms = g.diagonal().clamp(min=0).sqrt()
-    k = len(g)
-    pairs = ~torch.eye(k, dtype=torch.bool, device=g.device)
-    outer = (norms[:, None] * norms)[pairs]
-    cosines = g[pairs][outer > 0] / outer[outer > 0]
-    total = float(w.mean().abs())
-    plain, combined, inner = float(g.sum()), float(w @ g @ w), float(w @ g.sum(1))
-    norm = math.sqrt(max(plain, 0.0) * max(combined, 0.0))
-    return {
-        "negative_cosines": float((cosines < 0).double().mean()) if len(cosines) else 0.0,
-        "mean_cosine": float(cosines.mean()) if len(cosines) else 0.0,
-        "cosine_to_plain": inner / norm if norm else 0.0,
-        "weight_spread": float(w.std(correction=0)) / total if total else 0.0,
+def gramian_records(gramians: Tensor, weights: Tensor) -> list[dict[str, float | bool]]:
+    """For each run, conflict among the groups, how far the weights (R, K) are from equal, and the cosine of the result
+    with the plain gradient."""
+    g, w = gramians.double(), weights.double()
+    norms = g.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    outer = norms[:, :, None] * norms[:, None]
+    pairs = (outer > 0) & ~torch.eye(g.shape[-1], dtype=torch.bool, device=g.device)
+    cosines = torch.where(pairs, g / torch.where(pairs, outer, 1.0), 0.0)
+    count = pairs.sum((1, 2)).clamp(min=1)
+    total = w.mean(1).abs()
+    plain, combined, inner = g.sum((1, 2)), squared_norm(g, w), (w * g.sum(2)).sum(1)
+    norm = plain.clamp(min=0).sqrt() * combined.clamp(min=0).sqrt()
+    found = {
+        "negative_cosines": (cosines < 0).sum((1, 2)) / count,
+        "mean_cosine": cosines.sum((1, 2)) / count,
+        "cosine_to_plain": torch.where(norm > 0, inner / norm, 0.0),
+        "weight_spread": torch.where(total > 0, w.std(1, correction=0) / total, 0.0),
     }
+    rows = torch.stack([column.double() for column in found.values()], dim=1).tolist()
+    return [dict(zip(found, row, strict=True)) for row in rows]

@@ -30,8 +30,9 @@ from zslx.model.losses import arithmetic, cross_entropy, logits_of, losses_of, t
 from zslx.model.transformer import Transformer
 from zslx.seeds import generator
 from zslx.text.loader import Batch
+from zslx.training.group_weights import GroupWeights, weigh
 from zslx.training.numbers import Diverged, Number, finite
-from zslx.training.scale import clamp, gramian_record, matched_scale
+from zslx.training.scale import clamp
 
 WATCHING = ("token_weights", "extra_loss", "group_ids", "group_weights", "combine", "observe")  # hooks that see a view
 ALONE = ("depth", "filter")  # hooks that a pass over several runs has no place for
@@ -54,6 +55,16 @@ class StepGradient:
     gramian: Tensor | None = None
     group_losses: Tensor | None = None
     group_weights: Tensor | None = None
+
+    def weighed(self, found: GroupWeights | Exception) -> Tensor | None:
+        """Take the weights (K,) of the group gradients; they, with their scale, or None where the step is skipped."""
+        if isinstance(found, Exception):
+            raise found
+        if found.weights is None:
+            self.skipped = True
+            return None
+        self.group_weights, self.record = found.weights, found.record
+        return found.weights * found.factor
 
 
 class GradientPass:
@@ -375,8 +386,10 @@ class GradientPass:
             used = (name for name, _ in self.model.named_parameters() if name not in stats.unused)
             self.combine(outcome, (self._sums_of(stats, name) for name in used), step)
             return outcome
+        assert stats.gramian is not None
         outcome.gramian = stats.gramian
-        weights = self.weigh_groups(outcome, step)
+        [found] = weigh([self.methods], stats.gramian[None], stats.group_losses[None], step)
+        weights = outcome.weighed(found)
         if weights is not None:
             stats.combine(weights)
         return outcome
@@ -384,25 +397,6 @@ class GradientPass:
     def outcome(self, losses: Tensor, batch: Batch) -> StepGradient:
         """Of a step whose losses (B, T) are there, and no gradient yet."""
         return StepGradient(view=view_of(losses, batch), losses=losses.detach().clone(), loss=math.nan)
-
-    def weigh_groups(self, outcome: StepGradient, step: int) -> Tensor | None:
-        """Weights (K,) of the group gradients, scale included, from the outcome's Gramian; None skips the step."""
-        gramian, group_losses = outcome.gramian, outcome.group_losses
-        assert gramian is not None and group_losses is not None
-        if not torch.isfinite(gramian).all():
-            raise Diverged(f"a group's gradient is not finite at step {step}")
-        weights = self.methods.group_weights(gramian, group_losses)
-        if weights is None:
-            outcome.skipped = True
-            return None
-        factor = 1.0
-        if self.methods.surgeon.scale == "matched":
-            # Some methods sum and some average: that is no part of the factor. A signed mean may be next to nothing.
-            weights = weights / (weights.abs() if self.methods.surgeon.signed else weights).mean()
-            factor = matched_scale(gramian, weights)
-        outcome.group_weights = weights
-        outcome.record = gramian_record(gramian, weights) | {"scale": factor}
-        return weights * factor
 
     def _sums_of(self, stats: GroupStats, name: str) -> CoordinateSums:
         wanted = self.methods.surgeon.sums
