@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
@@ -42,7 +41,7 @@ class AlignedMTL(GramianMethod):
 
     def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
         size = gramians.shape[-1]
-        values, vectors = (torch.from_numpy(part) for part in spectra(gramians.numpy()))
+        values, vectors = spectra(gramians)
         kept = values > 0
         rank = kept.sum(1, keepdim=True)
         # Those that are kept come last: the first of them, the lower one of their middle, and their mean.
@@ -56,18 +55,18 @@ class AlignedMTL(GramianMethod):
         return weights if self.preference == "mean" else weights * size
 
 
-def spectra(gramians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def spectra(gramians: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (R, K) of Gramians (R, K, K), rising, those that count as zero set to it, and their eigenvectors."""
-    norms = np.sqrt(gramians.diagonal(axis1=1, axis2=2).clip(0))
-    lengths = norms.max(1) > SAME_LENGTH * norms.min(1)
-    unit = np.where(lengths[:, None] & (norms > 0), 1 / np.where(norms > 0, norms, 1.0), 1.0)
-    values, vectors = np.linalg.eigh(unit[:, :, None] * gramians * unit[:, None])
-    values[values <= values[:, -1:] * values.shape[1] * np.finfo(float).eps] = 0.0
-    for r in lengths.nonzero()[0]:
+    norms = gramians.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    of_cosines = norms.amax(1) > SAME_LENGTH * norms.amin(1)
+    unit = torch.where(of_cosines[:, None] & (norms > 0), 1 / norms, 1.0)
+    values, vectors = torch.linalg.eigh(unit[:, :, None] * gramians * unit[:, None])
+    values[values <= values[:, -1:] * values.shape[1] * torch.finfo(values.dtype).eps] = 0.0
+    for r in of_cosines.nonzero().flatten():
         kept = values[r] > 0
         if kept.any():
-            factor = norms[r][:, None] * vectors[r][:, kept] * np.sqrt(values[r][kept])
-            singular, left, _, scale, _, _ = lapack.dgejsv(factor, joba=2, jobu=0, jobv=3)
-            values[r][kept] = np.square(singular * (scale[0] / scale[1]))[::-1]
-            vectors[r][:, kept] = left[:, ::-1]
+            factor = norms[r][:, None] * vectors[r][:, kept] * values[r][kept].sqrt()
+            singular, left, _, scale, _, _ = lapack.dgejsv(factor.numpy(), joba=2, jobu=0, jobv=3)
+            values[r, kept] = torch.from_numpy(singular * (scale[0] / scale[1])).square().flip(0)
+            vectors[r, :, kept] = torch.from_numpy(left).flip(1)
     return values, vectors

@@ -9,7 +9,6 @@ opposite gradients have no solution.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from interventions.gradient_surgery.complementarity import regular
 
@@ -18,37 +17,49 @@ ITERATIONS = 100
 PRECISION = 1e-9
 
 
-def bargain(gramian: np.ndarray, power: float) -> np.ndarray:
-    """w (K,) > 0 with G w = w^(−power)."""
-    diagonal = gramian.diagonal()
+def bargain(gramians: np.ndarray, power: float) -> np.ndarray:
+    """w (R, K) > 0 with G w = w^(−power) for each of R Gramians (R, K, K)."""
+    diagonal = gramians.diagonal(axis1=1, axis2=2)
     # With w = u·x and u_k = G_kk^(−1/(1+p)): (u_i G_ij u_j / u_i^(1−p)) x = x^(−p), of unit diagonal but not
     # symmetric; multiplied by u_i^(1−p) it is the gradient of ½ xᵀHx − Σ v ψ(x), H = uGu, v = u^(1−p).
     unit = np.where(diagonal > 0, diagonal, 1.0) ** (-1 / (1 + power))
-    matrix = gramian * np.outer(unit, unit)
     share = unit ** (1 - power)
     root = np.sqrt(share)
-    matrix = regular(matrix / np.outer(root, root), RIDGE) * np.outer(root, root)
-    x = np.ones(len(gramian))
+    scale = root[:, :, None] * root[:, None]
+    matrix = gramians * unit[:, :, None] * unit[:, None] / scale
+    matrix = np.stack([regular(one, RIDGE) for one in matrix]) * scale
+    found, left = np.ones_like(unit), np.arange(len(unit))  # `left`: the runs whose solution is still moving
     for _ in range(ITERATIONS):
-        gradient = matrix @ x - share * x**-power
-        hessian = matrix + np.diag(power * share * x ** (-power - 1))
-        step = -cho_solve(cho_factor(hessian, check_finite=False), gradient, check_finite=False)
-        x = x + step * inside(x, step, matrix, share, power)
-        if np.abs(step / x).max() <= PRECISION:  # it converges quadratically: the error is the square of this
+        h, v, x = matrix[left], share[left], found[left]
+        gradient = times(h, x) - v * x**-power
+        hessian = h + np.eye(h.shape[1]) * (power * v * x ** (-power - 1))[:, None]
+        step = -np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+        found[left] = x = x + step * inside(x, step, h, v, power)
+        left = left[np.abs(step / x).max(1) > PRECISION]  # it converges quadratically: the error is the square of this
+        if not len(left):
             break
-    return unit * x
+    return unit * found
 
 
-def inside(x: np.ndarray, step: np.ndarray, matrix: np.ndarray, share: np.ndarray, power: float) -> float:
-    """The largest of 1, ½, ¼ … that stays well inside x > 0 and does not leave the slope steeper uphill."""
-    size = 1.0
-    while (x + size * step <= 0.1 * x).any():
-        size /= 2
+def inside(x: np.ndarray, step: np.ndarray, matrix: np.ndarray, share: np.ndarray, power: float) -> np.ndarray:
+    """The largest of 1, ½, ¼ … (R, 1) that stays well inside x > 0 and does not leave the slope steeper uphill."""
+
+    def slope(at: np.ndarray) -> np.ndarray:
+        return np.abs((step * (times(matrix, at) - share * at**-power)).sum(1, keepdims=True))
+
+    size = np.ones((len(x), 1))
+    while (outside := (x + size * step <= 0.1 * x).any(1, keepdims=True)).any():
+        size = np.where(outside, size / 2, size)
+    start = slope(x)
     for _ in range(40):
-        trial = x + size * step
-        slope = step @ (matrix @ trial - share * trial**-power)
-        start = step @ (matrix @ x - share * x**-power)
-        if abs(slope) <= 0.9 * abs(start) or abs(start) == 0:
+        steep = (slope(x + size * step) > 0.9 * start) & (start > 0)
+        if not steep.any():
             break
-        size /= 2
+        size = np.where(steep, size / 2, size)
     return size
+
+
+def times(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A x (R, K), the sums of each run in the same order however many there are."""
+    product: np.ndarray = (matrix * x[:, None]).sum(2)
+    return product

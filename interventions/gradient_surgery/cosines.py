@@ -6,7 +6,6 @@ imtl_g and config, which are built on it.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,8 @@ def cosines_of(gramians: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def least(cosines: Tensor, right: Tensor) -> Tensor:
     """C⁺b (R, K) for b (R, K)."""
-    eps = cosines.shape[-1] * np.finfo(float).eps
-    pseudoinverse = torch.from_numpy(np.linalg.pinv(cosines.numpy(), rcond=eps, hermitian=True))
-    return (pseudoinverse * right[:, None]).sum(2)
+    values, vectors = torch.linalg.eigh(cosines)
+    sizes = values.abs()
+    kept = sizes > sizes.amax(1, keepdim=True) * values.shape[1] * torch.finfo(values.dtype).eps
+    shares = torch.where(kept, (vectors * right[:, :, None]).sum(1) / values, 0.0)
+    return (vectors * shares[:, None]).sum(2)

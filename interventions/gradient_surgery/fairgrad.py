@@ -1,12 +1,13 @@
 """FairGrad: the α-fair step, G w = w^(−1/α).
 
 w is the one minimum of ½ wᵀGw − Σ ψ(w) over w > 0 with ψ' = w^(−1/α), found by Newton's method; α = 1 is Nash-MTL
-without its normalisation. Exact up to rounding where the Gramian is regular. Cost: some ten Cholesky
+without its normalisation. Exact up to rounding where the Gramian is regular. Cost: some ten LU
 factorisations. Oracle: TorchJD's FairGradWeighting and the equation itself (tests/oracles/test_weightings.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +31,8 @@ class FairGrad(GramianMethod):
 
     alpha: float = setting(1.0, "fairness: 1 proportional, more towards the worst-off", low=0.1, high=20.0)
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        size = gramian.norm()
-        if size <= 0:
-            return torch.ones_like(losses)
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        size = gramians.square().sum((1, 2)).sqrt()[:, None]
         power = 1 / self.alpha
         # With G = s·G', w = s^(−1/(1+p)) w' where w' solves the equation for G'.
-        return torch.from_numpy(bargain((gramian / size).numpy(), power)) * size ** (-1 / (1 + power))
+        return torch.from_numpy(bargain((gramians / size[:, None]).numpy(), power)) * size ** (-1 / (1 + power))

@@ -1,12 +1,13 @@
 """Nash-MTL: the step as a bargain between the groups, G α = 1/α on G/‖G‖_F.
 
 α is the one minimum of ½ αᵀGα − Σ log α over α > 0, found by Newton's method. Exact up to rounding where the
-Gramian is regular; RIDGE keeps a solution where it is not. Cost: some ten Cholesky factorisations.
+Gramian is regular; RIDGE keeps a solution where it is not. Cost: some ten LU factorisations.
 Oracle: the published values and the equation itself (tests/oracles/test_weightings.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +32,8 @@ class NashMTL(GramianMethod):
 
     max_norm: float = setting(1.0, "largest norm of the combined gradient; 0 for no bound", low=0.0, high=1e6)
 
-    def solve(self, gramian: Tensor, losses: Tensor, state: State) -> Tensor:
-        size = gramian.norm()
-        if size <= 0:
-            return torch.ones_like(losses)
-        weights = torch.from_numpy(bargain((gramian / size).numpy(), 1.0))
-        norm = (len(weights) * size).sqrt()  # αᵀGα = K by the equation, without the cancellation in the product
-        return weights * (self.max_norm / norm) if 0 < self.max_norm < norm else weights
+    def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
+        size = gramians.square().sum((1, 2)).sqrt()[:, None]
+        weights = torch.from_numpy(bargain((gramians / size[:, None]).numpy(), 1.0))
+        norm = (losses.shape[1] * size).sqrt()  # αᵀGα = K by the equation, without the cancellation in the product
+        return weights * (self.max_norm / norm).clamp(max=1.0) if self.max_norm > 0 else weights

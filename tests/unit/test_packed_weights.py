@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +19,12 @@ from zslx.intervention.registry import load_class, load_intervention
 from zslx.testing.subject import plain
 from zslx.training.group_weights import GroupWeights, weigh
 from zslx.training.numbers import Diverged
+from zslx.training.pack import train_pack
 
 OWN = [n for n, [s, *_] in discover().items() if (s.module or "").startswith("interventions.") and n != "placebo"]
 PACKED = [n for n in OWN if issubclass(cls := load_class(n), GradientMethod) and cls.solves_packs()]
+pytestmark = pytest.mark.usefixtures("cache")
+
 NAMES = [*PACKED, "placebo:pcgrad", "placebo:adacons"]
 STEPS = 3  # what a method remembers counts, too
 
@@ -68,7 +72,8 @@ def same(one: object, other: object) -> bool:
 
 
 def test_there_are_methods_with_a_packed_form():
-    assert {"pcgrad", "gradvac", "imtl_g", "config", "aligned_mtl", "adacons", "random", "alignment"} == set(PACKED)
+    own = {"pcgrad", "gradvac", "imtl_g", "config", "aligned_mtl", "adacons", "fairgrad", "nash_mtl"}
+    assert set(PACKED) == own | {"alignment", "random"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,6 +154,25 @@ def test_a_subclass_with_a_form_for_one_run_alone_is_asked_for_each():
     assert cls.solves_packs() and not Other.solves_packs() and Whole.solves_packs()
     assert not load_class("mgda").solves_packs() and not type(load_intervention("placebo:mgda")).solves_packs()
     assert torch.equal(Other().weights(torch.eye(2), torch.ones(2)), torch.full((2,), 2.0))
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "placebo:pcgrad"])
+def test_runs_of_one_method_are_solved_at_once(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Not those of other settings."""
+    cls, seen = load_class("pcgrad"), []
+    true = cls.packed_solve
+
+    def counting(self, gramians, losses, states):
+        seen.append((self.reduction, len(states)))
+        return true(self, gramians, losses, states)
+
+    monkeypatch.setattr(cls, "packed_solve", counting)
+    chosen = [
+        plain({"train.seed": seed, "train.steps": 2, "intervention": name, "pcgrad.reduction": reduction})
+        for seed, reduction in enumerate(("sum", "mean", "sum", "sum"))
+    ]
+    train_pack(chosen, [tmp_path / str(seed) for seed in range(4)])
+    assert seen == [("sum", 3), ("mean", 1)] * 2
 
 
 def test_states_are_as_they_were_after_a_failure():

@@ -252,6 +252,9 @@ class GramianMethod(GradientMethod, ABC):
             raise ValueError(f"{self.name}: {tuple(losses.shape[1:])} group losses for {gram.shape[-1]} groups")
         squares = gram.diagonal(dim1=-2, dim2=-1)
         present = (squares > 0) | (losses != 0) | self.keeps_empty
+        if present.all() and squares.any(-1).all():  # as nearly always
+            solved = solve(gram, losses, states)
+            return None if solved is None else solved.to(gramians.device, gramians.dtype)
         weights = torch.ones_like(losses)
         alike: dict[tuple[bool, ...], list[int]] = {}
         for row, (own, moves) in enumerate(zip(present.tolist(), squares.any(-1).tolist(), strict=True)):

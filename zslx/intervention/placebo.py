@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ ORDER = "placebo_order"  # of the reference run's actions
 ORDERS = "placebo_orders"  # the seed of the permutations of each parameter's coordinates
 
 
+@cache
 def placebo_of(cls: type[Intervention]) -> type[Intervention]:
-    """The placebo class of a method's class. ValueError when the method declares none."""
+    """The placebo class of a method's class, one for all runs. ValueError when the method declares none."""
     kind = cls.placebo
     if kind is None:
         raise ValueError(f"{cls.name} has no placebo: its control is the baseline with an equally tuned learning rate")

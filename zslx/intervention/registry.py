@@ -134,7 +134,7 @@ def load_intervention(name: str, **settings: Any) -> Intervention:
     cls = load_class(plain)
     where = discover()[plain][0].where
     if part.placebo:
-        cls = placebo_of(cls)
+        cls = placebo_of(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in settings:
         if key not in fields:

@@ -34,7 +34,7 @@ def weigh(every: Sequence[Methods], gramians: Tensor, losses: Tensor, step: int)
     asked = [r for r, one in enumerate(found) if not isinstance(one, Exception)]
     if not asked:
         return found
-    given = group_weights([every[r] for r in asked], gramians[asked], losses[asked])
+    given = group_weights([every[r] for r in asked], rows_of(gramians, asked), rows_of(losses, asked))
     weighed: dict[int, Tensor] = {}
     for r, one in zip(asked, given, strict=True):
         if isinstance(one, Tensor):
@@ -44,7 +44,7 @@ def weigh(every: Sequence[Methods], gramians: Tensor, losses: Tensor, step: int)
     if not weighed:
         return found
     surgeon, rows = every[0].surgeon, list(weighed)
-    weights, gramians = torch.stack(list(weighed.values())), gramians[rows]
+    weights, gramians = torch.stack(list(weighed.values())), rows_of(gramians, rows)
     factors = [1.0] * len(rows)
     if surgeon.scale == "matched":
         # Some methods sum and some average: that is no part of the factor. A signed mean may be next to nothing.
@@ -53,3 +53,8 @@ def weigh(every: Sequence[Methods], gramians: Tensor, losses: Tensor, step: int)
     for r, own, factor, record in zip(rows, weights, factors, gramian_records(gramians, weights), strict=True):
         found[r] = GroupWeights(weights=own, factor=factor, record=record | {"scale": factor})
     return found
+
+
+def rows_of(values: Tensor, rows: list[int]) -> Tensor:
+    """Of values (R, ...); as they are where all are wanted."""
+    return values if len(rows) == len(values) else values[rows]
