@@ -38,11 +38,12 @@ DEFAULT_WANT = ("sum", "abs_sum", "sign_sum", "norms", "gramian")
 
 @dataclass(frozen=True, kw_only=True)
 class GroupStats:
-    """What was taken from the K group gradients of a batch. Everything is detached.
+    """What was taken from the K group gradients of a batch. Everything is detached; what was not asked for is empty or
+    None.
 
     losses (B, T) nats per token; group_losses (K,) = Σ_{i∈k} ℓ_i / N; num_tokens N;
-    sum, abs_sum, sign_sum, chance_sum: parameter name to tensor of the parameter's shape (empty where not
-    asked for); gramian (K, K), norms (K,), and by parameter gramians, norms_by_parameter, l1 (K,);
+    sum, abs_sum, sign_sum, chance_sum: parameter name to tensor of the parameter's shape;
+    gramian (K, K), norms (K,), and by parameter gramians, norms_by_parameter, l1 (K,);
     slow: parameters that took one backward a group; unused: those without a part in the losses, zero in the sums and
     in no other mapping.
     """
@@ -51,15 +52,15 @@ class GroupStats:
     group_losses: Tensor
     num_tokens: float
     num_groups: int
-    sum: Mapping[str, Tensor]
-    abs_sum: Mapping[str, Tensor]
-    sign_sum: Mapping[str, Tensor]
-    chance_sum: Mapping[str, Tensor]
-    l1: Mapping[str, Tensor]
-    gramian: Tensor | None
-    norms: Tensor | None
-    gramians: Mapping[str, Tensor]
-    norms_by_parameter: Mapping[str, Tensor]
+    sum: Mapping[str, Tensor] = field(default_factory=dict)
+    abs_sum: Mapping[str, Tensor] = field(default_factory=dict)
+    sign_sum: Mapping[str, Tensor] = field(default_factory=dict)
+    chance_sum: Mapping[str, Tensor] = field(default_factory=dict)
+    l1: Mapping[str, Tensor] = field(default_factory=dict)
+    gramian: Tensor | None = None
+    norms: Tensor | None = None
+    gramians: Mapping[str, Tensor] = field(default_factory=dict)
+    norms_by_parameter: Mapping[str, Tensor] = field(default_factory=dict)
     slow: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     kept_bytes: int = 0
