@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # Settings of a sweep; each can be given on the command line, none is needed. They reach the shell through the environment,
 # as they were typed: neither make nor the shell reads a `$$` or a quote in them.
 RESULTS ?= results
-SETTINGS := INTERVENTION STUDY PRESET RESULTS SIZES SEEDS STEPS SET WANDB TENSORBOARD TUNE_RATE SEARCH PACK UNTIL WRITE_STUDY
+SETTINGS := INTERVENTION STUDY PRESET RESULTS SIZES SEEDS STEPS SET WANDB TENSORBOARD TUNE_RATE SEARCH HALVING PACK UNTIL WRITE_STUDY
 $(foreach name,$(SETTINGS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 .DEFAULT_GOAL := help
@@ -21,7 +21,8 @@ help:  ## list the targets
 	@echo
 	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu|paper] [SIZES="0.1M 0.2M"] [SEEDS=3]'
 	@echo '             [STEPS=2000] [RESULTS=results] [SET="pcgrad.groups=domain optim.lr=1e-3"] [WANDB=offline]'
-	@echo '             [TUNE_RATE=1 or SEARCH=16] [PACK=auto|off|32] [TENSORBOARD=1] [UNTIL=decided] [WRITE_STUDY=mine.toml]'
+	@echo '             [TUNE_RATE=1 or SEARCH=16 [HALVING=1]] [PACK=auto|off|32] [TENSORBOARD=1] [UNTIL=decided]'
+	@echo '             [WRITE_STUDY=mine.toml]'
 	@echo '  make sweep STUDY=sweeps/studies/verdict.toml [RESULTS=results]'
 
 setup: $(READY)  ## create or update the environment in .venv
@@ -30,8 +31,8 @@ sweep: $(READY)  ## compare an intervention with the baseline: make sweep INTERV
 	@test -z "$$STUDY" || test -z "$$INTERVENTION" || { echo 'make sweep: give INTERVENTION or STUDY'; exit 2; }
 	@$(BIN)/zslx sweep "$${STUDY:-$${INTERVENTION:-pcgrad}}" $${PRESET:+--preset "$$PRESET"} --results "$$RESULTS" \
 	    $${SIZES:+--sizes "$$SIZES"} $${SEEDS:+--seeds "$$SEEDS"} $${STEPS:+--steps "$$STEPS"} $${SET:+--set "$$SET"} \
-	    $${WANDB:+--wandb "$$WANDB"} $${TUNE_RATE:+--tune-rate} $${SEARCH:+--search "$$SEARCH"} $${TENSORBOARD:+--tensorboard} \
-	    $${PACK:+--pack "$$PACK"} $${UNTIL:+--until "$$UNTIL"} $${WRITE_STUDY:+--write-study "$$WRITE_STUDY"}
+	    $${WANDB:+--wandb "$$WANDB"} $${TUNE_RATE:+--tune-rate} $${SEARCH:+--search "$$SEARCH"} $${HALVING:+--halving} \
+	    $${TENSORBOARD:+--tensorboard} $${PACK:+--pack "$$PACK"} $${UNTIL:+--until "$$UNTIL"} $${WRITE_STUDY:+--write-study "$$WRITE_STUDY"}
 
 report: $(READY)  ## rebuild the newest table and HTML report in RESULTS from the records alone; WANDB=online: in wandb, too
 	@$(BIN)/zslx report "$$RESULTS" $${WANDB:+--wandb "$$WANDB"}

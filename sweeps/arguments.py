@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="first search settings and rate of each arm by Optuna: N points an arm, smallest size, other seeds",
     )
+    halving = "stop the worse half of the points of --search at a quarter of their steps, and again at a half (ASHA)"
+    parser.add_argument("--halving", action="store_true", help=halving)
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it takes")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from analysis.study.arm import Arm
 from sweeps.arms import with_settings
+from sweeps.halving import FACTOR
 from zslx.intervention import registry
 from zslx.intervention.search_range import SearchRange, search_range
 
@@ -34,27 +35,45 @@ def checked(points: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """What a point came to: `value` and its standard error over seeds, or `why` there is none."""
+    """What a point came to: `value` and its standard error over seeds, or `why` there is none.
 
-    state: str  # complete, pruned or failed
+    `rungs`: its values at the rungs to which it came, by their steps; the last of them is where it was cut, if it was.
+    """
+
+    state: str  # complete, cut (halving.py), diverged or failed
     value: float | None = None
     se: float | None = None
     why: str = ""
+    rungs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def cut(self) -> str:
+        """Where a point was cut, and its value there; empty for any other."""
+        if self.state != "cut":
+            return ""
+        step = max(self.rungs, key=int)
+        return f"at step {step}: {self.rungs[step]:+.4f}"
 
 
 class ArmSearch:
-    """The search of one arm: its ranges and its Optuna study, in memory. `points` to ask for in all."""
+    """The search of one arm: its ranges and its Optuna study, in memory.
 
-    def __init__(self, arm: Arm, points: int):
+    `points` to ask for in all. `rungs`: the steps at which points may be cut; none where each is trained to its end.
+    """
+
+    def __init__(self, arm: Arm, points: int, rungs: Sequence[int] = ()):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.arm, self.points = arm, points
         self.ranges = ranges(arm)
         sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=min(10, points // 2))
-        self.study = optuna.create_study(sampler=sampler)
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if rungs:
+            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs[0], reduction_factor=FACTOR)
+        self.study = optuna.create_study(sampler=sampler, pruner=pruner)
         self.study.enqueue_trial({name: r.start for name, r in self.ranges.items()})
-        self.values: list[Value] = []
+        self.values: dict[int, Value] = {}  # by point
 
     @property
     def done(self) -> bool:
@@ -65,17 +84,41 @@ class ArmSearch:
         distributions = {name: distribution(r) for name, r in self.ranges.items()}
         return [self.study.ask(distributions) for _ in range(min(BATCH, self.points - len(self.values)))]
 
-    def tell(self, asked: Sequence[optuna.Trial], values: Sequence[Value]) -> None:
-        """What came of the points asked for, in their order."""
+    def tell(
+        self, asked: Sequence[optuna.Trial], values: Sequence[Value], rung: int | None = None
+    ) -> list[optuna.Trial]:
+        """What came of the points asked for, in their order: at the end of their trials, or at a rung, by its step.
+        Returns those that go on from there."""
+        left = []
+        for trial, value in zip(asked, values, strict=True):
+            if rung is None or value.value is None:
+                self._over(trial, value)
+                continue
+            trial.report(value.value, rung)
+            if trial.should_prune():
+                self._over(trial, Value(state="cut"))
+            else:
+                left.append(trial)
+        return left
+
+    def _over(self, trial: optuna.Trial, value: Value) -> None:
+        """A point is over, as it is told to Optuna: to its sampler a point that was cut, or diverged, is worse than all
+        that have a value, the worse the earlier."""
         from optuna.trial import TrialState
 
-        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        for trial, value in zip(asked, values, strict=True):
-            for key, known in (("standard error", value.se), ("why", value.why), ("settings", self.described(trial))):
-                if known:
-                    trial.set_user_attr(key, known)
-            self.study.tell(trial, value.value, states[value.state])
-            self.values.append(value)
+        states = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}
+        known = self.study.trials[trial.number].intermediate_values
+        value = dataclasses.replace(value, rungs={str(step): known[step] for step in sorted(known)})
+        for key, what in (
+            ("standard error", value.se),
+            ("why", value.why),
+            ("cut", value.cut),
+            ("settings", self.described(trial)),
+        ):
+            if what:
+                trial.set_user_attr(key, what)
+        self.study.tell(trial, value.value, states.get(value.state, TrialState.PRUNED))
+        self.values[trial.number] = value
 
     def described(self, trial: Any) -> dict[str, Any]:
         """The settings of a point as SET has them, and the factor on its rate."""
@@ -106,7 +149,7 @@ class ArmSearch:
 
     def best(self) -> optuna.trial.FrozenTrial:
         """The point of the lowest value, the first of several; ValueError where no point has one."""
-        known = [(v.value, n) for n, v in enumerate(self.values) if v.value is not None]
+        known = [(v.value, n) for n, v in self.values.items() if v.value is not None]
         if not known:
             raise ValueError(f"no point of {self.arm.name} came to an end: give another optim.lr by SET")
         return self.study.trials[min(known)[1]]
@@ -115,7 +158,7 @@ class ArmSearch:
         """Share of each setting in the variation of the better points (PED-ANOVA); empty where there is too little."""
         import optuna
 
-        if len({v.value for v in self.values if v.value is not None}) < 4:
+        if len({v.value for v in self.values.values() if v.value is not None}) < 4:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,9 +170,10 @@ class ArmSearch:
         best = self.best()
         rate, settings = self.found(best)
         points = []
-        for trial, value in zip(self.study.trials, self.values, strict=True):
+        for trial in self.study.trials:
             at, of = self.found(trial)
-            points.append({"point": trial.number, "rate": at, "settings": of, **dataclasses.asdict(value)})
+            value = dataclasses.asdict(self.values[trial.number])
+            points.append({"point": trial.number, "rate": at, "settings": of, **value})
         return {
             "arm": self.arm.name,
             "ranges": {name: str(r) for name, r in self.ranges.items()},

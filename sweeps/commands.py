@@ -66,6 +66,8 @@ def planned(args: argparse.Namespace) -> Sweep | int:
 def check_tuning(args: argparse.Namespace) -> None:
     """ValueError for a tuning that cannot be."""
     if args.search is None:
+        if args.halving:
+            raise ValueError("HALVING cuts points of a search: give SEARCH=N, too")
         return
     arm_search.checked(args.search)
     if args.tune_rate:
@@ -83,18 +85,19 @@ def searched(args: argparse.Namespace, points: int) -> Sweep | int:
         overrides=asked.overrides,
         pack=args.pack,
         results=args.results,
+        halving=args.halving,
     )
     for line in looked.announce():
         say(line)
-    again, number = given(args, {"points": points}), 0
+    again = given(args, {"points": points, "halving": args.halving})
     while study := looked.ask():
-        number += 1
-        say("its first round:" if args.dry_run else f"search, round {number} of {looked.count}")
+        say("its first round:" if args.dry_run else looked.heading)
         code = train_before(study, args, again)
         if args.dry_run or code > 1:  # stopped; a point whose trials failed is left out
             return code
-        looked.tell(load_study(args.results, study.name))
-        if wrong := search_storage.keep(args.results, looked.studies()):
+        for line in looked.tell(load_study(args.results, study.name)):
+            say(line)
+        if looked.between_rounds and (wrong := search_storage.keep(args.results, looked.studies())):
             say(f"note: {wrong}")
     for line in looked.describe():
         say(line)

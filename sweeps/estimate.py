@@ -1,6 +1,6 @@
 """How long trials take: from earlier timings in RESULTS, else from a quick measurement of each size.
 
-    trial ≈ steps × (seconds a step),   round ≈ max(Σ trials / slots, longest trial),   study ≈ Σ rounds + START
+    trial ≈ (steps left) × (seconds a step),   round ≈ max(Σ trials / slots, longest trial),   study ≈ Σ rounds + START
 
 Seconds a step of an arm at a size: the median of earlier trials of the same model, batch, device and intervention;
 else the plain step of that model (earlier, or measured here on random tokens) times UNKNOWN_COST where there is an
@@ -15,13 +15,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeps.packing import on_gpu
-from sweeps.planned import PlannedTrial
+from sweeps.planned import PlannedTrial, folder
 from zslx.config.run_config import Config
 from zslx.config.spec import BASELINE
+from zslx.runs.json_files import last_line
 from zslx.runs.records import read_config, read_manifest
 
 START = 8.0  # seconds: Ray, imports in the workers, the analysis
@@ -35,13 +36,14 @@ LONG_STEP = 2.0  # seconds
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds a step by (arm, size), and where they come from."""
+    """Seconds a step by (arm, size), where they come from, and the steps that trials, by key, have behind them."""
 
     rates: dict[tuple[str, str], float]
     source: str
+    begun: dict[str, int] = field(default_factory=dict)
 
     def seconds(self, trial: PlannedTrial) -> float:
-        return trial.steps * self.rates[trial.arm, trial.size]
+        return max(0, trial.steps - self.begun.get(trial.key, 0)) * self.rates[trial.arm, trial.size]
 
 
 def estimate(
@@ -51,7 +53,12 @@ def estimate(
     known = earlier(results)
     rates: dict[tuple[str, str], float] = {}
     plain: dict[str, float] = {}
+    begun: dict[str, int] = {}
     measured = False
+    trials = list(trials)
+    for trial in trials:
+        if step := last_line(folder(results, trial.key) / "steps.jsonl").get("step"):
+            begun[trial.key] = int(step)
     for trial in sorted(trials, key=lambda t: t.config.intervention != BASELINE):
         where = (trial.arm, trial.size)
         if where in rates:
@@ -66,7 +73,7 @@ def estimate(
             plain[kind] = known.get((kind, BASELINE)) or (measure or step_seconds)(trial.config) * INSTRUMENTS / gain
         rates[where] = plain[kind] * (1.0 if trial.config.intervention == BASELINE else UNKNOWN_COST)
     source = "a quick measurement of each size" if measured else f"earlier trials in {results}"
-    return Estimate(rates, source)
+    return Estimate(rates, source, begun)
 
 
 def study_seconds(rounds: Iterable[Iterable[float]], slots: int) -> float:

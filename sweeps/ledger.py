@@ -1,8 +1,9 @@
 """The ledger of trials: RESULTS/trials/<key>/ is the run folder of the trial with that key.
 
 There is no index that could disagree with the folders. A trial is done when its manifest says `finished` or
-`diverged` and names this identity, and its records are whole (zslx/runs/integrity.py). A trial that is done is never
-trained again, whichever sweep asks for it; a trial that is half done goes on from its checkpoint. `claim` gives a trial
+`diverged` and names this identity, and its records are whole (zslx/runs/integrity.py). One that is asked for up to a
+step (`run.until`) is done, too, when it was `paused` there or later. A trial that is done is never trained again,
+whichever sweep asks for it; a trial that is half done goes on from its checkpoint. `claim` gives a trial
 to one process at a time, across sweeps, too; the system releases the lock of a process that dies. A folder that claims
 to be done and is not (files lost, cut or changed) is set aside under `trials/.damaged`, never deleted.
 """
@@ -10,6 +11,7 @@ to be done and is not (files lost, cut or changed) is set aside under `trials/.d
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,8 +27,10 @@ from zslx.runs.integrity import fault
 from zslx.runs.records import LINE_FILES, read_manifest, read_run
 
 DONE = ("finished", "diverged")
+PAUSED = "paused"
 FILES = ("config.json", "manifest.json", *(f"{name}.jsonl" for name in LINE_FILES))
-_whole: dict[Path, tuple[str, tuple[tuple[int, ...], ...]]] = {}  # run folders that were whole: identity, stamps
+# Run folders that were whole: identity, stamps, and the step that they reached.
+_whole: dict[Path, tuple[str, tuple[tuple[int, ...], ...], float]] = {}
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,16 @@ class Ledger:
         return folder(self.results, key)
 
     def status(self, trial: PlannedTrial) -> str:
-        """One of finished, diverged, partial and missing."""
+        """One of finished, diverged, paused (where that is all that is asked), partial and missing."""
         folder = self.folder(trial.key)
-        if is_done(folder, trial.identity):
+        if is_done(folder, trial.identity, trial.config.run.until):
             return str(read_manifest(folder)["status"])
         return "partial" if (folder / "config.json").exists() else "missing"
 
     def split(self, trials: Iterable[PlannedTrial]) -> tuple[list[PlannedTrial], list[PlannedTrial]]:
         """Trials that are done and trials to train, each once: arms that coincide share one run."""
         unique = {trial.key: trial for trial in trials}
-        done = [t for t in unique.values() if is_done(self.folder(t.key), t.identity)]
+        done = [t for t in unique.values() if is_done(self.folder(t.key), t.identity, t.config.run.until)]
         keys = {t.key for t in done}
         return done, [t for t in unique.values() if t.key not in keys]
 
@@ -81,30 +85,37 @@ class Ledger:
         if failure:
             return replace(entry, status="failed", error=failure.error)
         status = self.status(trial)
-        return replace(entry, status=status if status in DONE else entry.status)
+        return replace(entry, status=status if status in (*DONE, PAUSED) else entry.status)
 
     def traceback(self, study: PlannedStudy, key: str) -> Path:
         """The file for the traceback of a trial that failed."""
         return self.results / "studies" / study.name / "errors" / f"{key}.txt"
 
 
-def is_done(folder: Path, identity: str) -> bool:
-    """Whether `folder` holds the complete run of this identity.
+def is_done(folder: Path, identity: str, until: int = 0) -> bool:
+    """Whether `folder` holds the complete run of this identity, or, where it is asked for up to step `until`, as much.
 
     Every byte of its records is read for that. A sweep asks several times, so what was whole is looked at again only
     where a file has changed since.
     """
     stamps = tuple(map(_stamp, (folder / name for name in FILES)))
-    if _whole.get(folder) == (identity, stamps):
-        return True
+    known, seen, reached = _whole.get(folder, ("", (), 0.0))
+    if (known, seen) != (identity, stamps):
+        reached = _reached(folder, identity)
+        if reached:
+            _whole[folder] = (identity, stamps, reached)
+    return reached >= (until or math.inf)
+
+
+def _reached(folder: Path, identity: str) -> float:
+    """The step at which the run of this identity is paused; inf where it is over, 0 where it is neither or damaged."""
     try:
         run = read_run(folder)
     except (ValueError, OSError):
-        return False
-    done = run.status in DONE and run.manifest.get("identity") == identity and not fault(run)
-    if done:
-        _whole[folder] = (identity, stamps)
-    return done
+        return 0.0
+    if run.status not in (*DONE, PAUSED) or run.manifest.get("identity") != identity or fault(run):
+        return 0.0
+    return float(run.manifest["totals"]["steps"]) if run.status == PAUSED else math.inf
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

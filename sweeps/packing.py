@@ -52,7 +52,8 @@ def packs(trials: Sequence[Any], pack: str) -> list[list[Any]]:
             found.append([trial])
             continue
         # Runs of one length end together, so that no row of a pack is idle; surgery has a pass of its own kind.
-        kind = json.dumps([shape(trial.config), trial.config.train.steps, surgery(trial.config)], sort_keys=True)
+        steps = trial.config.run.until or trial.config.train.steps
+        kind = json.dumps([shape(trial.config), steps, surgery(trial.config)], sort_keys=True)
         limit = most(trial.config) if pack == AUTO else int(pack)
         if len(open_packs.get(kind, [])) >= limit or kind not in open_packs:
             open_packs[kind] = []

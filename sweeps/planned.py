@@ -60,7 +60,14 @@ class PlannedTrial:
 
     @property
     def steps(self) -> int:
-        return self.config.train.steps
+        """The step to which it is to be trained: its last, or `run.until` (halving.py)."""
+        return self.config.run.until or self.config.train.steps
+
+    def up_to(self, step: int) -> PlannedTrial:
+        """The same trial, to be trained to a step and no further."""
+        until = step if step < self.config.train.steps else 0
+        config = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, until=until))
+        return dataclasses.replace(self, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,7 @@ class Progress:
         """Seconds of work that are left of a trial; `drift` corrects the estimate of one whose rate is not known."""
         rate = self.rates.get((trial.arm, trial.size), drift * self.estimate.rates[trial.arm, trial.size])
         pace = self.paces.get(trial.key)
-        return rate * (trial.steps - (pace.step if pace else 0))
+        return rate * max(0, trial.steps - (pace.step if pace else self.estimate.begun.get(trial.key, 0)))
 
     def headline(self) -> str:
         done = self.total - len(self.pending)

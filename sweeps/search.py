@@ -10,16 +10,19 @@ the machine. Its sampler is seeded. So the same command asks for the same points
 the ledger: an interrupted search goes on by asking from the start. What Optuna knows is nowhere else needed;
 search_storage.py keeps a copy for its dashboard.
 
-Ray's own OptunaSearch does not fit: it has one trial a point, tells values as they happen to arrive, and resumes from
-a pickle. A trial that diverged makes its point `pruned`, which the sampler takes for worse than every value; one that
-failed makes it `failed`, which the sampler leaves out.
+Ray's own OptunaSearch and schedulers do not fit: they have one trial a point, take values as they happen to arrive, and
+resume from a pickle. A trial that diverged makes its point `diverged`, which the sampler takes for worse than every
+value; one that failed makes it `failed`, which the sampler leaves out. With `halving`, points are also `cut`
+(halving.py): the trials of a round train to the first rung, those of the points that are left to the next one, and the
+last ones to their end. Every rung is a study of its own that trains the same trials further, so an interruption, or a
+trial that an earlier search without halving has finished, changes nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +33,9 @@ from analysis.study.load import Study
 from analysis.study.measures import Measures
 from sweeps.arm_search import BATCH, ArmSearch, Settings, Value
 from sweeps.arms import BASELINE_ARM
+from sweeps.halving import at_rung, measured_before, rungs
 from sweeps.packing import AUTO
+from sweeps.planned import PlannedTrial
 from sweeps.study import PlannedStudy, build, with_arms
 from sweeps.tune_rate import SEEDS, UNPROBED
 from zslx.config import presets
@@ -56,34 +61,56 @@ class Search:
         overrides: Sequence[str],
         pack: str = AUTO,
         results: str | Path = "results",
+        halving: bool = False,
     ):
         smallest = min(sizes or presets.preset(preset).sizes, key=lambda s: model_preset(s).parameters(1).total)
         self.results = results
         settings = [*overrides, UNPROBED]
         plain = build(asked, preset, sizes=[smallest], seeds=SEEDS, overrides=settings, pack=pack, results=results)
         searched = [arm for arm in plain.arms if arm.role in ("baseline", "arm")]
-        self.arms = [ArmSearch(arm, points) for arm in searched]
+        self.config = plain.trials[0].config  # of the baseline, whose steps are those of all
+        self.rungs = rungs(self.config) if halving else ()
+        self.arms = [ArmSearch(arm, points, self.rungs) for arm in searched]
         self.points, self.size = points, smallest
         self.study = with_arms(plain, searched, results)
-        kind = [[t.key for t in self.study.trials], points, [sorted(map(str, s.ranges.items())) for s in self.arms]]
+        kind: list[Any] = [[t.key for t in self.study.trials], points]
+        kind += [[sorted(map(str, s.ranges.items())) for s in self.arms], *self.rungs]
         self.name = f"{slug('-'.join(asked))}-search-{preset}-{digest(kind)[:8]}"
         self.planned: list[Arm] = []
         self.refused: dict[str, Value] = {}
-        self.asked: list[tuple[ArmSearch, list[optuna.Trial]]] = []
+        self.asked: list[tuple[ArmSearch, list[optuna.Trial]]] = []  # points of this round that are not over
+        self.round = 0
+        self.to_come: list[int] = []  # steps to which they are still to be trained
+        self.until: dict[str, int] = {}  # the step to which a point is to be trained, by its arm
         self.measured: Study | None = None
 
     @property
-    def count(self) -> int:
-        """Rounds in all."""
-        return -(-self.points // BATCH)
+    def heading(self) -> str:
+        """Which part of the search `ask` has given."""
+        to = f", to step {self.to_come[0]} of {self.config.train.steps}" if self.rungs else ""
+        return f"search, round {self.round} of {-(-self.points // BATCH)}{to}"
+
+    @property
+    def between_rounds(self) -> bool:
+        """Whether every point that was asked for is over."""
+        return not any(trials for _, trials in self.asked)
 
     def ask(self) -> PlannedStudy | None:
-        """The study of all points so far and the next ones; None where every point has its value.
+        """The study of all points so far and the next ones, or those that go on; None where every point is over.
 
         It has one name from the first round to the last. Points whose settings do not go together are left out.
         """
-        if all(search.done for search in self.arms):
-            return None
+        if self.between_rounds:
+            if all(search.done for search in self.arms):
+                return None
+            self._begin_round()
+        for search, trials in self.asked:
+            self.until |= {search.at(trial, [self.size]).name: self.to_come[0] for trial in trials}
+        study = with_arms(self.study, self.planned, self.results)
+        return dataclasses.replace(study, name=self.name, trials=self._up_to(study.trials))
+
+    def _begin_round(self) -> None:
+        self.round, self.to_come = self.round + 1, [*self.rungs, self.config.train.steps]
         self.asked = [(search, search.ask()) for search in self.arms]
         for search, trials in self.asked:
             for trial in trials:
@@ -93,14 +120,32 @@ class Search:
                     self.planned.append(arm)
                 except ValueError as error:
                     self.refused[arm.name] = Value(state="failed", why=str(error))
-        return dataclasses.replace(with_arms(self.study, self.planned, self.results), name=self.name)
 
-    def tell(self, measured: Study) -> None:
-        """The points that were asked for are trained: `measured` is that study with its records."""
-        self.measured = measured
-        for search, trials in self.asked:
+    def _up_to(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+        """The trials, each to be trained as far as its point is; one of two points, as far as either."""
+        if not self.rungs:
+            return tuple(trials)
+        until = {trial.key: 0 for trial in trials}
+        for trial in trials:
+            until[trial.key] = max(until[trial.key], self.until[trial.arm])
+            if trial.reference and trial.reference.key in until:
+                until[trial.reference.key] = trial.config.train.steps
+        return tuple(trial.up_to(until[trial.key]) for trial in trials)
+
+    def tell(self, measured: Study) -> list[str]:
+        """What was asked for is trained: `measured` is that study with its records. A line an arm says what was cut."""
+        self.measured, lines = measured, []
+        step = self.to_come.pop(0)
+        rung = step if self.to_come else None
+        seen = at_rung(measured, step) if rung else measured
+        for n, (search, trials) in enumerate(self.asked):
             names = [search.at(trial, [self.size]).name for trial in trials]
-            search.tell(trials, [self.refused.get(name) or value_of(measured, name) for name in names])
+            left = search.tell(trials, [self.refused.get(name) or value_of(seen, name) for name in names], rung)
+            self.asked[n] = (search, left)
+            over = {t.number: search.values[t.number].cut for t in trials if t not in left}
+            if cut := [f"#{point} {where}" for point, where in over.items() if where]:
+                lines.append(f"cut of {search.arm.name}: {'; '.join(cut)}")
+        return lines
 
     def studies(self) -> list[tuple[str, optuna.Study]]:
         """Optuna's studies, by the names under which they are kept."""
@@ -129,7 +174,19 @@ class Search:
             "points": self.points,
             "trials": len(measured.trials),
             "train_seconds": seconds,
+            **({"halving": self.halved(measured)} if self.rungs else {}),
             "arms": [search.summary() for search in self.arms],
+        }
+
+    def halved(self, measured: Study) -> dict[str, Any]:
+        """The rungs and the steps measured before them, how many points were cut, and the steps of all trials."""
+        trained = {t.identity: int((t.manifest.get("totals") or {}).get("steps") or 0) for t in measured.trials}
+        return {
+            "rungs": list(self.rungs),
+            "measured": measured_before(self.config, self.rungs),
+            "cut": sum(value.state == "cut" for search in self.arms for value in search.values.values()),
+            "steps_trained": sum(trained.values()),
+            "steps_in_all": len(trained) * self.config.train.steps,
         }
 
     def announce(self) -> list[str]:
@@ -138,6 +195,9 @@ class Search:
         lines = [
             f"search: {self.points} points an arm at {self.size}, seeds {' '.join(map(str, SEEDS))}: {trials} trials"
         ]
+        if self.rungs:
+            steps = " and ".join(map(str, self.rungs))
+            lines.append(f"  of these, points that are worse at steps {steps} of {self.config.train.steps} are cut")
         return lines + [
             f"  {search.arm.name}: " + "; ".join(f"{name} {r}" for name, r in search.ranges.items())
             for search in self.arms
@@ -146,6 +206,9 @@ class Search:
     def describe(self) -> list[str]:
         """One line an arm: what was found."""
         lines = []
+        if self.rungs and self.measured:
+            found = self.halved(self.measured)
+            lines.append(f"cut early: {found['cut']} of {self.points * len(self.arms)} points; {saved(found)}")
         for search in self.arms:
             best = search.best()
             rate, settings = search.found(best)
@@ -159,16 +222,23 @@ class Search:
         return lines
 
 
+def saved(halving: Mapping[str, Any]) -> str:
+    """What halving saved, in steps."""
+    trained, of = halving["steps_trained"], halving["steps_in_all"]
+    return f"{trained} of {of} steps were trained, {100 * (1 - trained / of):.0f} % saved"
+
+
 def value_of(study: Study, name: str) -> Value:
     """The value of the point that is the arm `name` of a study with its records.
 
-    It depends on the point and the baseline alone, so that what is told to Optuna is the same in every round.
+    It depends on the point and the baseline alone, so that what is told to Optuna is the same in every round. At a
+    rung, `study` is the study as it stood there.
     """
     found = {arm: [t for t in study.trials if t.arm == arm] for arm in (BASELINE_ARM, name)}
     for trial in found[name]:
         if not trial.finished:
             why = f"seed {trial.seed} {trial.status}" + (f": {trial.error}" if trial.error else "")
-            return Value(state="pruned" if trial.status == "diverged" else "failed", why=why)
+            return Value(state="diverged" if trial.status == "diverged" else "failed", why=why)
     if any(not trial.finished for trial in found[BASELINE_ARM]):
         raise ValueError(
             "the baseline as it is did not come to an end on each tuning seed: give another optim.lr by SET"

@@ -38,6 +38,7 @@ RESERVED = {
     "intervention": "INTERVENTION=",
     "model": "SIZES=",
     "train.seed": "SEEDS=",
+    "run.until": "HALVING=",
 }
 
 
@@ -235,6 +236,7 @@ def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> 
         words["SEEDS"] = seeds_text(study.seeds)
     if study.tuning:
         words |= {"SEARCH": str(study.tuning["points"])} if "points" in study.tuning else {"TUNE_RATE": "1"}
+        words |= {"HALVING": "1"} if study.tuning.get("halving") else {}
     if study.looks:
         words["UNTIL"] = "decided"
     if study.pack != AUTO:

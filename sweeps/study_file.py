@@ -20,7 +20,8 @@
     "pcgrad+cosine" = "cosine"
 
     [tuning]
-    rates = true                                     as TUNE_RATE=1; or search = 20, as SEARCH=20
+    rates = true                                     as TUNE_RATE=1; or search = 20, as SEARCH=20,
+                                                     and beside it halving = true, as HALVING=1
 
     [fit]
     curve = "heldout"                                of L_d, t_d and r_d: the training loss where all train on one text
@@ -63,7 +64,7 @@ SHAPE: Mapping[str, Shape] = {
     "budget?": {"steps?": int, "tokens?": int},
     "settings?": dict,
     "contrasts?": {"*": str},
-    "tuning?": {"rates?": bool, "search?": int},
+    "tuning?": {"rates?": bool, "search?": int, "halving?": bool},
     "fit?": {"curve?": str},
 }
 Value = str | int | float | bool
@@ -88,6 +89,7 @@ class StudyFile:
     contrasts: Mapping[str, str] = field(default_factory=dict)
     tune_rate: bool = False
     search: int | None = None
+    halving: bool = False
     curve: str = ""
 
     @property
@@ -112,6 +114,7 @@ class StudyFile:
             else:
                 settings[head] = value
         budget = {"steps": self.steps, "tokens": self.tokens}
+        tuning = {"rates": self.tune_rate, "search": self.search, "halving": self.halving}
         found = {
             "arms": list(self.arms),
             "preset": self.preset,
@@ -122,7 +125,7 @@ class StudyFile:
             "budget": {name: value for name, value in budget.items() if value is not None},
             "settings": settings,
             "contrasts": dict(self.contrasts),
-            "tuning": {"rates": True} if self.tune_rate else {"search": self.search} if self.search else {},
+            "tuning": {key: value for key, value in tuning.items() if value},
             "fit": {"curve": self.curve} if self.curve else {},
         }
         return {key: value for key, value in found.items() if value not in ("", [], {})}
@@ -157,6 +160,8 @@ def read(name: str) -> tuple[Path, StudyFile]:
         if tuning.get("rates"):
             raise ValueError(f"{path}: tuning has rates and search: give one of them")
         checked(tuning["search"])
+    elif tuning.get("halving"):
+        raise ValueError(f"{path}: tuning has halving without search: points of a search alone are cut")
     for key, value in budget.items():
         if value < 1:
             raise ValueError(f"{path}: budget.{key}={value}: must be at least 1")
@@ -172,6 +177,7 @@ def read(name: str) -> tuple[Path, StudyFile]:
         contrasts=found.get("contrasts", {}),
         tune_rate=tuning.get("rates", False),
         search=tuning.get("search"),
+        halving=tuning.get("halving", False),
         curve=found.get("fit", {}).get("curve", ""),
     )
 
@@ -230,7 +236,7 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
     path, found = read(args.intervention.strip())
     given = [
         name
-        for name in ("preset", "sizes", "seeds", "steps", "set", "tune_rate", "search", "until")
+        for name in ("preset", "sizes", "seeds", "steps", "set", "tune_rate", "search", "halving", "until")
         if vars(args)[name]
     ]
     given += ["pack"] * (args.pack != "auto")
@@ -248,6 +254,7 @@ def with_file(args: argparse.Namespace) -> argparse.Namespace:
         "until": found.until,
         "tune_rate": found.tune_rate,
         "search": found.search,
+        "halving": found.halving,
         "contrasts": found.contrasts,
         "curve": found.curve,
         "file": str(path),
@@ -272,6 +279,7 @@ def of(args: argparse.Namespace, arms: Sequence[str], sizes: Sequence[str], seed
         contrasts=args.contrasts,
         tune_rate=args.tune_rate,
         search=args.search,
+        halving=args.halving,
         curve=args.curve,
     )
 

@@ -25,7 +25,7 @@ import torch
 
 from sweeps import wandb_log
 from sweeps.faults import described, may_pass
-from sweeps.ledger import DONE, claim, is_done, set_aside
+from sweeps.ledger import DONE, PAUSED, claim, is_done, set_aside
 from sweeps.wandb_log import Labels, Streams
 from zslx.config.run_config import Config
 from zslx.config.spec import Spec
@@ -34,7 +34,8 @@ from zslx.distributed.train import train_on_ranks
 from zslx.intervention.discovery import defined
 from zslx.runs.digest import digest
 from zslx.runs.identity import identity, ingredients
-from zslx.runs.records import read_config, read_manifest
+from zslx.runs.integrity import fault
+from zslx.runs.records import read_config, read_manifest, read_run
 from zslx.tracking.stream import streaming
 from zslx.training.pack import train_pack
 from zslx.training.train import train
@@ -98,6 +99,8 @@ def _logged(job: Job, streams: Streams, manifest: Mapping[str, Any], trained: bo
     live = {tool: stream.taken() for (tool, of), stream in streams.items() if of == folder}
     # Where wandb could not be reached, it is tried once more at the end of the sweep, and not by every trial.
     failed = streams["wandb", folder].feed.wrong if ("wandb", folder) in streams else ""
+    if manifest["status"] == PAUSED:
+        return {"status": PAUSED, "trained": trained, "wandb": failed or wandb_log.pause(folder, live.values())}
     wrong = failed or wandb_log.log(folder, labels, job.wandb, live.get("wandb"), last=False)
     if job.tensorboard:
         wrong = wandb_log.event_files(folder, labels, live.get("tensorboard")) or wrong
@@ -172,7 +175,7 @@ def _to_train(
             f"{what} changed while the sweep was running, or node {socket.gethostname()} has another: "
             "mend that and give the same command again"
         )
-    return None if is_done(folder, name) else _as_begun(wanted, folder, name, packed=packed)
+    return None if is_done(folder, name, wanted.run.until) else _as_begun(wanted, folder, name, packed=packed)
 
 
 def differing(planned: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -194,7 +197,7 @@ def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Confi
     """The configuration with which the run in `folder` was begun if it describes the same run, else `wanted`.
 
     One identity has several spellings (a default given explicitly, a text at another path), and its reference run may
-    lie elsewhere by now. A folder that holds another run, or one that wrongly claims to be done, is set aside.
+    lie elsewhere by now. A folder that holds another run, or wrongly claims to be done or paused, is set aside.
     """
     if not (folder / "config.json").exists():
         return wanted
@@ -202,7 +205,8 @@ def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Confi
         begun = Config.from_dict(read_config(folder))
         begun = dataclasses.replace(begun, reference=wanted.reference, run=wanted.run)
         same = identity(begun, packed=packed) == name and begun.instruments == wanted.instruments
-        if same and read_manifest(folder)["status"] not in DONE:
+        status = read_manifest(folder)["status"]
+        if same and status not in DONE and not (status == PAUSED and fault(read_run(folder))):
             return begun
     set_aside(folder)
     return wanted

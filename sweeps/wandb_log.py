@@ -2,16 +2,17 @@
 
 A trial is one wandb run, whichever studies ask for it: group = the study that logged it first, job type = arm. Offline
 (the default, which never asks) it is written once, when the trial is over. Online it is streamed while it trains, and
-goes on as the same run after an interruption. The marker RESULTS/wandb/logged/<run id>.json says that it is logged. Its
-summary has the paired difference to the baseline of its size and seed: a trial that is over before that one waits to be
-logged (offline), or gets it (online), at the end of the sweep. An error of wandb is reported and never fails a trial.
+goes on as the same run after an interruption or a pause. The marker RESULTS/wandb/logged/<run id>.json says that it is
+logged. Its summary has the paired difference to the baseline of its size and seed: a trial that is over before that one
+waits to be logged (offline), or gets it (online), at the end of the sweep. An error of wandb is reported and never
+fails a trial.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,19 @@ def log(folder: Path, labels: Labels, mode: str, live: Sink | None = None, *, la
             named = {"name": labels.name, "study": labels.study, "mode": mode}
             write_json(marker, named | ({"waits": True} if waits else {}))
     except Exception as error:  # wandb must not cost a trial
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def pause(folder: Path, live: Iterable[Sink | None]) -> str | None:
+    """End the streams of a trial that is paused, with all that it has; they go on with it. Returns what went wrong.
+
+    Offline there is nothing to do: a trial is logged when it is over.
+    """
+    try:
+        for sink in filter(None, live):
+            finish(sink, Rows(folder).new(whole=True), {}, ok=True)
+    except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -31,6 +31,8 @@ def tuning(figures: Figures, comparison: Comparison) -> list[Block | None]:
         f"{found['size']}, on seeds {seeds}: {cost} Each arm trains with the best of its points; at other sizes the "
         "factor on the rate is the same. A placebo and a combination have their arm's."
     )
+    if halving := found.get("halving"):
+        text += " " + halved(halving)
     slices = [search_slices(figures, arm) for arm in found["arms"]]
     return [Text(text=text), best(found), *slices, importances(found), *(points(arm) for arm in found["arms"])]
 
@@ -62,6 +64,17 @@ def over_rates(figures: Figures, found: Mapping[str, Any]) -> Figure | None:
         caption="Geometric mean of the held-out loss at T over the tuning seeds, in per cent of the baseline's at the "
         "preset's rate. Dots: the rate with which each arm was compared. Arms that are not here take the baseline's, "
         "placebos that of their arm. A rate at which a trial diverged is left out.",
+    )
+
+
+def halved(halving: Mapping[str, Any]) -> str:
+    """What the early cuts of a search did."""
+    trained, of = halving["steps_trained"], halving["steps_in_all"]
+    rungs, seen = (" and ".join(map(str, halving[key])) for key in ("rungs", "measured"))
+    return (
+        f"{count(halving['cut'], 'point')} {'was' if halving['cut'] == 1 else 'were'} cut at steps {rungs} (successive "
+        f"halving), by the held-out losses of steps {seen}: {trained} of {of} steps were trained. What is slow at "
+        "first may have been cut."
     )
 
 
@@ -105,7 +118,8 @@ def search_slices(figures: Figures, arm: Mapping[str, Any]) -> Figure | None:
     panels = [panel for name in arm["ranges"] if (panel := search_slice(figures, arm, name, known))]
     if not panels:
         return None
-    lost = len(arm["points"]) - len(known)
+    cut = sum(point["state"] == "cut" for point in arm["points"])
+    lost = len(arm["points"]) - len(known) - cut
     return Figure(
         title=f"Points of {printable(arm['arm'])} over each searched setting",
         panels=tuple(panels),
@@ -113,7 +127,9 @@ def search_slices(figures: Figures, arm: Mapping[str, Any]) -> Figure | None:
         f"baseline over the tuning seeds, with its standard error. Square: point 0, the arm as it is. Filled: point "
         f"{chosen}, with which the arm was compared. Lower is better. The other settings vary from mark to mark, so "
         "a slope that stands above their scatter is the setting's own; a best value at an end of its range says that "
-        "the range was too narrow." + (f" Left out: {count(lost, 'point')} without a value." if lost else ""),
+        "the range was too narrow."
+        + (f" Left out: {count(lost, 'point')} without a value." if lost else "")
+        + (f" Cut early, and left out: {count(cut, 'point')}." if cut else ""),
     )
 
 
@@ -183,7 +199,10 @@ def settings(point: Mapping[str, Any]) -> str:
 
 
 def value(point: Mapping[str, Any]) -> str:
-    """The value with its standard error, or why there is none."""
+    """The value with its standard error, or why there is none; of a point that was cut its value there."""
+    if point["state"] == "cut":
+        step = max(point["rungs"], key=int)
+        return minus(f"cut at step {step}: {point['rungs'][step]:+.4f}")
     if point["value"] is None:
         return f"{point['state']}: {point['why']}"
     return minus(f"{point['value']:+.4f}") + (f" ± {point['se']:.4f}" if point["se"] else "")

@@ -198,19 +198,23 @@ def load_trial(results: Path, entry: Entry) -> Trial:
         _plausible_config(run)
         steps, tokens, values = numbers_of(run.probes)
         changes = doublings(run.probes, folder / "probes.jsonl")
-        if run.status == "finished":
+        if run.status in ("finished", "paused"):
             _plausible(run, steps, tokens, values)
+        if run.status == "finished":
             _whole(run, steps, values)
         if "records" in run.manifest and (damage := fault(run)):
             raise ValueError(f"{damage}; the command of the sweep trains it again")
     except (ValueError, OSError) as error:
         return replace(trial, status="failed", error=str(error), folder=folder)
     # The run knows better than the study whether it is done; why it was given up the study knows.
-    done = run.status in ("finished", "diverged") or trial.finished
+    done = run.status in ("finished", "diverged", "paused") or trial.status in ("finished", "paused")
+    why = str(run.manifest.get("error") or last_line(folder / "steps.jsonl").get("diverged") or "")
+    if run.status == "paused":
+        why = f"at step {(run.manifest.get('totals') or {}).get('steps')} of {run.config['train']['steps']}"
     return replace(
         trial,
         status=run.status if done else trial.status,
-        error=trial.error or str(run.manifest.get("error") or last_line(folder / "steps.jsonl").get("diverged") or ""),
+        error=trial.error or why,
         folder=folder,
         config=run.config,
         manifest=run.manifest,

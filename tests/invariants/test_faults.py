@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from zslx.commands.cli import main
 from zslx.runs import checkpoints
 from zslx.runs.json_files import read_json, read_lines
 from zslx.runs.records import read_run
@@ -186,6 +187,18 @@ def test_a_plugin_that_ends_the_process_is_told_of_by_the_next_command(plugins: 
     assert read_json(out / "manifest.json")["status"] == "running" and first.stderr == ""
     told = "begun before and not finished (stopped, killed, or ended by a plugin)"
     assert f"{out}: {told}" in second.stderr
+
+
+def test_a_run_that_pauses_says_so_and_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "run"
+    for more, said in (
+        (["run.until=4"], f"{out}: paused at run.until=4 of 6; the same command with a later one goes on"),
+        ([], f"{out}: begun before and not finished (paused)"),
+    ):
+        assert main(command(out, "train.steps=6", *more)[3:]) == 0
+        shown = capsys.readouterr()
+        assert said in shown.err and shown.out.startswith(f"{4 if more else 6} steps, ")
+    assert read_json(out / "manifest.json")["status"] == "finished"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

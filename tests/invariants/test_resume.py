@@ -57,6 +57,24 @@ def test_stopped_without_a_state_to_go_on_from(whole: Outcome, tmp_path: Path):
     assert checkpoints.steps(tmp_path / "resume") == [12]
 
 
+@pytest.mark.parametrize("pauses", [(5, 11), (4, 4, 12)])
+def test_paused_and_gone_on_with(pauses: tuple[int, ...], whole: Outcome, tmp_path: Path):
+    """Paused at steps that keep a checkpoint and at others: the run is the one in one go."""
+    for until in pauses:
+        manifest = train(plain(BUSY | {"run.until": until}), tmp_path)
+        assert manifest["status"] == ("paused" if until < 12 else "finished")
+        assert manifest["totals"]["steps"] == until and len(read_run(tmp_path).steps["step"]) == until
+    resumed = trained(plain(BUSY), tmp_path)
+    assert whole.difference(resumed) == ("config.json" if pauses[-1] == 12 else None)
+
+
+def test_a_run_that_stands_after_the_pause_stays_there(whole: Outcome, tmp_path: Path):
+    for until, stands in ((9, 9), (5, 9)):
+        manifest = train(plain(BUSY | {"run.until": until}), tmp_path)
+        assert (manifest["status"], manifest["totals"]["steps"]) == ("paused", stands)
+    assert whole.difference(trained(plain(BUSY), tmp_path)) is None
+
+
 def test_a_run_of_an_earlier_version_goes_on(whole: Outcome, tmp_path: Path):
     """It kept the whole state among the checkpoints."""
     trained(plain(BUSY), tmp_path)

@@ -40,6 +40,12 @@ def test_earlier_timings_are_used_and_the_rest_measured(study, tmp_path):
     assert made.rates["ema", "0.1M"] == pytest.approx(0.4 * UNKNOWN_COST)
     assert made.rates["ema", "0.2M"] == pytest.approx(UNKNOWN_COST * made.rates["baseline", "0.2M"])
     assert len(measured) == 1 and "measurement" in made.source
+    begun = tmp_path / "trials" / baseline.key / "steps.jsonl"
+    begun.parent.mkdir()
+    begun.write_text(json.dumps({"step": 40, "loss": 4.5}) + "\n")
+    half = baseline.up_to(50)
+    assert estimate([half], tmp_path).seconds(half) == pytest.approx(10 * 0.4), "10 steps are left of the first 50"
+    begun.unlink()
     known = estimate(study.trials[:1], tmp_path)
     assert str(tmp_path) in known.source and known.seconds(baseline) == 40.0
 

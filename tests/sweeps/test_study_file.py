@@ -70,6 +70,11 @@ def test_a_file_can_ask_for_a_search(tiny, tmp_path):
     assert arguments(str(path)).search == 8
     with pytest.raises(ValueError, match=r"--search says it again"):
         arguments(str(path), "--search", "9")
+    halved = same(tmp_path, *smoke(tiny, "focal", "--search", "8", "--halving"))
+    assert halved["tuning"] == {"search": 8, "halving": True}
+    assert arguments(str(path)).halving
+    with pytest.raises(ValueError, match=r"--halving says it again"):
+        arguments(str(path), "--halving")
 
 
 VALUES = {
@@ -137,6 +142,7 @@ def test_settings_that_no_command_line_can_say(tmp_path, text):
         ("arms = ['ema']\n[tuning]\nrates = 1", "tuning.rates must be true or false, not 1"),
         ("arms = ['ema']\n[tuning]\nsearch = 1", "SEARCH=1: allowed are 2 to 1000"),
         ("arms = ['ema']\n[tuning]\nsearch = 8\nrates = true", "give one of them"),
+        ("arms = ['ema']\n[tuning]\nhalving = true", "tuning has halving without search"),
         ("arms = ['ema']\n[settings.optim]\nlr = [1e-3, 2e-3]", "settings.optim.lr=.* a method's setting alone"),
         ("arms = ['ema']\n[settings.ema]\ndecay = []", "settings.ema.decay="),
         ("arms = ['ema']\n[settings.ema]\ndecay = {a = 1}", "settings.ema.decay: .* is no text, number"),

@@ -228,6 +228,37 @@ def test_trials_are_streamed_and_have_their_difference_to_the_baseline(tiny, tmp
     assert difference == pytest.approx(math.log(last[1] / last[0]), abs=0.02)
 
 
+def test_a_trial_that_pauses_is_logged_when_it_is_over(tiny, tmp_path, reader):
+    overrides = [*tiny.split(), "train.steps=40"]
+    [trial] = build(("none",), "smoke", sizes=["0.1M"], seeds=(0,), overrides=overrides, results=tmp_path).trials
+    folder = Ledger(tmp_path).folder(trial.key)
+    labels = Labels(results=str(tmp_path), study="s", arm="baseline", size="0.1M", seed=0)
+
+    def trained(planned) -> dict:
+        job = Job(
+            config=planned.config.to_dict(),
+            folder=str(folder),
+            identity=trial.identity,
+            packed=False,
+            working_directory=str(tmp_path),
+            labels=dataclasses.asdict(labels),
+            wandb="offline",
+            tensorboard=True,
+        )
+        return run([job])[0]
+
+    assert trained(trial.up_to(10)) == {"status": "paused", "trained": True, "wandb": None}
+    assert trained(trial.up_to(10)) == {"status": "paused", "trained": False, "wandb": None}
+    assert not list(tmp_path.glob("wandb/offline-run-*"))
+    assert wandb_log.pause(folder, [EventFiles(tmp_path / "paused"), None]) is None
+    assert {step for step, _, _ in events(tmp_path / "paused")} == set(range(11))
+    assert trained(trial) == {"status": "finished", "trained": True, "wandb": None}
+    wandb_log.close()
+    assert without_wandbs_own(rows_of(reader, tmp_path)) == Rows(folder).new(whole=True)
+    [files] = tmp_path.glob(f"tensorboard/*/0.1M/0-{trial.key[:8]}")
+    assert {step for step, _, _ in events(files)} == set(range(41))
+
+
 def summary_of(path: Path) -> dict:
     from wandb.proto import wandb_internal_pb2
 

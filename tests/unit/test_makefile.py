@@ -49,6 +49,7 @@ def test_the_defaults(make):
     assert make("sweep") == ["sweep", "pcgrad", "--results", "results"]
     assert make("dashboard") == ["dashboard", "results"]
     assert make("sweep", "TENSORBOARD=1", "TUNE_RATE=1")[-2:] == ["--tune-rate", "--tensorboard"]
+    assert make("sweep", "SEARCH=8", "HALVING=1")[-3:] == ["--search", "8", "--halving"]
     assert make("report") == ["report", "results"] and make("compare") == ["compare", "results"]
 
 

@@ -192,6 +192,19 @@ def test_a_killed_pack_goes_on(tmp_path: Path):
         assert Outcome.read(before).difference(Outcome.read(after)) is None
 
 
+def test_a_pack_that_is_paused_goes_on_with_some_of_its_runs(tmp_path: Path):
+    """The others stay where they are; the numbers of those that go on are those of the pack in one go."""
+    values = {"intervention": "infobatch+random+ema"}
+    whole = packed(values, tmp_path / "whole")
+    outs = [tmp_path / "paused" / str(seed) for seed in SEEDS]
+    found = train_pack(configs(values | {"run.until": 3}), outs)
+    assert [(f["status"], f["totals"]["steps"]) for f in found] == [("paused", 3)] * len(SEEDS)
+    packed(values, tmp_path / "paused", seeds=(SEEDS[0], SEEDS[2]))
+    for i in (0, 2):
+        assert Outcome.read(whole[i]).difference(Outcome.read(outs[i])) is None
+    assert read_json(outs[1] / "manifest.json")["status"] == "paused"
+
+
 def test_a_pack_of_which_some_are_done(tmp_path: Path):
     packed({}, tmp_path, seeds=(1,))
     first = Outcome.read(tmp_path / "1")

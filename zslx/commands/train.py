@@ -68,10 +68,10 @@ def reported(config: Config, args: argparse.Namespace, train: Callable[..., Any]
 
     line = Progress("training")
     before = left_at(args.out)
-    if before == "running":
+    if before in ("running", "paused"):
+        how = "paused" if before == "paused" else "stopped, killed, or ended by a plugin"
         print(
-            f"{args.out}: begun before and not finished (stopped, killed, or ended by a plugin); "
-            "it goes on from its last checkpoint",
+            f"{args.out}: begun before and not finished ({how}); it goes on from its last checkpoint",
             file=sys.stderr,
         )
 
@@ -91,6 +91,9 @@ def reported(config: Config, args: argparse.Namespace, train: Callable[..., Any]
         print(f"zslx: the run diverged; see {args.out / 'steps.jsonl'}", file=sys.stderr)
         return 1
     totals = outcome["totals"]
+    if outcome["status"] == "paused":
+        more = f"run.until={config.run.until} of {config.train.steps}; the same command with a later one goes on"
+        print(f"{args.out}: paused at {more}", file=sys.stderr)
     print(f"{totals['steps']} steps, {totals['tokens']} tokens in {totals['train_seconds']:.1f} s of training")
     print(args.out)
     return 0

@@ -195,6 +195,7 @@ class RunConfig(Group):
     label = "run"
     resume_seconds: float = option(30.0, "a checkpoint at least this often: what a kill can lose", low=0.0)
     workers: int = option(1, "processes that share each step, a GPU for each where there are GPUs", low=1, high=1024)
+    until: int = option(0, "step at which to pause; the same run goes on with a later one. 0: to the end", low=0)
     shard: bool = option(False, "several ranks share weights, gradients and optimizer: models too large for one GPU")
 
 

@@ -10,7 +10,7 @@
 
 At probe steps the instruments measure before and after this and add a line to probes.jsonl. A loss or gradient that
 is not finite ends the run before its update; the record says `diverged`. Weights are kept at powers of two and at the
-end; the whole state, to go on from, every `resume_seconds` and at the end (zslx/runs/checkpoints.py).
+end; the whole state, to go on from, every `resume_seconds` and where the run ends or pauses (zslx/runs/checkpoints.py).
 """
 
 from __future__ import annotations
@@ -47,33 +47,35 @@ class TrainingRun(BuiltRun):
         return alone(self.course(progress))
 
     def course(self, progress: Progress | None = None, continued_from: int = 0) -> Course:
-        """Train from the newest checkpoint to the end, asking for each gradient; returns status and totals.
+        """Train from the newest checkpoint to the end, or to `run.until`, asking for each gradient; returns status and
+        totals.
 
         Up to step `continued_from` the held-out curve has the points of a shorter run.
         """
         config, steps = self.config, self.config.train.steps
+        end = min(config.run.until or steps, steps)
         done = self.resume(continued_from)
         clock = Clock(self.records)
         saved_at = time.monotonic()
-        status, step = "finished", done  # a run killed after its last checkpoint has no step left to take
+        diverged, step = False, done  # a run killed after its last checkpoint has no step left to take
         with self.records, self.saver:
             yield self.begin()
             if done == 0:
                 yield from self.probe(0, clock)
-            for step in range(done + 1, steps + 1):
+            for step in range(done + 1, end + 1):
                 kept = step & (step - 1) == 0 or step == steps
                 before = weights_of(self.model) if kept else {}
                 try:
                     yield from self.advance(step, clock)
-                    saving = step == steps or self.agreed(time.monotonic() - saved_at >= config.run.resume_seconds)
+                    saving = step == end or self.agreed(time.monotonic() - saved_at >= config.run.resume_seconds)
                     if kept or saving or len(self.lines) >= BLOCK:
                         with clock.training():
                             self.settle()
                 except Diverged as error:
-                    status, step = "diverged", self.ended_by(error, step)
+                    diverged, step = True, self.ended_by(error, step)
                     break
                 if progress and not self.lines:
-                    progress(step, steps, self.loss)
+                    progress(step, end, self.loss)
                 if kept:
                     self.keep(step, before)
                 if saving:
@@ -81,6 +83,7 @@ class TrainingRun(BuiltRun):
                     saved_at = time.monotonic()
             clock.write(step)
             self.records.flush(sync=True)
+        status = "diverged" if diverged else "finished" if step == steps else "paused"
         return {"status": status, "totals": self.totals(step, clock)}
 
     def agreed(self, due: bool) -> bool:

@@ -41,7 +41,8 @@ def train(
 
     `intervention`: an object to train with, such as one whose class a notebook cell defines; by default the one that
     the configuration names. `progress(step, steps, loss)` is called after each step. A run that diverged returns with
-    that status; what a user can mend raises ValueError, and the manifest says so.
+    that status, and one that stands at `run.until` as `paused`: called again with a later step there, or 0, it goes on.
+    What a user can mend raises ValueError, and the manifest says so.
     """
     if intervention is not None:
         config = with_intervention(config, intervention)
