@@ -21,7 +21,7 @@ help:  ## list the targets
 	@echo
 	@echo '  make sweep INTERVENTION=pcgrad [PRESET=smoke|laptop|verdict|gpu|paper] [SIZES="0.1M 0.2M"] [SEEDS=3]'
 	@echo '             [STEPS=2000] [RESULTS=results] [SET="pcgrad.groups=domain optim.lr=1e-3"] [WANDB=offline]'
-	@echo '             [TUNE_RATE=1 or SEARCH=16 [HALVING=1]] [PACK=auto|off|32] [TENSORBOARD=1] [UNTIL=decided]'
+	@echo '             [TUNE_RATE=1 or SEARCH=16 [HALVING=1]] [PACK=auto|off|32] [TENSORBOARD=1] [UNTIL=decided|settled]'
 	@echo '             [WRITE_STUDY=mine.toml]'
 	@echo '  make sweep STUDY=sweeps/studies/verdict.toml [RESULTS=results]'
 

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tune-rate", action="store_true", help="first tune the learning rate of each arm and size, on other seeds"
     )
     looks = "decided: judge after half and three quarters of the seeds, too, and stop where every answer is clear"
-    parser.add_argument("--until", choices=("decided",), help=looks)
+    settled = "settled: stop also where the rest of the seeds would hardly give an answer"
+    parser.add_argument("--until", choices=("decided", "settled"), help=f"{looks}; {settled}")
     parser.add_argument("--write-study", type=Path, metavar="FILE", help="write the study file of this command; end")
     parser.set_defaults(contrasts={}, curve="", file="")  # a study file alone can say these
     parser.add_argument(

@@ -90,7 +90,8 @@ def carry_out(sweep: Sweep) -> int:
 
 
 def train_until_decided(sweep: Sweep) -> int:
-    """Train the seeds of one look after the other, as long as some arm that is asked about has no answer yet."""
+    """Train the seeds of one look after the other, as long as some arm that is asked about has no answer yet (or, in a
+    study that may stop for futility, may still get one)."""
     study, wanted, code = sweep.study, {trial.key for trial in sweep.pending}, 0
     for number, seeds in enumerate(study.looks, 1):
         part = study.up_to(seeds)
@@ -241,7 +242,9 @@ def dry_run(sweep: Sweep) -> list[str]:
         left = f"about {duration(sweep.estimate.seconds(trial))}" if trial.key in pending else "nothing to do"
         lines.append(f"  {trial.label:32s} {trial.key}  {trial.steps} steps  {status:9s} {left}")
     if study.looks:
-        lines.append(f"looks  after {', '.join(map(str, study.looks))} seeds; it stops after the first with an answer")
+        futility = ", or with little hope of one" if study.futility else ""
+        after = ", ".join(map(str, study.looks))
+        lines.append(f"looks  after {after} seeds; it stops after the first with an answer{futility}")
     lines.append("time, one core a trial")
     for size in study.sizes:
         own = [sweep.estimate.seconds(t) for t in sweep.pending if t.size == size]

@@ -61,6 +61,7 @@ class PlannedStudy:
     curve: str = ""  # that a study file declares for L_d, t_d and r_d
     file: str = ""  # the study file (study_file.py), where one was given
     looks: tuple[int, ...] = ()  # after how many seeds it is judged, where it may stop early (inference/looks.py)
+    futility: bool = False  # it may also stop where an answer has become improbable
     stage: int | None = None  # of a part of it: the number of its seeds
 
     @property
@@ -108,6 +109,7 @@ class PlannedStudy:
             tuning=self.tuning,
             contrasts=self.contrasts,
             looks=self.looks,
+            futility=self.futility,
             command=command(self, results),
             verdict_command=command(self, results, preset="verdict") if sayable else None,
             created=created,
@@ -139,7 +141,7 @@ def build(
     their arm, a control those of the baseline. `settings` are those found for an arm, by method; its placebo and its
     combinations take them, too.
 
-    `contrasts`, `curve` and `file` are those of PlannedStudy; `until`: "decided" for a study that may stop early.
+    `contrasts`, `curve` and `file` are those of PlannedStudy; `until`: one of UNTIL for a study that may stop early.
 
     Raises ValueError for an unknown preset, size or key and for a value out of range.
     """
@@ -152,8 +154,9 @@ def build(
     check_declared(arms, contrasts or {}, curve)
     planner = Planner(preset=preset, sizes=sizes, seeds=seeds, pairs=pairs, pack=pack, results=results)
     trials, references = planner.trials(arms)
-    looks = looks_of(len(seeds)) if until else ()
-    declared = [{"contrasts": contrasts, "curve": curve, "looks": looks}] if contrasts or curve or looks else []
+    looks, futility = looks_of(len(seeds)) if until else (), until == "settled"
+    more: dict[str, Any] = {"contrasts": contrasts, "curve": curve, "looks": looks}
+    declared = [more | ({"futility": True} if futility else {})] if any(more.values()) else []
     short = digest([*(trial.key for trial in trials), *declared])[:8]
     return PlannedStudy(
         name=f"{slug('-'.join(asked))}-{preset_name}-{short}",
@@ -171,6 +174,7 @@ def build(
         curve=curve,
         file=file,
         looks=looks,
+        futility=futility,
     )
 
 
@@ -238,7 +242,7 @@ def command(study: PlannedStudy, results: str, *, preset: str | None = None) -> 
         words |= {"SEARCH": str(study.tuning["points"])} if "points" in study.tuning else {"TUNE_RATE": "1"}
         words |= {"HALVING": "1"} if study.tuning.get("halving") else {}
     if study.looks:
-        words["UNTIL"] = "decided"
+        words["UNTIL"] = "settled" if study.futility else "decided"
     if study.pack != AUTO:
         words["PACK"] = study.pack
     if study.overrides:

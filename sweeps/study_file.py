@@ -5,7 +5,7 @@
     sizes = ["0.1M", "0.2M"]                         the preset's where it is left out
     seeds = 6                                        how many, or which: [0, 1, 2]
     pack = "auto"
-    until = "decided"                                may stop early (analysis/inference/looks.py)
+    until = "decided"                                may stop early (analysis/inference/looks.py); or "settled"
 
     [budget]                                         of each trial: steps, or tokens of the baseline
     steps = 4096
@@ -54,6 +54,7 @@ from zslx.runs.shapes import Shape, check
 SUFFIX = ".toml"
 SHIPPED = Path(__file__).parent / "studies"
 BUDGET = "train.steps"
+UNTIL = ("decided", "settled")  # when a study may stop before its last seed
 SHAPE: Mapping[str, Shape] = {
     "arms": [str],
     "preset?": str,
@@ -154,8 +155,8 @@ def read(name: str) -> tuple[Path, StudyFile]:
     check(path, {"seeds": seeds if isinstance(seeds, list) else []}, {"seeds": [int]})
     if len(budget) > 1:
         raise ValueError(f"{path}: budget has steps and tokens: give one of them")
-    if found.get("until", "decided") != "decided":
-        raise ValueError(f"{path}: until={found['until']!r}: allowed is 'decided'")
+    if found.get("until", UNTIL[0]) not in UNTIL:
+        raise ValueError(f"{path}: until={found['until']!r}: allowed are {', '.join(UNTIL)}")
     if "search" in tuning:
         if tuning.get("rates"):
             raise ValueError(f"{path}: tuning has rates and search: give one of them")

@@ -8,7 +8,8 @@ from typing import Any
 
 from scipy.stats import chi2
 
-from analysis.inference.evidence import VERDICT_SEEDS
+from analysis.inference.evidence import POWER, VERDICT_SEEDS
+from analysis.inference.looks import FUTILE
 from analysis.inference.rows import Answer, ArmComparison, Looks
 from analysis.numbers import change, count, difference, number, percent, signed
 from analysis.study.load import Study
@@ -56,6 +57,11 @@ def look(looks: Looks) -> str:
     """At which look a study stands, and whether it stopped there."""
     after, seeds = looks["after"], looks["seeds"]
     state = "" if seeds == after[-1] else ": stopped early, decided" if looks["decided"] else ": not decided, goes on"
+    if (futile := looks.get("futile")) and state and looks["decided"]:
+        state = (
+            f": stopped early, for futility ({', '.join(futile)}: an effect that all {after[-1]} seeds find with "
+            f"probability {POWER:g} would now be found with less than {FUTILE:g})"
+        )
     level = f"{100 * looks['confidence']:.1f} %"
     return (
         f"Look {after.index(seeds) + 1} of {len(after)}, after {seeds} of {count(after[-1], 'seed')}{state}; its "

@@ -24,7 +24,7 @@ from analysis.inference.answers import answer
 from analysis.inference.evidence import Contrast, contrast, mean_interval, pooled
 from analysis.inference.held_out_parts import held_out_parts
 from analysis.inference.imported_curves import imported_row
-from analysis.inference.looks import confidence_at
+from analysis.inference.looks import confidence_at, futile
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks, load
 from analysis.inference.rows import ArmComparison, Cell, Comparison, Difference, Interval, Looks, Size
@@ -34,6 +34,7 @@ from analysis.study.measures import TAIL_FACTORS, Measures, parameters
 from zslx.config.spec import Spec
 
 BOOTSTRAP_SEED = 20250605
+FUTILE_WORD = f"{evidence.NOTHING}, futile"
 DECLARED_EFFECTS = (0.0025, 0.005, 0.01, 0.02)  # of the loss: for each, the seeds that finding it would need
 
 Measure = Callable[[Trial], float]
@@ -102,12 +103,15 @@ def looks(breaks: PooledBreaks) -> Looks | None:
     if not study.looks:
         return None
     words = decided(breaks.measures)
-    return {
+    found: Looks = {
         "after": list(study.looks),
         "seeds": len(study.seeds),
         "confidence": breaks.confidence,
         "decided": bool(words) and all(words.values()),
     }
+    if study.futility:
+        found["futile"] = [name for name, word in words.items() if word == FUTILE_WORD]
+    return found
 
 
 def asked_about(study: Study, arm: Arm) -> bool:
@@ -224,6 +228,10 @@ class LossContrasts:
     rates: dict[str, Contrast | None]
     differences: dict[str, np.ndarray]
 
+    def futile(self, study: Study) -> bool:
+        """Whether the rest of the seeds would hardly give an answer."""
+        return futile(self.primary, [self.placebo, *self.rates.values()], study.looks, len(study.seeds))
+
     def left_out(self, study: Study) -> dict[str, list[str]]:
         return {name: left_out_of(study, d) for name, d in self.differences.items()}
 
@@ -249,6 +257,7 @@ def loss_contrasts(measures: Measures, arm: Arm, against: str, confidence: float
 
 def decided(measures: Measures) -> dict[str, str | None]:
     """The word about each arm that is asked about, where the study has one at the look at which it stands; else None.
+    FUTILE_WORD where the rest of the seeds would hardly give one, in a study that may stop for that.
 
     Needs no fit: whether a gain also mitigates the deceleration is no reason to go on.
     """
@@ -268,7 +277,11 @@ def decided(measures: Measures) -> dict[str, str | None]:
             against=against,
         )
         name = arm.name if against == study.baseline.name else f"{arm.name} against {against}"
-        found[name] = None if verdict.exploratory or verdict.word == evidence.NOTHING else verdict.word
+        if verdict.word != evidence.NOTHING:
+            found[name] = None if verdict.exploratory else verdict.word
+        else:
+            stops = study.futility and not verdict.exploratory and contrasts.futile(study)
+            found[name] = FUTILE_WORD if stops else None
     return found
 
 

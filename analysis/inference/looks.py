@@ -18,26 +18,37 @@ Turnbull 2000, section 4.4). That adds up to 8 % to the error, and TOTAL leaves 
 repeated confidence intervals: over all looks together they cover with 95 %, whenever the study stops.
 
 Exact for known variance; for t simulated: tests/calibration/test_looks_simulation.py. Oracle: the published bounds
-(tests/unit/test_looks.py). A study stops for an answer, never for the lack of one.
+(tests/unit/test_looks.py).
+
+A study stops for an answer. It stops for the lack of one only where it was declared so (`futility`), by stochastic
+curtailment (Lan, Simon and Halperin 1982). With B = √τ · estimate/se at a look before the last, and θ the smallest
+effect that the whole study could have seen in its own standard errors, t_{c} + t_{.80} (evidence.py), the conditional
+power is the probability that the last interval lies below 0 although only θ is true from here on:
+
+    P(below) = Φ[(−B + θ (1 − τ) − t_c) / √(1 − τ)],   P(above) likewise with B
+
+An arm is futile where P(above) and, for the arm or one of its controls, P(below) are under FUTILE. The rule is not
+binding: it spends no error, and no bound is lower for it, so a study that goes on all the same has the same error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import norm, t
 
-from analysis.inference.evidence import CONFIDENCE, VERDICT_SEEDS
+from analysis.inference.evidence import CONFIDENCE, POWER, VERDICT_SEEDS, Contrast
 
 Array = NDArray[np.float64]
 
 SHARES = (0.5, 0.75, 1.0)  # of the seeds, after which a study is judged
 TOTAL = 0.046  # of the 5 % that the error may be: t statistics of six seeds and more add the rest
+FUTILE = 0.2  # conditional power under which it is no use to go on
 NODES = 120  # of the integration at each look
 
 
@@ -58,6 +69,28 @@ def confidence_at(looks: Sequence[int], seeds: int) -> float:
     """The confidence of the intervals of a study with these looks (none: 95 %) that stands at the look of so many
     seeds."""
     return 1 - nominal_levels(tuple(looks))[list(looks).index(seeds)] if looks else CONFIDENCE
+
+
+def futile(primary: Contrast | None, controls: Iterable[Contrast | None], looks: Sequence[int], seeds: int) -> bool:
+    """Whether the seeds after the look of so many would hardly give an answer: neither that the arm hurts, nor that it
+    lies below 0 and below its controls."""
+    if not looks or seeds >= looks[-1] or primary is None or primary.se is None:
+        return False
+    below, above = conditional_power(primary, looks, seeds)
+    others = [conditional_power(c, looks, seeds)[0] for c in controls if c is not None and c.se is not None]
+    return above < FUTILE and min([below, *others]) < FUTILE
+
+
+def conditional_power(found: Contrast, looks: Sequence[int], seeds: int) -> tuple[float, float]:
+    """(below, above): the probability that the interval of the last look lies on that side of 0, if from this look on
+    the true effect were the smallest, on that side, that the whole study could have seen."""
+    assert found.se is not None and seeds < looks[-1]
+    share, df = seeds / looks[-1], looks[-1] - 1
+    bound = float(t.ppf(0.5 + confidence_at(looks, looks[-1]) / 2, df))
+    drift = bound + float(t.ppf(POWER, df))
+    at = found.estimate / found.se * math.sqrt(share) if found.se else 0.0  # an arm with the losses of the baseline
+    below, above = ((side * at + drift * (1 - share) - bound) / math.sqrt(1 - share) for side in (-1, 1))
+    return float(norm.cdf(below)), float(norm.cdf(above))
 
 
 @lru_cache

@@ -138,12 +138,16 @@ class ArmComparison(TypedDict):
 class Looks(TypedDict):
     """After how many seeds a study is judged, at how many it stands, and whether it is decided there.
 
+    `futile`, in a study that may stop for it: the arms for which the rest of the seeds would hardly give an answer.
+    They count as decided.
+
     `confidence`: of the interval of each paired difference, so that they cover with 95 % over all looks together."""
 
     after: list[int]
     seeds: int
     confidence: float
     decided: bool
+    futile: NotRequired[list[str]]
 
 
 class Answer(TypedDict):

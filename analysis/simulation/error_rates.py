@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
 from analysis.inference.evidence import CONFIDENCE, NOTHING, Contrast, Verdict, judge, pooled
-from analysis.inference.looks import confidence_at, looks_of
+from analysis.inference.looks import FUTILE, conditional_power, confidence_at, futile, looks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +83,30 @@ def judged(world: World, drawn: Drawn, looks: tuple[int, ...] = (), seeds: int |
     """The verdict on a study; on its first seeds at one of its looks."""
     seeds = seeds or world.seeds
     confidence = confidence_at(looks, seeds)
-
-    def against(losses: np.ndarray) -> Contrast | None:
-        return pooled((drawn.treated - losses)[:, :seeds], confidence)
-
+    primary, placebo, rates = contrasts_of(world, drawn, confidence, seeds)
     slope, base_slope = drawn.slope[:, :seeds], drawn.base_slope[:, :seeds]
     change = slope + world.slope * world.standard_error - base_slope
     secondary = {"tail_slope": pooled(change, confidence), "D": pooled(slope - base_slope, confidence)}
     signs = {"tail_slope": [float(np.nanmean(change))] * 3}
-    placebo = against(drawn.placebo) if world.with_placebo else None
+    return judge(primary, placebo, secondary, signs, rates=rates, has_placebo=world.has_placebo)
+
+
+def contrasts_of(
+    world: World, drawn: Drawn, confidence: float, seeds: int
+) -> tuple[Contrast | None, Contrast | None, dict[str, Contrast | None]]:
+    """The arm against the baseline, its placebo and the baseline at other rates, over the first seeds."""
+
+    def against(losses: np.ndarray) -> Contrast | None:
+        return pooled((drawn.treated - losses)[:, :seeds], confidence)
+
     rates = {name: against(losses) for name, losses in drawn.rates.items()}
-    return judge(against(drawn.base), placebo, secondary, signs, rates=rates, has_placebo=world.has_placebo)
+    return against(drawn.base), against(drawn.placebo) if world.with_placebo else None, rates
+
+
+def hopeless(world: World, drawn: Drawn, looks: tuple[int, ...], seeds: int) -> bool:
+    """Whether a study is futile at a look."""
+    primary, placebo, rates = contrasts_of(world, drawn, confidence_at(looks, seeds), seeds)
+    return futile(primary, [placebo, *rates.values()], looks, seeds)
 
 
 def verdict(world: World, generator: np.random.Generator) -> Verdict:
@@ -99,32 +114,48 @@ def verdict(world: World, generator: np.random.Generator) -> Verdict:
     return judged(world, draw(world, generator))
 
 
-def verdict_at_looks(world: World, generator: np.random.Generator) -> tuple[Verdict, int]:
-    """(verdict, seeds): of one simulated study that stops at its first look with an answer."""
+def verdict_at_looks(world: World, generator: np.random.Generator, *, futility: bool = False) -> tuple[Verdict, int]:
+    """(verdict, seeds): of one simulated study that stops at its first look with an answer, or for futility."""
     drawn, looks = draw(world, generator), looks_of(world.seeds)
     for seeds in looks:
         found = judged(world, drawn, looks, seeds)
-        if found.word != NOTHING and not found.exploratory:
+        if not found.exploratory and (found.word != NOTHING or (futility and hopeless(world, drawn, looks, seeds))):
             break
     return found, seeds
 
 
 def decided_share(
-    seeds: int, effect: float, studies: int, generator: np.random.Generator
+    seeds: int, effect: float, studies: int, generator: np.random.Generator, *, futility: bool = False
 ) -> tuple[float, float, float]:
     """(share decided, share that a study without looks decides, mean number of seeds) of one paired contrast with looks
-    whose true effect is so many standard errors of all seeds; normal noise."""
+    whose true effect is so many standard errors of all seeds; normal noise. `futility`: it may stop for that."""
     d, looks = generator.normal(effect / math.sqrt(seeds), 1, (studies, seeds)), looks_of(seeds)
 
-    def p_values(n: int) -> np.ndarray:
+    def statistics(n: int) -> np.ndarray:
         first = d[:, :n]
-        t = first.mean(axis=1) / first.std(axis=1, ddof=1) * math.sqrt(n)
-        return np.asarray(2 * stats.t.sf(np.abs(t), n - 1))
+        return np.asarray(first.mean(axis=1) / first.std(axis=1, ddof=1) * math.sqrt(n))
+
+    def p_values(n: int) -> np.ndarray:
+        return np.asarray(2 * stats.t.sf(np.abs(statistics(n)), n - 1))
 
     hits = np.stack([p_values(n) < 1 - confidence_at(looks, n) for n in looks], axis=1)
-    used = np.where(hits.any(axis=1), np.array(looks)[hits.argmax(axis=1)], seeds)
+    ends = hits.copy()
+    for k, n in enumerate(looks[:-1]):
+        if futility:  # the bound on |t| below which both conditional powers are too small
+            ends[:, k] |= np.abs(statistics(n)) < futile_below(looks, n)
+    first = np.where(ends.any(axis=1), ends.argmax(axis=1), len(looks) - 1)
+    found = hits[np.arange(studies), first]
     fixed = float((p_values(seeds) < 1 - CONFIDENCE).mean())
-    return float(hits.any(axis=1).mean()), fixed, float(used.mean())
+    return float(found.mean()), fixed, float(np.array(looks)[first].mean())
+
+
+def futile_below(looks: Sequence[int], seeds: int) -> float:
+    """The largest |estimate/se| at which a contrast without controls is futile at a look; 0 where none is."""
+
+    def power(at: float) -> float:
+        return max(conditional_power(Contrast.of(at, 1.0, seeds, seeds), looks, seeds)) - FUTILE
+
+    return float(brentq(power, 0.0, 20.0)) if power(0.0) < 0 else 0.0
 
 
 def verdicts(world: World, studies: int, seed: int = 0) -> Counter[str]:

@@ -48,6 +48,7 @@ SHAPE: Shape = {
     "tuning?": dict | None,
     "contrasts?": {"*": str},
     "looks?": [int],
+    "futility?": bool,
 }
 
 
@@ -93,6 +94,7 @@ class Declaration:
     tuning            how the learning rates of the arms were tuned, None where they were not
     looks             after how many seeds the study is judged, where it may stop before the last (inference/looks.py);
                       `seeds` are those up to the look at which it stands
+    futility          it may also stop at a look after which an answer has become improbable
     contrasts         what an arm is compared with beside the baseline, by their names
     command           gives this study; `verdict_command` the same question at the sizes and seeds of a verdict
     created           when the study was first asked for, UTC
@@ -111,6 +113,7 @@ class Declaration:
     tuning: Mapping[str, Any] | None = None
     contrasts: Mapping[str, str] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
+    futility: bool = False
     command: str | None = None
     verdict_command: str | None = None
     created: str | None = None
@@ -142,6 +145,7 @@ class Declaration:
             tuning=found.get("tuning"),
             contrasts=found.get("contrasts") or {},
             looks=tuple(found.get("looks") or ()),
+            futility=bool(found.get("futility")),
             command=found.get("command"),
             verdict_command=found.get("verdict_command"),
             created=found.get("created"),

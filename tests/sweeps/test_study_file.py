@@ -64,6 +64,10 @@ def test_a_file_plans_what_its_command_line_plans(tiny, tmp_path):
     assert found["settings"]["data"]["vocab_size"] == 400
 
 
+def test_a_file_can_say_that_futility_is_a_reason_to_stop(tiny, tmp_path):
+    assert same(tmp_path, *smoke(tiny, "focal", "--seeds", "8", "--until", "settled"))["until"] == "settled"
+
+
 def test_a_file_can_ask_for_a_search(tiny, tmp_path):
     assert same(tmp_path, *smoke(tiny, "focal", "--search", "8"))["tuning"] == {"search": 8}
     path = tmp_path / "mine.toml"
@@ -155,7 +159,7 @@ def test_settings_that_no_command_line_can_say(tmp_path, text):
         ("arms = ['ema']\n[contrasts]\nbaseline = 'ema'", "the first not the baseline"),
         ("arms = ['ema']\n[fit]\ncurve = 'training'", "ema trains on other text"),
         ("arms = ['ema']\n[fit]\ncurve = 'both'", "allowed are heldout, training"),
-        ("arms = ['ema']\nuntil = 'it works'", "until='it works': allowed is 'decided'"),
+        ("arms = ['ema']\nuntil = 'it works'", "until='it works': allowed are decided, settled"),
         ("arms = ['ema']\nuntil = 'decided'\nseeds = 6", "6 seeds are judged once"),
         ("arms = ['ema'\n", "no study file: "),
         ("arms = ['ema']\narms = ['ema']", "no study file: "),

@@ -32,6 +32,25 @@ def test_a_part_of_a_study_is_its_first_seeds(tiny):
     assert declared.seeds == tuple(range(6)) and declared.looks == (6, 8) and not declared.exploratory
     assert part.name == whole.name != build(asked, "smoke", sizes=["0.1M"], seeds=range(8), overrides=tiny.split()).name
     assert "UNTIL=decided" in declared.command and "SEEDS=8" in declared.command
+    assert not declared.futility
+    other = build(asked, "smoke", sizes=["0.1M"], seeds=range(8), overrides=tiny.split(), until="settled")
+    assert other.name != whole.name and [t.key for t in other.trials] == [t.key for t in whole.trials]
+    declared = other.declaration((), "results", "")
+    assert declared.futility and "UNTIL=settled" in declared.command
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_for_futility_where_it_may_and_goes_on_where_it_may_not(sweep, plugins):
+    (plugins / "idle.py").write_text(FROZEN.replace('"frozen"', '"idle"').replace("return 0.0", "return 1.0"))
+    options = ("--seeds", "8", "--steps", "30")
+    done = sweep("idle", *options, "--until", "settled")
+    assert done.returncode == 0, done.stderr
+    assert "look 1 of 2, after 6 of 8 seeds: idle: no effect found, futile" in done.stdout
+    assert "12 trained" in done.stdout and "look 2" not in done.stdout
+    assert "stopped early, for futility (idle: " in done.stdout
+    more = sweep("idle", *options, "--until", "decided")
+    assert "look 2 of 2, after 8 of 8 seeds: idle: not decided" in more.stdout
+    assert "4 trained, 12 finished before" in more.stdout, "the seeds that were left out, and no trial twice"
 
 
 @pytest.mark.slow

@@ -92,6 +92,25 @@ def test_nothing_is_decided_without_an_effect(tmp_path):
     assert decided(Measures(load_study(study(tmp_path, 0.0, looks=LOOKS)))) == {"pcgrad": None}
 
 
+def test_a_study_that_may_stop_for_futility_stops_without_an_effect_and_says_so(tmp_path):
+    results = study(tmp_path, 0.0, looks=[6, 7], futility=True)
+    assert decided(Measures(load_study(results))) == {"pcgrad": "no effect found, futile"}
+    found, level = compare(results), confidence_at([6, 7], 6)
+    assert found["looks"] == {"after": [6, 7], "seeds": 6, "confidence": level, "decided": True, "futile": ["pcgrad"]}
+    [one] = found["answers"]
+    assert one["word"] == "no effect found"
+    assert "pcgrad: no effect found (smallest effect this study could have seen: " in one["sentence"]
+    assert (
+        "Look 1 of 2, after 6 of 7 seeds: stopped early, for futility (pcgrad: an effect that all 7 seeds find with "
+        "probability 0.8 would now be found with less than 0.2); its intervals are of "
+    ) in one["sentence"]
+
+
+def test_a_clear_effect_is_no_futility(tmp_path):
+    results = study(tmp_path, -0.03, looks=LOOKS, futility=True)
+    assert decided(Measures(load_study(results))) == {"pcgrad": "improves"}
+
+
 def test_an_answer_says_where_the_study_stands():
     def said(seeds: int, done: bool) -> str:
         return look({"after": LOOKS, "seeds": seeds, "confidence": confidence_at(LOOKS, seeds), "decided": done})

@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t
 
-from analysis.inference.evidence import CONFIDENCE, contrast
-from analysis.inference.looks import TOTAL, confidence_at, looks_of, nominal_levels, spent
+from analysis.inference.evidence import CONFIDENCE, POWER, Contrast, contrast
+from analysis.inference.looks import (
+    FUTILE,
+    TOTAL,
+    conditional_power,
+    confidence_at,
+    futile,
+    looks_of,
+    nominal_levels,
+    spent,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +64,34 @@ def test_an_interval_of_a_look_is_wider_by_its_level():
     assert (plain.estimate, plain.se, plain.p) == (look.estimate, look.se, look.p)
     assert look.low < plain.low and plain.high < look.high and look.smallest_effect > plain.smallest_effect
     assert (look.p < 1 - look.confidence) == (look.high < 0)
+
+
+def at(statistic: float, seeds: int) -> Contrast:
+    return Contrast.of(0.001 * statistic, 0.001, seeds, seeds)
+
+
+@pytest.mark.parametrize(("seeds", "statistic"), [(6, 0.0), (6, -2.0), (8, 1.5), (15, -1.0)])
+def test_conditional_power_is_the_share_of_paths_that_end_beyond_the_last_bound(seeds, statistic):
+    """400,000 studies that go on from the look with a known spread and the smallest effect that all seeds could see."""
+    looks = (10, 15, 20) if seeds == 15 else (6, 8, 10)
+    n = looks[-1]
+    bound = t.ppf(0.5 + confidence_at(looks, n) / 2, n - 1)
+    effect = -(bound + t.ppf(POWER, n - 1)) / n**0.5  # of one seed, in units of its spread
+    rest = np.random.default_rng(2).normal(effect, 1, (400_000, n - seeds)).sum(axis=1)
+    ends = (statistic * seeds**0.5 + rest) / n**0.5
+    below, above = conditional_power(at(statistic, seeds), looks, seeds)
+    assert below == pytest.approx((ends < -bound).mean(), abs=0.003)
+    assert conditional_power(at(-statistic, seeds), looks, seeds) == pytest.approx((above, below))
+
+
+def test_an_arm_is_futile_where_neither_a_gain_nor_harm_can_be_hoped_for():
+    looks = (6, 8, 10)
+    assert futile(at(0.0, 6), [], looks, 6) and futile(at(0.3, 8), [], looks, 8)
+    assert not futile(at(-2.0, 6), [], looks, 6), "it may still be found to help"
+    assert not futile(at(2.0, 6), [], looks, 6), "it may still be found to hurt"
+    assert futile(at(-8.0, 8), [at(0.2, 8)], looks, 8), "below the baseline, and never below its placebo"
+    assert not futile(at(-8.0, 8), [at(-2.0, 8)], looks, 8)
+    assert not futile(at(2.0, 8), [at(0.2, 8)], looks, 8), "what it may still be found to do is to hurt"
+    assert not futile(at(0.0, 10), [], looks, 10), "at the last look there is nothing to stop"
+    same = Contrast.of(0.0, 0.0, 6, 6)
+    assert futile(same, [], looks, 6) and max(conditional_power(same, looks, 6)) < FUTILE
