@@ -42,10 +42,14 @@ def over_rates(figures: Figures, found: Mapping[str, Any]) -> Figure | None:
     panels = []
     known: Mapping[str, Any] = {arm: by for arm, by in found.get("log_loss", {}).items() if arm in figures.index}
     for size in figures.sizes if figures.base in known else []:
-        plain = known[figures.base][size]["1"]
+        plain = known[figures.base].get(size, {}).get("1")
+        if plain is None:
+            continue
         strokes, marks, words = [], [], []
         for arm, by_size in known.items():
-            points = sorted((float(f), loss) for f, loss in by_size[size].items() if loss is not None)
+            points = sorted((float(f), loss) for f, loss in by_size.get(size, {}).items() if loss is not None)
+            if not points:
+                continue
             x = np.array([factor for factor, _ in points])
             y = 100 * np.expm1(np.array([loss for _, loss in points]) - plain)
             best = int(y.argmin())
