@@ -37,7 +37,7 @@ from sweeps.halving import at_rung, measured_before, rungs
 from sweeps.packing import AUTO
 from sweeps.planned import PlannedTrial
 from sweeps.study import PlannedStudy, build, with_arms
-from sweeps.tune_rate import SEEDS, UNPROBED
+from sweeps.tune_rate import SEEDS, unprobed
 from zslx.config import presets
 from zslx.config.sizes import model_preset
 from zslx.intervention import registry
@@ -65,7 +65,7 @@ class Search:
     ):
         smallest = min(sizes or presets.preset(preset).sizes, key=lambda s: model_preset(s).parameters(1).total)
         self.results = results
-        settings = [*overrides, UNPROBED]
+        settings = unprobed(overrides)
         plain = build(asked, preset, sizes=[smallest], seeds=SEEDS, overrides=settings, pack=pack, results=results)
         searched = [arm for arm in plain.arms if arm.role in ("baseline", "arm")]
         self.config = plain.trials[0].config  # of the baseline, whose steps are those of all

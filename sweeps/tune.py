@@ -20,14 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import cluster
+from sweeps import cluster, ranks
 from sweeps import trial as trials
 from sweeps.faults import NoSpace, described, may_pass
 from sweeps.outcome import Failure, Outcome
 from sweeps.packing import cores_of, gpu_share, parameters
 from sweeps.planned import PlannedTrial
 from sweeps.progress import Progress
-from sweeps.ranks import across_nodes
 from sweeps.ray_session import CLUSTER, ray, started  # before anything else of Ray
 from sweeps.rounds import lost
 from zslx.intervention.base import Intervention
@@ -64,7 +63,7 @@ class TrialActor(tune.Trainable):
             if self.common is None:
                 return {"done": True, "results": trials.run(self.jobs)}
             cluster.check(self.common)
-            across = functools.partial(across_nodes, self.common)
+            across = functools.partial(ranks.across_nodes, self.common)
             return {"done": True, "results": trials.run(self.jobs, across)}
         except cluster.Unlike as error:
             return {"done": True, "results": [], "unlike": str(error)}
@@ -158,9 +157,9 @@ def train_all(rounds: Sequence[Jobs], progress: Progress, slots: int | None) -> 
     with started(results, (slots or 1) * cores, gpu) as scratch:
         workers = max(trial.config.run.workers for trial, _ in every.values())
         if workers > 1 and CLUSTER:
-            most = room(cores, workers if gpu else 0)
+            most = ranks.room(ranks.nodes(), workers, cores // workers, gpu)
             slots = min(slots or most, most)
-        progress.slots = slots or room(cores, 0)
+        progress.slots = slots or max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
         train = Round(progress, outcome, scratch, slots, cluster.common(results, scratch) if CLUSTER else None)
         for number, jobs in enumerate(rounds):
             left = with_reference(jobs, progress, outcome)
@@ -230,20 +229,13 @@ def size(trial: PlannedTrial) -> float:
     return parameters(trial.config) * data.batch_size * data.seq_len * trial.steps
 
 
-def room(cores: int, gpus: int) -> int:
-    """How many trials of `cores` and `gpus` there is room for; one, where there is too little for one."""
-    there = ray.cluster_resources()
-    each = {"CPU": cores} | ({"GPU": gpus} if gpus else {})
-    return max(1, min(int(there.get(kind, 0)) // need for kind, need in each.items()))
-
-
 def resources(pack: Sequence[PlannedTrial]) -> tune.PlacementGroupFactory:
     """One core for each thread, and the share of a GPU that the memory of the runs asks for; to a trial of several
     ranks a core for each thread and a GPU for each rank. On a cluster Ray Train gives the ranks their places, and the
-    trial's own process only waits: a byte of memory, since Tune wants something to be asked for."""
+    trial's own process only waits."""
     share, workers = gpu_share([trial.config for trial in pack]), pack[0].config.run.workers
     if workers > 1 and CLUSTER:
-        return tune.PlacementGroupFactory([{"memory": 1}])
+        return tune.PlacementGroupFactory([ranks.waiting_place(bool(share))])
     gpus = workers if workers > 1 else share
     need: dict[str, float] = {"CPU": cores_of(pack[0].config)} | ({"GPU": gpus} if share else {})
     return tune.PlacementGroupFactory([need])

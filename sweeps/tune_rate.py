@@ -49,11 +49,15 @@ def tuning_study(
     results: str | Path = "results",
 ) -> PlannedStudy:
     """The arms that have a rate of their own, at each factor on it."""
-    settings = [*overrides, UNPROBED]
-    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=settings, pack=pack, results=results)
+    plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=unprobed(overrides), pack=pack, results=results)
     tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
     found = [at(arm, f, plain.sizes) for arm in tuned for f in (grids or {}).get(arm.name, FACTORS)]
     return with_arms(plain, found, results)
+
+
+def unprobed(overrides: Sequence[str]) -> list[str]:
+    """The settings of trials that measure held-out losses alone."""
+    return [pair for pair in overrides if not pair.startswith("instruments.probes=")] + [UNPROBED]
 
 
 def at(arm: Arm, factor: float, sizes: Sequence[str]) -> Arm:

@@ -85,10 +85,15 @@ def conditional_power(found: Contrast, looks: Sequence[int], seeds: int) -> tupl
     """(below, above): the probability that the interval of the last look lies on that side of 0, if from this look on
     the true effect were the smallest, on that side, that the whole study could have seen."""
     assert found.se is not None and seeds < looks[-1]
-    share, df = seeds / looks[-1], looks[-1] - 1
+    # Pairs that are lost, as where a trial diverged, are lost to the last look, too.
+    share, df = found.seeds / (looks[-1] - (seeds - found.seeds)), looks[-1] - (seeds - found.seeds) - 1
     bound = float(t.ppf(0.5 + confidence_at(looks, looks[-1]) / 2, df))
     drift = bound + float(t.ppf(POWER, df))
-    at = found.estimate / found.se * math.sqrt(share) if found.se else 0.0  # an arm with the losses of the baseline
+    # Without any scatter: an arm with the losses of the baseline, or a difference beyond chance.
+    score = (
+        found.estimate / found.se if found.se else math.copysign(math.inf, found.estimate) if found.estimate else 0.0
+    )
+    at = score * math.sqrt(share)
     below, above = ((side * at + drift * (1 - share) - bound) / math.sqrt(1 - share) for side in (-1, 1))
     return float(norm.cdf(below)), float(norm.cdf(above))
 

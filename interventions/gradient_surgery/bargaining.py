@@ -9,6 +9,7 @@ opposite gradients have no solution.
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from interventions.gradient_surgery.complementarity import regular
 
@@ -39,6 +40,12 @@ def bargain(gramians: np.ndarray, power: float) -> np.ndarray:
         if not len(left):
             break
     return unit * found
+
+
+def frobenius(gramians: Tensor) -> Tensor:
+    """‖G‖ (R, 1) of Gramians (R, K, K) that are not zero, whose squares may underflow."""
+    largest = gramians.abs().amax((1, 2), keepdim=True)
+    return largest[:, 0] * (gramians / largest).square().sum(2).sum(1).sqrt()[:, None]
 
 
 def inside(x: np.ndarray, step: np.ndarray, matrix: np.ndarray, share: np.ndarray, power: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interventions.gradient_surgery.bargaining import bargain
+from interventions.gradient_surgery.bargaining import bargain, frobenius
 from zslx import GramianMethod, State, setting
 
 
@@ -32,7 +32,7 @@ class FairGrad(GramianMethod):
     alpha: float = setting(1.0, "fairness: 1 proportional, more towards the worst-off", low=0.1, high=20.0)
 
     def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
-        size = gramians.square().sum((1, 2)).sqrt()[:, None]
+        size = frobenius(gramians)
         power = 1 / self.alpha
         # With G = s·G', w = s^(−1/(1+p)) w' where w' solves the equation for G'.
         return torch.from_numpy(bargain((gramians / size[:, None]).numpy(), power)) * size ** (-1 / (1 + power))

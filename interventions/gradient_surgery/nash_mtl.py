@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interventions.gradient_surgery.bargaining import bargain
+from interventions.gradient_surgery.bargaining import bargain, frobenius
 from zslx import GramianMethod, State, setting
 
 
@@ -33,7 +33,7 @@ class NashMTL(GramianMethod):
     max_norm: float = setting(1.0, "largest norm of the combined gradient; 0 for no bound", low=0.0, high=1e6)
 
     def packed_solve(self, gramians: Tensor, losses: Tensor, states: Sequence[State]) -> Tensor:
-        size = gramians.square().sum((1, 2)).sqrt()[:, None]
+        size = frobenius(gramians)
         weights = torch.from_numpy(bargain((gramians / size[:, None]).numpy(), 1.0))
         norm = (losses.shape[1] * size).sqrt()  # αᵀGα = K by the equation, without the cancellation in the product
         return weights * (self.max_norm / norm).clamp(max=1.0) if self.max_norm > 0 else weights

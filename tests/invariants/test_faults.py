@@ -192,7 +192,7 @@ def test_a_plugin_that_ends_the_process_is_told_of_by_the_next_command(plugins: 
 def test_a_run_that_pauses_says_so_and_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "run"
     for more, said in (
-        (["run.until=4"], f"{out}: paused at run.until=4 of 6; the same command with a later one goes on"),
+        (["run.until=4"], f"{out}: paused at step 4 of 6 (run.until); the same command with a later one goes on"),
         ([], f"{out}: begun before and not finished (paused)"),
     ):
         assert main(command(out, "train.steps=6", *more)[3:]) == 0

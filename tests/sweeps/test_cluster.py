@@ -17,6 +17,8 @@ import pytest
 
 from sweeps import cluster
 from sweeps.ledger import Ledger
+from sweeps.ranks import room, told
+from sweeps.ray_session import ray
 from sweeps.trial import trial
 from zslx.config.run_config import Config
 from zslx.places import ROOT
@@ -147,19 +149,41 @@ def test_a_node_with_other_sources_stops_the_sweep(sweep, two_nodes, tmp_path):
     assert str(copy) in done.stderr and len(done.stderr.strip().splitlines()[-1]) < 400
 
 
+def test_what_ranks_raise_is_told_by_the_one_that_knows():
+    refused, other = ValueError("three sequences, four ranks"), RuntimeError("of its own")
+    unlike = cluster.Unlike("node b has another source")
+    echo, broken = RuntimeError("[gloo] Connection closed by peer"), ConnectionError("another rank is gone")
+    assert told({0: refused, 1: echo}, 2) is refused
+    assert told({0: broken, 1: unlike}, 2) is unlike and told({0: refused, 2: unlike}, 3) is unlike
+    assert told({0: broken, 1: other}, 2) is other
+    lost = told({0: broken, 1: ray.exceptions.RayActorError()}, 2)
+    assert isinstance(lost, ConnectionError) and str(lost).startswith("rank 1 of 2 is gone (The actor")
+    assert isinstance(told({0: broken, 1: echo}, 2), ConnectionError) and isinstance(told({}, 2), ConnectionError)
+
+
+def test_trials_of_ranks_start_where_all_of_their_ranks_find_places():
+    three = {"CPU": 3.0, "GPU": 4.0}
+    assert room([three, three], 2, 1, gpu=False) == 3 and room([three, three], 2, 1, gpu=True) == 3
+    assert room([three, three], 2, 2, gpu=False) == 1  # one rank of two threads on each node
+    with pytest.raises(ValueError, match=r"run\.workers=3: the cluster has places for 2 ranks of 2 cores: add nodes"):
+        room([three, three], 3, 2, gpu=False)
+    with pytest.raises(ValueError, match="places for 0 ranks of 1 core and a GPU"):
+        room([{"CPU": 8.0}], 2, 1, gpu=True)
+
+
 def test_a_node_is_held_to_what_the_sweep_has(tmp_path, monkeypatch):
     monkeypatch.setenv("ZSLX_PLUGINS", "here")
     asked = cluster.common(tmp_path / "results", tmp_path)
     monkeypatch.setenv("ZSLX_PLUGINS", "")
     cluster.check(asked)
     assert cluster.plugin_folders() == [(Path.cwd() / "here")]
-    for change, told in (
+    for change, words in (
         ({"version": "9.9"}, "has zslx .*, the sweep 9.9"),
         ({"sources": {**asked.sources, "zslx/__init__.py": "0"}}, "has another source of zslx/__init__.py in"),
         ({"sources": {}}, "has another source of analysis/__init__.py and [0-9]+ more files in"),
         ({"mark": str(tmp_path / "gone")}, "does not see RESULTS=.*storage that every node sees"),
     ):
-        with pytest.raises(cluster.Unlike, match=f"^node [^ ]+ {told}"):
+        with pytest.raises(cluster.Unlike, match=f"^node [^ ]+ {words}"):
             cluster.check(cluster.Common(**{**vars(asked), **change}))
 
 

@@ -24,6 +24,8 @@ def test_the_grid_is_of_the_baseline_and_of_arms_that_can_shift_their_rate(tiny)
     rates = sorted({t.config.optim.lr for t in study.trials})
     assert rates == pytest.approx([plain * f for f in FACTORS], rel=1e-2)
     assert not any(t.config.instruments.probes for t in study.trials)  # a choice of rates reads losses alone
+    given = tuning_study(["focal"], "smoke", sizes=["0.1M"], overrides=[*tiny.split(), "instruments.probes=true"])
+    assert not any(t.config.instruments.probes for t in given.trials)
 
 
 def test_gradient_surgery_has_a_rate_of_its_own_as_published_alone(tiny):

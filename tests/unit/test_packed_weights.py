@@ -90,6 +90,45 @@ def test_at_once_is_one_after_the_other(name: str, gramians: Tensor):
             assert same(found[r], expected), f"run {r}: {found[r]}, alone {expected}"
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize("groups", [16, 33, 64])  # where sums and products go in blocks
+@pytest.mark.parametrize("name", NAMES)
+def test_many_groups_at_once_are_one_run_after_the_other(name: str, groups: int):
+    draws = torch.Generator().manual_seed(groups)
+    g = torch.randn(3, groups, groups + 7, generator=draws, dtype=torch.float64)
+    gramians, losses = g @ g.mT, 1.0 + torch.rand(3, groups, generator=draws, dtype=torch.float64)
+    found = weigh(methods(name, groups, 3), gramians, losses, 1)
+    for r, own in enumerate(methods(name, groups, 3)):
+        [expected] = weigh([own], gramians[r : r + 1], losses[r : r + 1], 1)
+        one = found[r]
+        assert isinstance(one, GroupWeights) and isinstance(expected, GroupWeights)
+        assert torch.equal(one.weights, expected.weights) and one.record == expected.record
+
+
+def test_a_form_for_one_run_that_stands_alone_is_asked_run_by_run():
+    pcgrad = load_class("pcgrad")
+
+    class Own(pcgrad):  # type: ignore[valid-type, misc]
+        def solve(self, gramian, losses, state):
+            return torch.ones_like(losses)
+
+    class Above(Own):
+        def packed_solve(self, gramians, losses, states):
+            return torch.ones_like(losses)
+
+    assert pcgrad.solves_packs() and not Own.solves_packs() and not Above.solves_packs()
+
+
+@pytest.mark.parametrize("name", ["fairgrad", "nash_mtl"])
+def test_gradients_whose_squares_underflow_are_weighed_as_longer_ones(name: str):
+    draws = torch.Generator().manual_seed(0)
+    g = torch.randn(4, 6, generator=draws, dtype=torch.float64)
+    method = load_intervention(name, **({"max_norm": 0.0} if name == "nash_mtl" else {}))
+    tiny, usual = method.weights(g @ g.T * 1e-170, torch.ones(4)), method.weights(g @ g.T, torch.ones(4))
+    assert tiny is not None and usual is not None
+    assert (tiny / tiny.sum()).tolist() == pytest.approx((usual / usual.sum()).tolist())
+
+
 @pytest.mark.parametrize("name", ["pcgrad", "aligned_mtl", "placebo:config", "mgda"])
 def test_a_run_whose_gradient_is_not_finite_is_no_other_runs_concern(name: str):
     draws = torch.Generator().manual_seed(0)

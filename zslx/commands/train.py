@@ -92,8 +92,8 @@ def reported(config: Config, args: argparse.Namespace, train: Callable[..., Any]
         return 1
     totals = outcome["totals"]
     if outcome["status"] == "paused":
-        more = f"run.until={config.run.until} of {config.train.steps}; the same command with a later one goes on"
-        print(f"{args.out}: paused at {more}", file=sys.stderr)
+        at = f"step {totals['steps']} of {config.train.steps}"
+        print(f"{args.out}: paused at {at} (run.until); the same command with a later one goes on", file=sys.stderr)
     print(f"{totals['steps']} steps, {totals['tokens']} tokens in {totals['train_seconds']:.1f} s of training")
     print(args.out)
     return 0

@@ -21,4 +21,4 @@ def squared_norm(gramians: Tensor, weights: Tensor) -> Tensor:
 
     Not by a matrix product, whose rounding may depend on how many there are: a run's numbers are its own.
     """
-    return (weights[..., :, None] * gramians * weights[..., None, :]).sum((-2, -1))
+    return (weights[..., :, None] * gramians * weights[..., None, :]).sum(-1).sum(-1)

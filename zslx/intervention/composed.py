@@ -192,7 +192,7 @@ def group_weights(every: Sequence[Methods], gramians: Tensor, group_losses: Tens
         states = [methods.states[method.name] for methods in every]
         undo = [kept(state) for state in states]
         try:
-            given = method.packed_group_weights(gramians, group_losses, states)
+            given = method.packed_group_weights(gramians.clone(), group_losses.clone(), states)
             found = HOOKS["group_weights"].check(given, method, every[0].run, gramians, group_losses)
             if found is not None:
                 return list(found)
@@ -210,7 +210,7 @@ def group_weights(every: Sequence[Methods], gramians: Tensor, group_losses: Tens
 
 def kept(state: State) -> Callable[[], None]:
     """What makes a state again what it is now."""
-    draws = {key: value.get_state() for key, value in state.items() if isinstance(value, torch.Generator)}
+    draws = {key: (g, g.get_state()) for key, g in state.items() if isinstance(g, torch.Generator)}
     rest = {
         key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
         for key, value in state.items()
@@ -218,7 +218,7 @@ def kept(state: State) -> Callable[[], None]:
     }
 
     def restore() -> None:
-        generators = {key: state[key].set_state(value) for key, value in draws.items()}
+        generators = {key: generator.set_state(value) for key, (generator, value) in draws.items()}
         state.clear()
         state.update(generators | rest)
 

@@ -130,13 +130,11 @@ class GradientMethod(Intervention):
 
     @classmethod
     def solves_packs(cls) -> bool:
-        """Whether the class has a packed form, and no subclass replaced the form for one run alone."""
-        for owner in cls.__mro__:
-            if vars(owner).keys() & {"packed_group_weights", "packed_solve"}:
-                return owner not in (GradientMethod, GramianMethod)
-            if vars(owner).keys() & {"group_weights", "weights", "solve"}:
-                return False
-        return False
+        """Whether the class has a packed form, and no form for one run alone but beside one: it could give others."""
+        packed, alone = {"packed_group_weights", "packed_solve"}, {"group_weights", "weights", "solve"}
+        bases = (GradientMethod, GramianMethod)
+        written = [vars(c).keys() for c in cls.__mro__ if issubclass(c, GradientMethod) and c not in bases]
+        return any(names & packed for names in written) and all(names & packed for names in written if names & alone)
 
     @property
     def each_sequence(self) -> bool:
@@ -267,6 +265,7 @@ class GramianMethod(GradientMethod, ABC):
             solved = solve(*given)
             if solved is None:
                 return None
+            solved = solved.to(weights.dtype)
             weights[rows] = solved.mean(-1, keepdim=True)
             weights[runs, index] = solved
         return weights.to(gramians.device, gramians.dtype)

@@ -34,12 +34,12 @@ def followed(folder: Path, wandb: str, tensorboard: bool, say: Callable[[str], N
         if wandb == "offline" and not (folder / "wandb" / LOGGED).exists():
             feeds[folder / "wandb"] = Feed(folder, lambda run: _wandb(run, wandb, "train"))
     finally:
-        over = _over(folder)
+        status = _status(folder)
         for place, feed in feeds.items():
             try:
-                if not over:  # it goes on with the next command
+                if status not in ("finished", "diverged"):  # it goes on with the next command
                     if feed.sink:
-                        feed.sink.close(ok=False)
+                        feed.sink.close(ok=status == "paused")
                     continue
                 run = read_run(folder)
                 rows, live = Rows(folder).new(whole=True), None if feed.wrong else feed.sink
@@ -54,10 +54,10 @@ def followed(folder: Path, wandb: str, tensorboard: bool, say: Callable[[str], N
                 say(f"{place.name}: {type(error).__name__}: {error}; the records have everything")
 
 
-def _over(folder: Path) -> bool:
+def _status(folder: Path) -> str:
     with contextlib.suppress(ValueError):
-        return read_manifest(folder)["status"] in ("finished", "diverged")
-    return False
+        return str(read_manifest(folder)["status"])
+    return ""
 
 
 def _made(feed: Feed, run: Run) -> Sink:
