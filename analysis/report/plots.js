@@ -116,6 +116,12 @@ function axis(title, more) {
   };
 }
 
+// Whether x, which is no time, spans less than two decades: 0.5, 1 and 2 are then written out.
+function narrow(panel) {
+  const x = [...panel.lines, ...panel.marks].flatMap((drawn) => drawn.x);
+  return !panel.x.time && Math.max(...x) < 100 * Math.min(...x);
+}
+
 function layoutOf(panel, rows, width) {
   const log = { x: panel.x.log && chosen.x === "log", y: panel.y.log && chosen.y === "log" };
   const range = panel.y.range && (log.y ? panel.y.range.map(Math.log10) : panel.y.range);
@@ -125,6 +131,7 @@ function layoutOf(panel, rows, width) {
     type: log.x ? "log" : "linear", hoverformat: panel.x.time ? ".4~s" : DIGITS,
     exponentformat: panel.rows ? "none" : panel.x.time && chosen.unit === "steps" ? "SI" : "power",
     nticks: width < 420 ? 5 : 6, tickangle: 0,
+    ...(log.x && narrow(panel) ? { dtick: "D2", tickformat: "~g" } : {}),
     ...(panel.heat ? { ...none, ...listed(panel.heat.names), tickangle: -35, title: undefined } : {}),
   });
   const y = axis(panel.y.label, {
