@@ -131,10 +131,13 @@ class GradientMethod(Intervention):
     @classmethod
     def solves_packs(cls) -> bool:
         """Whether the class has a packed form, and no form for one run alone but beside one: it could give others."""
-        packed, alone = {"packed_group_weights", "packed_solve"}, {"group_weights", "weights", "solve"}
-        bases = (GradientMethod, GramianMethod)
-        written = [vars(c).keys() for c in cls.__mro__ if issubclass(c, GradientMethod) and c not in bases]
-        return any(names & packed for names in written) and all(names & packed for names in written if names & alone)
+
+        def owner(*names: str) -> type | None:
+            own = (c for c in cls.__mro__ if issubclass(c, GradientMethod) and c not in (GradientMethod, GramianMethod))
+            return next((c for c in own if vars(c).keys() & set(names)), None)
+
+        packed = owner("packed_group_weights", "packed_solve")
+        return packed is not None and owner("group_weights", "weights", "solve") in (None, packed)
 
     @property
     def each_sequence(self) -> bool:
