@@ -21,12 +21,13 @@ from sweeps.ray_session import ray
 from sweeps.trial import enter, fresh
 from zslx.config.run_config import Config
 from zslx.distributed import group
+from zslx.distributed.launch import lost
 from zslx.distributed.train import train_on_ranks
 from zslx.locking import locked
 from zslx.runs.identity import device_kind
 from zslx.runs.records import read_manifest
 
-PATIENCE = 10  # minutes that ranks wait for their places, where others have them
+ASKED = 10  # minutes that ranks wait for their places, where others have them
 
 
 def across_nodes(common: cluster.Common, config: Config, folder: Path) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def across_nodes(common: cluster.Common, config: Config, folder: Path) -> dict[s
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    gpu = device_kind(config).startswith("cuda")
+    device = device_kind(config).split()[0]
+    gpu = device == "cuda"
     with tempfile.TemporaryDirectory(prefix="train-", dir=common.mark) as state:
         trainer = TorchTrainer(
             one_rank,
@@ -47,8 +49,7 @@ def across_nodes(common: cluster.Common, config: Config, folder: Path) -> dict[s
                 "working_directory": str(Path.cwd()),
                 "common": common,
             },
-            # As zslx.distributed.group.joined has it: plain values go through gloo, whatever the device.
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=1800),
+            torch_config=TorchConfig(backend=group.backend(device), timeout_s=int(group.PATIENCE.total_seconds())),
             scaling_config=ScalingConfig(
                 num_workers=config.run.workers,
                 use_gpu=gpu,
@@ -59,7 +60,7 @@ def across_nodes(common: cluster.Common, config: Config, folder: Path) -> dict[s
                 storage_path=state,
                 # Ray Train asks for places once a minute. (mypy sees the class of its first version.)
                 failure_config=FailureConfig(  # type: ignore[call-arg]
-                    max_failures=0, max_preemption_failures=0, controller_failure_limit=PATIENCE
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=ASKED
                 ),
             ),
         )
@@ -97,7 +98,7 @@ def told(failures: Mapping[int, BaseException], ranks: int) -> BaseException:
         return (unlike or own)[0]
     rank = next((rank for rank in failures if gone(failures[rank])), min(failures, default=0))
     why = (str(failures.get(rank, "")).strip().splitlines() or ["no word of it"])[0]
-    return ConnectionError(f"rank {rank} of {ranks} is gone ({why}); the trial goes on from its last checkpoint")
+    return lost(rank, ranks, f"is gone ({why})")
 
 
 def broken(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from sweeps import wandb_log
 from sweeps.ledger import Ledger
+from sweeps.planned import PlannedTrial
 from sweeps.study import build
 from sweeps.trial import Job, run
 from sweeps.wandb_log import Labels
@@ -181,6 +182,19 @@ def test_event_files_have_every_row_once_also_when_a_run_goes_on(tmp_path):
     assert sorted(events(tmp_path / "events")) == sorted(wanted)
 
 
+def job_of(trial: PlannedTrial, folder: Path, labels: Labels, **how) -> Job:
+    """A trial as a worker gets it, by itself."""
+    return Job(
+        config=trial.config.to_dict(),
+        folder=str(folder),
+        identity=trial.identity,
+        packed=False,
+        working_directory=labels.results,
+        labels=dataclasses.asdict(labels),
+        **how,
+    )
+
+
 def test_trials_are_streamed_and_have_their_difference_to_the_baseline(tiny, tmp_path, monkeypatch, reader):
     """What a worker does, with wandb online as far as it goes without an account: its run is made offline."""
     monkeypatch.setattr(stream, "SECONDS", 0.05)
@@ -195,16 +209,7 @@ def test_trials_are_streamed_and_have_their_difference_to_the_baseline(tiny, tmp
     labels["focal"] = dataclasses.replace(labels["focal"], baseline=base.key)
 
     def trained(trial, wandb: str) -> list[dict]:
-        job = Job(
-            config=trial.config.to_dict(),
-            folder=str(ledger.folder(trial.key)),
-            identity=trial.identity,
-            packed=False,
-            working_directory=str(tmp_path),
-            labels=dataclasses.asdict(labels[trial.arm]),
-            wandb=wandb,
-            tensorboard=True,
-        )
+        job = job_of(trial, ledger.folder(trial.key), labels[trial.arm], wandb=wandb, tensorboard=True)
         return run([job])
 
     assert trained(focal, "offline") == [{"status": "finished", "trained": True, "wandb": None}]
@@ -235,17 +240,7 @@ def test_a_trial_that_pauses_is_logged_when_it_is_over(tiny, tmp_path, reader):
     labels = Labels(results=str(tmp_path), study="s", arm="baseline", size="0.1M", seed=0)
 
     def trained(planned) -> dict:
-        job = Job(
-            config=planned.config.to_dict(),
-            folder=str(folder),
-            identity=trial.identity,
-            packed=False,
-            working_directory=str(tmp_path),
-            labels=dataclasses.asdict(labels),
-            wandb="offline",
-            tensorboard=True,
-        )
-        return run([job])[0]
+        return run([job_of(planned, folder, labels, wandb="offline", tensorboard=True)])[0]
 
     assert trained(trial.up_to(10)) == {"status": "paused", "trained": True, "wandb": None}
     assert trained(trial.up_to(10)) == {"status": "paused", "trained": False, "wandb": None}
@@ -280,16 +275,7 @@ def test_a_wandb_out_of_reach_is_asked_once_and_costs_no_trial(tiny, tmp_path, m
     [trial] = study.trials
     folder = Ledger(tmp_path).folder(trial.key)
     labels = Labels(results=str(tmp_path), study="s", arm="baseline", size="0.1M", seed=0)
-    job = Job(
-        config=trial.config.to_dict(),
-        folder=str(folder),
-        identity=trial.identity,
-        packed=False,
-        working_directory=str(tmp_path),
-        labels=dataclasses.asdict(labels),
-        wandb="online",
-    )
-    [found] = run([job])
+    [found] = run([job_of(trial, folder, labels, wandb="online")])
     assert found["status"] == "finished" and "No API key" in found["wandb"] and len(asked) == 1
     assert wandb_log.log(folder, labels, "offline") is None, "its lock was given back, and it is not marked as logged"
     wandb_log.close()

@@ -36,18 +36,21 @@ def called() -> bool:
     return several and "RANK" in os.environ and bool({STORE, "MASTER_ADDR"} & os.environ.keys())
 
 
+def backend(device: str) -> str:
+    """What carries the tensors of a group on cpu or cuda: those on the CPU go through gloo in both."""
+    return "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+
+
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
     """This process is a rank inside this context. `device`: cpu or cuda, of which each rank takes one. Where there is a
     process group already, Ray Train's for one, it is used and left as it is."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    backend = "gloo"
     if device == "cuda":
         here, there = int(os.environ.get("LOCAL_WORLD_SIZE", world)), torch.cuda.device_count()
         if here > there:
             raise ValueError(f"{here} ranks on a machine with {there} GPUs: each needs one")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
-        backend = "cpu:gloo,cuda:nccl"
     global _store
     if dist.is_initialized():
         _store = dist.PrefixStore("zslx", dist.distributed_c10d._get_default_store())
@@ -60,7 +63,7 @@ def joined(device: str) -> Iterator[None]:
         found, rank, world = next(rendezvous("env://"))
         # torchrun's store outlives its ranks: those started again must not find what the first ones left.
         _store = dist.PrefixStore(f"zslx-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
-    dist.init_process_group(backend, store=_store, rank=rank, world_size=world, timeout=PATIENCE)
+    dist.init_process_group(backend(device), store=_store, rank=rank, world_size=world, timeout=PATIENCE)
     sent.clear()
     try:
         yield

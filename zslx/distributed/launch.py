@@ -35,7 +35,7 @@ def launch(count: int, work: Callable[..., Any], *arguments: Any) -> Any:
                 pass
         except mp.ProcessExitedException as error:
             why = f"was killed ({error.signal_name or error.exit_code})"
-            raise _lost(error.error_index, count, why) from None
+            raise lost(error.error_index, count, why) from None
         except mp.ProcessRaisedException as error:
             outcome = _outcome(folder)
             # A rank that fails takes the connection from rank 0, whose own error then says no more than that.
@@ -43,7 +43,7 @@ def launch(count: int, work: Callable[..., Any], *arguments: Any) -> Any:
             if isinstance(outcome, Exception) and not echo:
                 outcome.add_note(str(error).strip())
                 raise outcome from None
-            raise _lost(error.error_index, count, f"ended ({str(error).strip().splitlines()[-1]})") from error
+            raise lost(error.error_index, count, f"ended ({str(error).strip().splitlines()[-1]})") from error
         except BaseException:
             for process in context.processes:
                 process.terminate()
@@ -59,7 +59,8 @@ def _outcome(folder: str) -> Any:
     return pickle.loads(path.read_bytes()) if path.exists() else None
 
 
-def _lost(rank: int, count: int, why: str) -> ConnectionError:
+def lost(rank: int, count: int, why: str) -> ConnectionError:
+    """The error that tells of a rank that is gone."""
     return ConnectionError(f"rank {rank} of {count} {why}; the same command goes on from the last checkpoint")
 
 
