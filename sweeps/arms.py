@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.study.arm import Arm, rate_factor
+from analysis.study.arm import UNTUNED, Arm, rate_factor, sets_rate
 from sweeps.grids import Pairs, Point, points, refuse_grids_of_the_configuration
 from zslx.config.fields import unknown
 from zslx.config.groups import GROUPS
@@ -51,7 +51,7 @@ def _spec(pattern: str, spec: str) -> str | None:
         return pattern
     if spec == BASELINE:
         return None
-    if rate_factor(spec):
+    if sets_rate(spec):
         return spec if pattern == "{arm}" else None
     if pattern == "placebo:{arm}":
         parts = Spec.parse(spec).parts
@@ -67,7 +67,7 @@ def _spec(pattern: str, spec: str) -> str | None:
 
 
 def _arm(spec: str, asked: Sequence[str], point: Point) -> Arm:
-    if rate_factor(spec):
+    if sets_rate(spec):
         return Arm(name=spec, intervention=BASELINE, role="control", has_placebo=False)
     methods = registry.load_spec(spec, point.settings)  # refuses a setting that there is not, or a value out of range
     if spec == BASELINE:
@@ -97,7 +97,9 @@ def needed_by(arm: Arm) -> dict[str, str]:
 
 
 def with_rates(arm: Arm, rates: Mapping[str, Mapping[str, float]], sizes: Sequence[str]) -> Arm:
-    """The arm with its factors on the learning rate. The factor of a rate control multiplies the baseline's."""
+    """The arm with its factors on the learning rate. The factor of a rate control multiplies that of the baseline."""
+    if arm.name == UNTUNED:
+        return arm
     own = rates.get(arm.name) or rates.get(arm.of or "") or rates.get(BASELINE_ARM) or {}
     factor = rate_factor(arm.name) or 1.0
     found = {size: factor * own.get(size, 1.0) for size in sizes}

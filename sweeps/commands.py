@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.study.arm import rate_factor
+from analysis.study.arm import UNTUNED, sets_rate
 from analysis.study.load import load_study
 from sweeps import arm_search, cluster, search, search_storage, study_file, tune_rate
 from sweeps.carry_out import Sweep, carry_out, check_writable, dry_run, guarded, say, train_only
@@ -64,7 +64,9 @@ def planned(args: argparse.Namespace) -> Sweep | int:
 
 
 def check_tuning(args: argparse.Namespace) -> None:
-    """ValueError for a tuning that cannot be."""
+    """ValueError for a tuning that cannot be, and for the baseline before a tuning that is not asked for."""
+    if UNTUNED in map(str.strip, args.intervention.split(",")) and not args.tune_rate and args.search is None:
+        raise ValueError(f"{UNTUNED} is the baseline before its tuning: give TUNE_RATE=1 or SEARCH=N, too")
     if args.search is None:
         if args.halving:
             raise ValueError("HALVING cuts points of a search: give SEARCH=N, too")
@@ -174,7 +176,7 @@ def ask(args: argparse.Namespace) -> Asked:
     if not asked:
         raise ValueError("name an intervention, as in INTERVENTION=pcgrad (zslx interventions list)")
     for spec in asked:
-        if rate_factor(spec) is None:
+        if not sets_rate(spec):
             registry.resolve(spec)
     preset(args.preset)
     sizes = args.sizes.replace(",", " ").split()

@@ -11,6 +11,7 @@ from typing import Any
 from zslx.config.spec import BASELINE, Spec
 
 RATE = "rate:"  # of an arm that is the baseline at another learning rate
+UNTUNED = f"{RATE}untuned"  # the baseline at its rate before any tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +54,21 @@ class Arm:
         )
 
 
+def sets_rate(spec: str) -> bool:
+    """Whether a spec is the baseline at another learning rate: `rate:0.5`, `rate:untuned`."""
+    return spec == UNTUNED or rate_factor(spec) is not None
+
+
 def rate_factor(spec: str) -> float | None:
     """The factor of a rate control (`rate:0.5`: the baseline at half its learning rate); None for other specs."""
-    if not spec.startswith(RATE):
+    if not spec.startswith(RATE) or spec == UNTUNED:
         return None
     try:
         factor = float(spec.removeprefix(RATE))
     except ValueError:
         factor = 0.0
     if not 0 < factor < math.inf:
-        raise ValueError(f"{spec!r}: {RATE} takes a factor above 0 on the baseline's learning rate, as in {RATE}0.5")
+        raise ValueError(
+            f"{spec!r}: {RATE} takes a factor above 0 on the baseline's learning rate, as in {RATE}0.5, or `untuned`"
+        )
     return factor

@@ -175,11 +175,19 @@ def test_settings_that_do_not_go_together_are_a_failed_point(tiny, monkeypatch):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"search": None, "halving": True}, "give SEARCH=N, too"), ({"search": 1, "halving": False}, "SEARCH=1")],
+    [
+        ({"halving": True}, "give SEARCH=N, too"),
+        ({"search": 1}, "SEARCH=1"),
+        ({"intervention": "focal, rate:untuned"}, "rate:untuned is the baseline before its tuning"),
+    ],
 )
 def test_a_tuning_that_cannot_be_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
-        check_tuning(argparse.Namespace(tune_rate=False, **given))
+        check_tuning(
+            argparse.Namespace(
+                **{"intervention": "focal", "tune_rate": False, "search": None, "halving": False, **given}
+            )
+        )
 
 
 @pytest.mark.parametrize("points", [-1, 0, 1, 1001])

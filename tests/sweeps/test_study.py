@@ -85,10 +85,17 @@ def test_a_rate_that_is_none_is_refused(tiny, spec):
 
 def test_tuned_rates_go_to_arm_placebo_and_controls(tiny):
     rates = {"baseline": {"0.1M": 2.0}, "focal": {"0.1M": 0.5}}
-    asked = ("focal", "placebo:focal", "pcgrad", "rate:0.5")
+    asked = ("focal", "placebo:focal", "pcgrad", "rate:0.5", "rate:untuned")
     made = study(tiny, *asked, extra="optim.lr=1e-3", seeds=(0,), rates=rates)
     found = {trial.arm: trial.config.optim.lr for trial in made.trials}
-    assert found == {"baseline": 2e-3, "focal": 5e-4, "placebo:focal": 5e-4, "pcgrad": 2e-3, "rate:0.5": 1e-3}
+    assert found == {
+        "baseline": 2e-3,
+        "focal": 5e-4,
+        "placebo:focal": 5e-4,
+        "pcgrad": 2e-3,
+        "rate:0.5": 1e-3,
+        "rate:untuned": 1e-3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,12 @@ def test_the_grid_of_an_arm_grows_where_its_best_rate_lies_at_an_end_and_not_for
 @pytest.mark.slow
 def test_a_tuned_sweep_tunes_then_compares_and_goes_on_for_nothing(sweep):
     options = ("--steps", "12", "--seeds", "2", "--tune-rate")
-    first = sweep("focal", *options, "--wandb", "off")
+    first = sweep("focal,rate:untuned", *options, "--wandb", "off")
     assert first.returncode == 0, first.stderr
     assert "rate of baseline: 0.1M" in first.stdout and "rate of focal: 0.1M" in first.stdout
     studies = [json.loads(p.read_text()) for p in sweep.results.glob("studies/*/study.json")]
     [final] = [s for s in studies if s["tuning"]]
     assert final["tuning"]["study"] in {s["name"] for s in studies} and final["tuning"]["trials"] >= 30
     assert final["seeds"] == [0, 1] and "TUNE_RATE=1" in final["command"]
-    again = sweep("focal", *options, "--wandb", "off")
+    again = sweep("focal,rate:untuned", *options, "--wandb", "off")
     assert again.returncode == 0 and again.stdout.count("0 trained") == first.stdout.count(" trained, ")
