@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from zslx.distributed import group
+from zslx.distributed.reduction import OrderedReduction
 from zslx.distributed.run import RankedRun
 from zslx.distributed.train import train_on_ranks
 from zslx.testing.subject import Stopped, plain
@@ -56,3 +60,39 @@ class stopping:
 
     def __exit__(self, *_: object) -> None:
         RankedRun.advance = self.true  # type: ignore[method-assign]
+
+
+class Routed(nn.Module):
+    """Each row x goes through one expert of five, which its number chooses; the fifth is never chosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draws = torch.Generator().manual_seed(3)
+        self.first = nn.Parameter(torch.randn(3, generator=draws, dtype=torch.float64))
+        self.experts = nn.ParameterList(
+            nn.Parameter(torch.randn(3, generator=draws, dtype=torch.float64)) for _ in range(5)
+        )
+
+    def loss(self, rows: Sequence[int]) -> Tensor:
+        """Summed over the rows, later ones first: so that the order of use is another on each rank, too."""
+        found = [(self.first * (n + 1)).tanh() @ self.experts[n % 4] for n in reversed(rows)]
+        return torch.stack(found).square().sum()
+
+
+def gradients(model: Routed) -> list[Tensor | None]:
+    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+def routed(rows: Sequence[Sequence[Sequence[int]]]) -> list[list[Tensor | None]]:
+    """The gradients of a model of experts, after a step on each of `rows`: those of every rank in two parts."""
+    found = []
+    with group.joined("cpu"):
+        model = Routed()
+        reduction = OrderedReduction(model)
+        for step in rows:
+            model.zero_grad(set_to_none=True)
+            own = step[group.rank()]
+            model.loss(own[:1]).backward()  # a part of the batch before the last: added up with it
+            reduction.backward(model.loss(own[1:]))
+            found.append(gradients(model))
+    return found

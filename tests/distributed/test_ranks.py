@@ -175,6 +175,18 @@ def test_a_resume_may_have_another_number_of_ranks(outcomes: Mapping[str, Any], 
 
 
 @pytest.mark.medium
+def test_ranks_that_use_other_parameters_add_up_the_right_ones(jobs: ModuleType):
+    """Experts that no row of a rank goes to, or that it uses in another order or in an earlier part alone."""
+    steps = [[[0, 1, 2], [3, 0, 1]], [[2, 2, 2], [1, 3, 3]], [[0, 0], [0, 0]]]
+    for step, found in zip(steps, launch(2, jobs.routed, steps), strict=True):
+        alone = jobs.Routed()
+        alone.loss([row for rows in step for row in rows]).backward()
+        for one, several in zip(jobs.gradients(alone), found, strict=True):
+            assert (one is None) == (several is None)
+            assert one is None or torch.allclose(one, several, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.medium
 def test_spread_parameters(outcomes: Mapping[str, Any], base: Path, tmp_path: Path):
     for name, values in {"sharded 2": {}, "sharded focal 4": FOCAL_IN_CHUNKS}.items():
         assert outcomes[name]["status"] == "finished"

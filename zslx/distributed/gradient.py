@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from zslx.distributed import group
 from zslx.distributed.engine import sharded_stats
+from zslx.distributed.reduction import OrderedReduction
 from zslx.gradients import GroupStats
 from zslx.gradients.engine.loss_batch import Groups, LossFn
 from zslx.intervention.composed import Methods
@@ -37,11 +37,7 @@ class RankedPass(GradientPass):
     def __init__(self, model: nn.Module, methods: Methods, **options: Any):
         check_methods(methods)
         super().__init__(model, methods, **options)
-        self.reducing = False
-        self.under_way: list[Any] = []
-        if self.adds_up:
-            for parameter in model.parameters():
-                parameter.register_post_accumulate_grad_hook(self._reduce)
+        self.gradients = OrderedReduction(model) if self.adds_up else None
 
     def __call__(self, batch: Batch, step: int) -> StepGradient:
         if len(batch.tokens) < group.world():
@@ -73,19 +69,10 @@ class RankedPass(GradientPass):
         return [group.total(tensor) for tensor in tensors]
 
     def backward(self, loss: Tensor, *, last: bool = True) -> None:
-        self.reducing = last
-        loss.backward()
-        self.reducing = False
-        for work in self.under_way:
-            work.wait()
-        self.under_way.clear()
-
-    def _reduce(self, parameter: Tensor) -> None:
-        """A parameter's gradient is there: add it up over the ranks while the backward goes on."""
-        if self.reducing:
-            assert parameter.grad is not None
-            group.sent["all_reduce"] += parameter.grad.nbytes
-            self.under_way.append(dist.all_reduce(parameter.grad, async_op=True))
+        if self.gradients is None or not last:
+            loss.backward()
+        else:
+            self.gradients.backward(loss)
 
     def group_stats(
         self, batch: Batch, groups: Groups | None, losses: LossFn | None = None, **options: Any
