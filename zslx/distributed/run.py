@@ -94,10 +94,15 @@ class RankedRun(TrainingRun):
         if given is not None:
             skeleton, kinds = given
             tensors = {
-                name: group.bytes_from_leader(torch.empty(shape, dtype=dtype)) for name, (shape, dtype) in kinds.items()
+                name: self.kept(name, group.bytes_from_leader(torch.empty(shape, dtype=dtype)))
+                for name, (shape, dtype) in kinds.items()
             }
             self.put(checkpoints.unpack(skeleton, tensors, self.device))
         return int(group.from_leader())
+
+    def kept(self, name: str, whole: Tensor) -> Tensor:
+        """What this rank keeps of a tensor of the leader's state: all of it."""
+        return whole
 
     def restore(self, state: dict[str, Any]) -> None:
         skeleton, tensors = checkpoints.packed(state)

@@ -3,8 +3,8 @@
 `run.shard=true`: each layer is put together on every rank when its turn comes, and let go after it; its gradients are
 added up where they are kept. Batches, records and checkpoints are those of any other run, so that the same run may go
 on with or without it, and `zslx probe` and `zslx export` read what it leaves. The whole weights must fit on each device
-at the start. Saving gathers the whole state in the memory of rank 0; a resume holds it once in that of every rank.
-Exact but for the order of sums.
+at the start. Saving gathers the whole state in the memory of rank 0, and a resume reads it there; the other ranks keep
+their share of each tensor as it comes. Exact but for the order of sums.
 
 What takes a whole gradient or the whole weights in one place is refused, by name: gradient surgery, filters, optimizers
 of methods, averaged weights, growing models, gradients on a control set, gradient interference at probe steps.
@@ -119,6 +119,14 @@ class ShardedRun(RankedRun):
     def _write(self, kind: str, step: int, state: dict[str, Any]) -> None:
         super()._write(kind, step, gathered(state))
 
+    def kept(self, name: str, whole: Tensor) -> Tensor:
+        match name.split("/")[1:]:
+            case ["model", parameter]:
+                return spread(whole, dict(self.model.named_parameters())[parameter])
+            case ["optimizer", number, "state", index, _]:
+                return spread_alike(whole, held(self.optimizers[int(number)])[int(index)])
+        return whole
+
     def put(self, state: dict[str, Any]) -> None:
         own = dict(self.model.named_parameters())
         weights = {name: spread(tensor, own[name]) for name, tensor in state["model"].items()}
@@ -179,18 +187,28 @@ def gathered(state: Any) -> Any:
 
 
 def spread(whole: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every rank has, spread as a parameter is."""
+    """A whole tensor, which every rank has, spread as a parameter is; one that is spread already, as it is."""
+    if isinstance(whole, DTensor):
+        return whole
     assert isinstance(like, DTensor)
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
+def spread_alike(value: Any, parameter: Tensor) -> Any:
+    """What an optimizer remembers of a parameter: spread, where it has the parameter's shape."""
+    return spread(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+
+
+def held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters, numbered as the optimizer's state numbers them."""
+    return [p for part in optimizer.param_groups for p in part["params"]]
+
+
 def spread_optimizer(kept: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state of an optimizer as it was saved, with what has a parameter's shape spread."""
-    parameters = [p for held in optimizer.param_groups for p in held["params"]]
-
-    def own(index: int, value: Any) -> Any:
-        alike = isinstance(value, Tensor) and value.shape == parameters[index].shape
-        return spread(value, parameters[index]) if alike else value
-
-    state = {i: {key: own(i, value) for key, value in values.items()} for i, values in kept["state"].items()}
+    parameters = held(optimizer)
+    state = {
+        i: {key: spread_alike(value, parameters[i]) for key, value in values.items()}
+        for i, values in kept["state"].items()
+    }
     return kept | {"state": state}
