@@ -45,7 +45,7 @@ _LAPTOP = Config(
 )
 PRESETS = {
     "smoke": Preset(
-        help="seconds: does everything work?",
+        help="a minute: does everything work?",
         sizes=("0.1M", "0.2M"),
         seeds=2,
         config=Config(
