@@ -40,18 +40,22 @@ ACTS = {
 }
 HEAD = """# The interventions
 
-Made by `python docs/cards.py` from the cards. `zslx interventions show NAME` prints the whole card of one, and
-docs/write-an-intervention.md says how to write another.
+{families}
 
-Cost is the time of a step relative to the plain one. A placebo, `placebo:NAME`, does all that the method does, but:
+`zslx interventions show NAME` prints the whole card of a method, and [write an intervention](write-an-intervention.md) says how
+to add one. This page is made from the cards by `python docs/cards.py`.
+
+Cost is the time of a step relative to the plain one; *Gramian* stands for one backward that also gives the Gramian of the
+groups' gradients, 1.05 to 1.31 at 4M ([benchmarks](../benchmarks/README.md#step-of-every-method)). D is the interference of loss
+changes ([instruments](instruments.md)). A placebo, `placebo:NAME`, does all that the method does, but:
 
 {placebos}
 
 Where the column says none, the control is the baseline with an equally tuned learning rate. A setting `*.KEY` is one of
 every method of the family; where a method has another default or range, it stands again by its name.
 
-The latest result is the held-out loss at T against the baseline, and the answer by the
-[rule of evidence](evidence.md); a screening of one seed has none. The link leads to the study, which says what else it
+The latest result, where there is one, is the held-out loss at T against the baseline, and the answer by the
+[rule of evidence](evidence.md); a screening of one seed has no answer. The link leads to the study, which says what else it
 found, and what it could not have seen."""
 
 
@@ -86,28 +90,34 @@ def anchor(heading: str) -> str:
 def page() -> str:
     latest = results()
     placebos = "\n".join(f"- `{kind}`: {how}" for kind, how in PLACEBOS.items())
-    parts = [HEAD.format(placebos=placebos)]
-    for family, cards in own().items():
+    found = own()
+    families = " · ".join(f"[{title}](#{anchor(title)})" for title in map(titled, found))
+    parts = [HEAD.format(placebos=placebos, families=families)]
+    for family, cards in found.items():
         about = (importlib.import_module(f"interventions.{family}").__doc__ or "").strip()
         rows = [
             (
                 f"`{c['name']}`",
-                does(c),
+                "<br>".join(filter(None, (does(c), c["source"]))),
                 c["acts"] or "nothing",
                 c["cost"],
                 c["placebo"] or "none",
-                c["source"] or "none",
-                latest.get(c["name"], "none yet"),
+                latest.get(c["name"], ""),
             )
             for c in cards
         ]
         parts += [
-            f"## {family.replace('_', ' ').capitalize()}\n\n{about}",
-            table(("name", "what it does", "acts on", "cost", "placebo", "source", "latest result"), rows),
+            f"## {titled(family)}\n\n{about}",
+            table(("name", "what it does, and its source", "acts on", "cost", "placebo", "latest result"), rows),
         ]
         if settings := settings_of(cards):
             parts.append(table(("setting", "default", "allowed", "meaning"), settings))
     return "\n\n".join(parts) + "\n"
+
+
+def titled(family: str) -> str:
+    """The heading of a family."""
+    return family.replace("_", " ").capitalize()
 
 
 def does(card: dict[str, Any]) -> str:
