@@ -42,20 +42,21 @@ HEAD = """# The interventions
 
 {families}
 
-`zslx interventions show NAME` prints the whole card of a method, and [write an intervention](write-an-intervention.md) says how
-to add one. This page is made from the cards by `python docs/cards.py`.
+`zslx interventions show NAME` prints the whole card of a method, and [write an intervention](write-an-intervention.md)
+says how to add one. This page is made from the cards by `python docs/cards.py`.
 
-Cost is the time of a step relative to the plain one; *Gramian* stands for one backward that also gives the Gramian of the
-groups' gradients, 1.05 to 1.31 at 4M ([benchmarks](../benchmarks/README.md#step-of-every-method)). D is the interference of loss
-changes ([instruments](instruments.md)). A placebo, `placebo:NAME`, does all that the method does, but:
+Cost is the time of a step relative to the plain one; *Gramian* stands for one backward that also gives the Gramian of
+the groups' gradients, 1.05 to 1.31 at 4M ([benchmarks](../benchmarks/README.md#step-of-every-method)). D is the
+interference of loss changes ([instruments](instruments.md)). A placebo, `placebo:NAME`, does all that the method does,
+but:
 
 {placebos}
 
-Where the column says none, the control is the baseline with an equally tuned learning rate. A setting `*.KEY` is one of
-every method of the family; where a method has another default or range, it stands again by its name.
+Where the column says none, the control is the baseline with an equally tuned learning rate. A setting `*.KEY` is one
+of every method of the family; where a method has another default or range, it stands again by its name.
 
-The latest result, where there is one, is the held-out loss at T against the baseline, and the answer by the
-[rule of evidence](evidence.md); a screening of one seed has no answer. The link leads to the study, which says what else it
+The latest result, where there is one, is the held-out loss at T against the baseline, and the answer by the [rule of
+evidence](evidence.md); a screening of one seed has no answer. The link leads to the study, which says what else it
 found, and what it could not have seen."""
 
 
