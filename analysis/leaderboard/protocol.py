@@ -66,7 +66,7 @@ def departures(study: Study, scale: Scale) -> Iterator[str]:
     if int(tuning.get("points") or 0) > MOST_POINTS:
         yield f"a search of {tuning['points']} points an arm; allowed are {MOST_POINTS}"
     if tuning.get("halving"):
-        yield "a search with early cuts, which favours what is fast at first"
+        yield "a search with successive halving, which favours what is fast at first"
     if lost := sum(trial.status not in ("finished", "diverged") for trial in study.trials):
         yield f"{lost} trials are not done"
     found: list[str] = []
@@ -113,5 +113,5 @@ def controls() -> str:
     return (
         f"Controls: the baseline at {rates} times its learning rate; cosine; of each method its placebo, where one "
         f"exists, and itself with cosine. Tuning: rates on a grid, or a search of up to {MOST_POINTS} points for each "
-        "method and for the baseline, without early cuts, on seeds that the comparison does not use."
+        "method and for the baseline, without successive halving, on seeds that the comparison does not use."
     )

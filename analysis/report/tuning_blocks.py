@@ -72,7 +72,7 @@ def over_rates(figures: Figures, found: Mapping[str, Any]) -> Figure | None:
 
 
 def halved(halving: Mapping[str, Any]) -> str:
-    """What the early cuts of a search did."""
+    """What successive halving did to a search."""
     trained, of = halving["steps_trained"], halving["steps_in_all"]
     rungs, seen = (" and ".join(map(str, halving[key])) for key in ("rungs", "measured"))
     return (

@@ -70,7 +70,7 @@ CHANGES = {
     "no cosine": lambda s: without(s, "cosine"),
     "2 seeds; 3, or planned looks": lambda s: dataclasses.replace(s, seeds=(0, 1)),
     "a search of 20 points an arm; allowed are 16": lambda s: dataclasses.replace(s, tuning={"points": 20}),
-    "a search with early cuts": lambda s: dataclasses.replace(s, tuning={"points": 8, "halving": {"cut": 3}}),
+    "a search with successive halving": lambda s: dataclasses.replace(s, tuning={"points": 8, "halving": {"cut": 3}}),
     "data.path texts; the protocol has none": lambda s: changed(s, "data", path="texts"),
     "optim.lr 0.1; the protocol has 0.004": lambda s: changed(s, "optim", lr=0.1),
     "model.d_model 64; the protocol has 48": lambda s: changed(s, "model", d_model=64),
