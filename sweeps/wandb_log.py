@@ -32,7 +32,7 @@ from zslx.tracking.event_files import EventFiles
 from zslx.tracking.rows import Rows, dated
 from zslx.tracking.stream import Feed, Sink, finish
 from zslx.tracking.summary import about, summary
-from zslx.tracking.wandb_run import WandbRun, remove_torn, run_id
+from zslx.tracking.wandb_run import WandbRun, run_id
 
 OVER = ("finished", "diverged")
 
@@ -112,7 +112,6 @@ def _write(folder: Path, labels: Labels, mode: str, live: Sink | None) -> None:
 
 def _open(run: Run, labels: Labels, mode: str) -> WandbRun:
     identifier, root = labels.run_id(run.folder), Path(labels.results)
-    remove_torn(root / "wandb", identifier)
     own = {"study": labels.study, "arm": labels.arm, "size": labels.size, "seed": labels.seed}
     return WandbRun(
         identifier,

@@ -17,7 +17,7 @@ from analysis.report.blocks import Block, Heading, Table
 from analysis.report.wandb_report import PAGE, study_run_id
 from zslx.runs.json_files import write_json
 from zslx.slug import slug
-from zslx.tracking.wandb_run import WandbRun, remove_torn
+from zslx.tracking.wandb_run import WandbRun
 
 COMPARISON = "comparison.json"
 LONGEST_NAME = 100  # of an artifact
@@ -35,7 +35,6 @@ def log_study(
     raises."""
     study = declared["name"]
     identifier = study_run_id(study)
-    remove_torn(results / "wandb", identifier)
     config = {"study": study, "declaration": dict(declared), "rule": comparison["rule"]}
     named = dict(tables(blocks))
     shown = [PAGE, *(f"tables/{key}" for key in named)]

@@ -264,6 +264,19 @@ def summary_of(path: Path) -> dict:
     return found
 
 
+def test_a_run_is_there_once_whatever_else_wrote_it(tmp_path):
+    """A process that was killed before it, and a start that was given up and came to life while it ran."""
+    killed, late = (tmp_path / f"wandb/offline-run-20260101_00000{n}-abc" for n in (1, 2))
+    other = tmp_path / "wandb/offline-run-20260101_000001-abcd"
+    for folder in (killed, other):
+        folder.mkdir(parents=True)
+    run = WandbRun("abc", tmp_path, "offline", {})
+    late.mkdir()
+    finish(run, [{"step": 0, "loss": 1.0}], {}, ok=True)
+    own = Path(run.run.dir).parent
+    assert sorted((tmp_path / "wandb").glob("*run-*")) == sorted([own, other]) and list(own.glob("*.wandb"))
+
+
 def test_a_wandb_out_of_reach_is_asked_once_and_costs_no_trial(tiny, tmp_path, monkeypatch):
     """No key: what wandb itself says is told, the trial is trained, and the end of the sweep may try again."""
     for name, value in (("HOME", tmp_path), ("NETRC", tmp_path / "none"), ("WANDB_BASE_URL", "http://127.0.0.1:9")):

@@ -13,7 +13,7 @@ from zslx.tracking.event_files import EventFiles
 from zslx.tracking.rows import Rows, dated, leaves
 from zslx.tracking.stream import Feed, Sink, finish, streaming
 from zslx.tracking.summary import about, summary
-from zslx.tracking.wandb_run import WandbRun, remove_torn, run_id
+from zslx.tracking.wandb_run import WandbRun, run_id
 
 LOGGED = ".logged.json"  # in the folder of a tool's files: all rows of this run are there
 
@@ -82,6 +82,5 @@ def _wandb(run: Run, mode: str, kind: str, measured: str = "") -> WandbRun:
     """Its id follows from the run, its folder's name and the kind of job, so that a run that goes on is found again."""
     key = f"{run.manifest.get('identity')} {run.folder.name} {kind} {measured}"
     identifier = run_id(key)
-    remove_torn(run.folder / "wandb", identifier)
     names = {"name": run.folder.name, "job_type": kind, "tags": [str(run.config.get("intervention") or "none")]}
     return WandbRun(identifier, run.folder, mode, about(run), **names)

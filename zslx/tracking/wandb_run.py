@@ -52,7 +52,8 @@ class WandbRun:
     """An open run with the id `identifier`; its files lie under `root`/wandb. Raises whatever wandb raises.
 
     Online, a run that is there already goes on; `first` is the first step that it lacks. `shown`: what the default
-    workspace shows of it.
+    workspace shows of it. Files that others have left of the same run are removed, when it begins and when it ends: a
+    process that was killed, or a start that took too long and was given up. Synced, they would be there twice.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class WandbRun:
         shown: Sequence[str] = SHOWN,
         **names: Any,
     ):
+        self.files = root / "wandb"
+        remove_others(self.files, identifier)
         os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
         import wandb
 
@@ -104,6 +107,7 @@ class WandbRun:
             self.run.finish(exit_code=0 if ok else 1)
             for name in ("logs", "tmp"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+            remove_others(self.files, self.run.id, folder.name)
 
 
 def settings(wandb: Any, mode: str, root: Path) -> Any:
@@ -127,7 +131,8 @@ def settings(wandb: Any, mode: str, root: Path) -> Any:
     )
 
 
-def remove_torn(folder: Path, identifier: str) -> None:
-    """Remove what a process left of a run when it was killed: synced later, it would be there a second time."""
-    for torn in folder.glob(f"*run-*-{identifier}"):
-        shutil.rmtree(torn, ignore_errors=True)
+def remove_others(folder: Path, identifier: str, kept: str = "") -> None:
+    """Remove the files of a run, but those in the folder `kept`."""
+    for found in folder.glob(f"*run-*-{identifier}"):
+        if found.name != kept:
+            shutil.rmtree(found, ignore_errors=True)
