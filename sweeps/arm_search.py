@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from analysis.study.arm import Arm
+from analysis.study.tuning import COMPLEMENT, cut_at, setting_of
 from sweeps.arms import with_settings
 from sweeps.halving import FACTOR
 from zslx.intervention import registry
@@ -49,10 +50,7 @@ class Value:
     @property
     def cut(self) -> str:
         """Where a point was cut, and its value there; empty for any other."""
-        if self.state != "cut":
-            return ""
-        step = max(self.rungs, key=int)
-        return f"at step {step}: {self.rungs[step]:+.4f}"
+        return cut_at(self.rungs) if self.state == "cut" else ""
 
 
 class ArmSearch:
@@ -122,7 +120,7 @@ class ArmSearch:
 
     def described(self, trial: Any) -> dict[str, Any]:
         """The settings of a point as SET has them, and the factor on its rate."""
-        return {(n if r is RATES else n.split()[-1]): r.setting(trial.params[n]) for n, r in self.ranges.items()}
+        return {setting_of(n): r.setting(trial.params[n]) for n, r in self.ranges.items()}
 
     def at(self, trial: Any, sizes: Sequence[str]) -> Arm:
         """The arm at a point; at point 0, the arm as it is."""
@@ -193,7 +191,7 @@ def ranges(arm: Arm) -> dict[str, SearchRange]:
         given = arm.settings.get(method.name, {})
         for row in method.card()["settings"]:
             if row["name"] not in given and (r := search_range(row)):
-                found[f"{'1 - ' * r.complement}{method.name}.{row['name']}"] = r
+                found[f"{COMPLEMENT * r.complement}{method.name}.{row['name']}"] = r
     return found
 
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.commands import report
-from analysis.inference.compare import decided
+from analysis.inference.stopping import decided
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
 from sweeps import wandb_log

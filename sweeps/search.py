@@ -31,6 +31,7 @@ import numpy as np
 from analysis.study.arm import Arm
 from analysis.study.load import Study
 from analysis.study.measures import Measures
+from analysis.study.tuning import searched, train_seconds
 from sweeps.arm_search import BATCH, ArmSearch, Settings, Value
 from sweeps.arms import BASELINE_ARM
 from sweeps.halving import at_rung, measured_before, rungs
@@ -165,7 +166,6 @@ class Search:
         """What study.json of the comparison says of its tuning, once every point has its value."""
         measured = self.measured
         assert measured is not None
-        seconds = sum(float((t.manifest.get("totals") or {}).get("train_seconds") or 0) for t in measured.trials)
         return {
             "by": "optuna",
             "study": self.name,
@@ -173,7 +173,7 @@ class Search:
             "seeds": list(SEEDS),
             "points": self.points,
             "trials": len(measured.trials),
-            "train_seconds": seconds,
+            "train_seconds": train_seconds(measured.trials),
             **({"halving": self.halved(measured)} if self.rungs else {}),
             "arms": [search.summary() for search in self.arms],
         }
@@ -198,10 +198,7 @@ class Search:
         if self.rungs:
             steps = " and ".join(map(str, self.rungs))
             lines.append(f"  of these, points that are worse at steps {steps} of {self.config.train.steps} are cut")
-        return lines + [
-            f"  {search.arm.name}: " + "; ".join(f"{name} {r}" for name, r in search.ranges.items())
-            for search in self.arms
-        ]
+        return lines + [f"  {search.arm.name}: {searched(search.ranges)}" for search in self.arms]
 
     def describe(self) -> list[str]:
         """One line an arm: what was found."""

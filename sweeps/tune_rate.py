@@ -23,6 +23,7 @@ import numpy as np
 from analysis.study.arm import Arm
 from analysis.study.load import load_study
 from analysis.study.measures import Measures
+from analysis.study.tuning import train_seconds
 from sweeps.arms import BASELINE_ARM
 from sweeps.packing import AUTO
 from sweeps.planned import PlannedTrial
@@ -120,12 +121,11 @@ def wider(grids: Grids, rates: Rates) -> Grids:
 
 def summary(study: PlannedStudy, measures: Measures, losses: Mapping[str, Any]) -> dict[str, Any]:
     """What study.json of the comparison says of its tuning."""
-    seconds = sum(float((t.manifest.get("totals") or {}).get("train_seconds") or 0) for t in measures.study.trials)
     return {
         "study": study.name,
         "seeds": list(SEEDS),
         "trials": len(study.trials),
-        "train_seconds": seconds,
+        "train_seconds": train_seconds(measures.study.trials),
         "log_loss": losses,
     }
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from scipy.stats import chi2
 
-from analysis.inference.evidence import POWER, VERDICT_SEEDS
+from analysis.inference.contrasts import POWER
+from analysis.inference.evidence import VERDICT_SEEDS
 from analysis.inference.looks import FUTILE
 from analysis.inference.rows import Answer, ArmComparison, Looks
 from analysis.numbers import change, count, difference, number, percent, signed
@@ -18,8 +19,8 @@ GAINS = ("improves", "mitigates deceleration")
 
 
 def answer(study: Study, row: ArmComparison, curve: str, looks: Looks | None) -> Answer:
-    """{arm, word, exploratory, sentence} of one arm's contrasts (analysis/inference/compare.py); `curve` is the loss
-    curve on which the study declares L_d, t_d and r_d."""
+    """{arm, word, exploratory, sentence} of one arm's contrasts (arm_comparison.py); `curve` is the loss curve on
+    which the study declares L_d, t_d and r_d."""
     word = headline(row)
     parts = [f"{row['arm']}: {word}{effect(row)}."]
     if looks:

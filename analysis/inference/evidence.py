@@ -36,276 +36,16 @@ Pure functions of arrays; nothing here reads a file. Oracles: scipy's one-sample
 Shapes: S sizes, n seeds; arrays (S, n) in nats or as named. Negative differences of loss are gains.
 """
 
+# The docstring is printed with every comparison: it is the whole rule, with the equations of contrasts.py.
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
+from analysis.inference.contrasts import Contrast
 
-from analysis.inference.rows import Difference, Interval
-
-CONFIDENCE = 0.95
-POWER = 0.80
-BOOTSTRAP_DRAWS = 2000
 VERDICT_SEEDS = 6  # fewer paired seeds are exploratory; the fewest whose exact test can reach 5 %
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """An estimate with its interval over seeds. `se low high p` are None with fewer than two seeds."""
-
-    estimate: float
-    seeds: int  # the smallest number of pairs at any size that counts
-    pairs: int
-    se: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None  # two-sided t test
-    confidence: float = CONFIDENCE  # of the interval; higher at a look (analysis/inference/looks.py)
-
-    @staticmethod
-    def of(estimate: float, se: float, seeds: int, pairs: int, confidence: float = CONFIDENCE) -> Contrast:
-        """With the t interval and the t test of `seeds` − 1 degrees of freedom."""
-        half = float(stats.t.ppf(0.5 + confidence / 2, seeds - 1)) * se
-        # All differences equal: no spread to judge by. Zero is no effect, anything else is beyond chance.
-        p = 2 * float(stats.t.sf(abs(estimate) / se, seeds - 1)) if se > 0 else float(estimate == 0)
-        low, high = estimate - half, estimate + half
-        spread = {"se": se, "low": low, "high": high, "p": p}
-        return Contrast(estimate=estimate, seeds=seeds, pairs=pairs, confidence=confidence, **spread)
-
-    @property
-    def df(self) -> int:
-        return self.seeds - 1
-
-    @property
-    def below(self) -> bool:
-        return self.high is not None and self.high < 0
-
-    @property
-    def above(self) -> bool:
-        return self.low is not None and self.low > 0
-
-    @property
-    def smallest_effect(self) -> float | None:
-        """The true effect that this study would find (interval excluding 0) with probability POWER."""
-        if self.se is None:
-            return None
-        return self.se * float(stats.t.ppf(0.5 + self.confidence / 2, self.df) + stats.t.ppf(POWER, self.df))
-
-    def as_dict(self) -> Difference:
-        return Difference(
-            estimate=self.estimate,
-            low=self.low,
-            high=self.high,
-            se=self.se,
-            p=self.p,
-            seeds=self.seeds,
-            pairs=self.pairs,
-            smallest_effect=self.smallest_effect,
-        )
-
-
-def contrast(
-    differences: ArrayLike, weights: ArrayLike | None = None, confidence: float = CONFIDENCE
-) -> Contrast | None:
-    """Σ_s w_s mean_i d[s, i] with its t interval over seeds; None when some size has no pair at all.
-
-    differences (S, n) or (n,), nan where a pair is missing; weights (S,), 1/S each by default.
-    """
-    d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    present = np.isfinite(d)
-    counts = present.sum(axis=1)
-    if not d.size or not counts.all():
-        return None
-    w = np.full(len(d), 1 / len(d)) if weights is None else np.asarray(weights, dtype=np.float64)
-    estimate = float(w @ size_means(d))
-    n, pairs = int(counts.min()), int(counts.sum())
-    if n < 2:
-        return Contrast(estimate=estimate, seeds=n, pairs=pairs, confidence=confidence)
-    se = math.sqrt(n / (n - 1) * float(np.sum(influence(d, w) ** 2)))
-    return Contrast.of(estimate, se, n, pairs, confidence)
-
-
-def size_means(d: np.ndarray) -> np.ndarray:
-    """Mean (S,) over the seeds that are there."""
-    present = np.isfinite(d)
-    return np.where(present, d, 0.0).sum(axis=1) / present.sum(axis=1)
-
-
-def influence(d: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What each seed adds to Σ_s w_s mean_s, (n,): sums to 0, its squares give the variance."""
-    present = np.isfinite(d)
-    centred = np.where(present, d - size_means(d)[:, None], 0.0)
-    return (weights / present.sum(axis=1)) @ centred
-
-
-def usable_sizes(differences: np.ndarray, least: int = 2) -> np.ndarray:
-    """Which sizes (S,) have at least `least` pairs."""
-    return np.isfinite(differences).sum(axis=1) >= least
-
-
-def pooled_sizes(differences: np.ndarray) -> np.ndarray:
-    """Which sizes (S,) count in an average over sizes: those with two pairs or more; if none has two, with one."""
-    sizes = usable_sizes(differences)
-    return sizes if sizes.any() else usable_sizes(differences, 1)
-
-
-def pooled(differences: ArrayLike, confidence: float = CONFIDENCE) -> Contrast | None:
-    """The average over the sizes that count."""
-    d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    sizes = pooled_sizes(d)
-    return contrast(d[sizes], confidence=confidence) if sizes.any() else None
-
-
-def mean_interval(values: ArrayLike, log: bool = False) -> Interval | None:
-    """Mean of what is finite in (n,) with its t interval; with `log` the geometric mean."""
-    v = np.asarray(values, dtype=np.float64)
-    v = v[np.isfinite(v)]
-    found = contrast(np.log(v) if log else v) if len(v) else None
-    if found is None:
-        return None
-
-    # Two values far apart give an interval beyond what a float holds.
-    def back(x: float) -> float:
-        return math.exp(min(x, 700.0)) if log else x
-
-    low, high = (None if x is None else back(x) for x in (found.low, found.high))
-    return {"mean": back(found.estimate), "low": low, "high": high, "n": found.seeds}
-
-
-def sign_flip(differences: ArrayLike, generator: np.random.Generator | None = None) -> dict[str, Any] | None:
-    """Two-sided sign-flip test of the average over sizes: each seed's differences change sign together.
-
-    Exact (all 2^n) up to 20 seeds; beyond, 100,000 flips drawn from `generator`, and `exact` is False.
-    None below 6 seeds, where its smallest p is above 5 %.
-    """
-    d = np.atleast_2d(np.asarray(differences, dtype=np.float64))
-    d = d[usable_sizes(d)]
-    present = np.isfinite(d)
-    units = (np.where(present, d, 0.0) / present.sum(axis=1, keepdims=True)).sum(axis=0)[present.any(axis=0)]
-    n = len(units) if len(d) else 0
-    if n < VERDICT_SEEDS:
-        return None
-    observed = abs(units.sum())
-    if n <= 20:
-        # One sign may be fixed: flipping all of them leaves |sum| as it is.
-        patterns = np.arange(2 ** (n - 1))
-        sums = np.full(len(patterns), units[n - 1])
-        for i in range(n - 1):
-            sums += np.where(patterns >> i & 1, -units[i], units[i])
-        extreme = np.abs(sums) >= observed * (1 - 1e-12)
-        return {"p": float(extreme.mean()), "exact": True, "seeds": n}
-    if generator is None:
-        raise ValueError(f"sign_flip: {n} seeds are too many to enumerate, so it needs a generator")
-    sums = (generator.integers(0, 2, (100_000, n)) * 2 - 1) @ units
-    hits = int((np.abs(sums) >= observed * (1 - 1e-12)).sum())
-    return {"p": (hits + 1) / 100_001, "exact": False, "seeds": n}
-
-
-def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's step-down correction over the p-values that are there; None stays None and does not count."""
-    known = sorted((p, name) for name, p in p_values.items() if p is not None)
-    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
-    largest = 0.0
-    for rank, (p, name) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        adjusted[name] = largest
-    return adjusted
-
-
-def across_sizes(arm: np.ndarray, against: np.ndarray, generator: np.random.Generator) -> dict[str, Any] | None:
-    """Interquartile mean of the paired differences and probability of improvement, over all sizes.
-
-    arm, against (S, n): lower is better, nan where missing. As in rliable (Agarwal et al. 2021,
-    2108.13264): the interquartile mean leaves out the lowest and highest quarter of the S·n differences;
-    the probability that a run of the arm beats a run of the other is taken over all pairs of seeds at one
-    size (ties count half) and averaged over sizes. 95 % percentile intervals from 2,000 bootstrap draws of
-    seeds, the same seeds at every size so that what is paired stays paired.
-    """
-    d = arm - against
-    sizes = usable_sizes(d)
-    if not sizes.any():
-        return None
-    seeds = np.isfinite(d[sizes]).any(axis=0)
-    d = d[sizes][:, seeds]
-    wins = _wins(arm[sizes][:, seeds], against[sizes][:, seeds], np.isfinite(d))
-    n = d.shape[1]
-    draws = generator.integers(0, n, (BOOTSTRAP_DRAWS, n))
-    # The draws, and before them every seed once: the estimate itself.
-    draws = np.concatenate([np.arange(n)[None], draws])
-    return {
-        "interquartile_mean": _with_interval(_interquartile_means(d, draws)),
-        "probability_of_improvement": _with_interval(_probabilities(wins, draws)),
-    }
-
-
-def _interquartile_means(d: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """(R,) for draws (R, n) of the seeds of d (S, n)."""
-    values = np.sort(np.moveaxis(d[:, draws], 1, 0).reshape(len(draws), -1), axis=1)  # nan goes last
-    counts = np.isfinite(values).sum(axis=1, keepdims=True)
-    cut = counts // 4
-    place = np.arange(values.shape[1])
-    inner = (place >= cut) & (place < counts - cut)
-    with np.errstate(invalid="ignore"):
-        return np.where(inner, values, 0.0).sum(axis=1) / inner.sum(axis=1)
-
-
-def _wins(arm: np.ndarray, against: np.ndarray, paired: np.ndarray) -> np.ndarray:
-    """(S, n, n): 1 where arm's seed i beats the other's seed j, ½ for a tie, nan where either has no pair."""
-    gap = against[:, None, :] - arm[:, :, None]
-    known = paired[:, None, :] & paired[:, :, None]
-    return np.where(known, (np.sign(gap) + 1) / 2, np.nan)
-
-
-def _probabilities(wins: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """(R,): the share of wins at each size, averaged over the sizes that a draw leaves with any pair."""
-    times = np.stack([(draws == i).sum(axis=1) for i in range(wins.shape[1])], axis=1)  # (R, n)
-    known = np.isfinite(wins)
-    won = np.einsum("ri,rj,sij->rs", times, times, np.where(known, wins, 0.0))
-    of = np.einsum("ri,rj,sij->rs", times, times, known.astype(float))
-    with np.errstate(invalid="ignore"):
-        return np.nanmean(np.where(of > 0, won / np.where(of > 0, of, 1.0), np.nan), axis=1)
-
-
-def _with_interval(values: np.ndarray) -> dict[str, float]:
-    """The first value with the percentile interval of the others."""
-    low, high = np.nanquantile(values[1:], [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-    return {"estimate": float(values[0]), "low": float(low), "high": float(high)}
-
-
-def seeds_needed(effect: float, spread: float, limit: int = 10_000) -> int | None:
-    """The number of paired seeds at which `effect` would be found with probability POWER.
-
-    spread: standard deviation over seeds of the contrast of one seed (√seeds × se). None above `limit`.
-    """
-    if not effect or spread < 0:
-        return None
-    n = np.arange(2, limit + 1)
-    reach = (stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) + stats.t.ppf(POWER, n - 1)) * spread / np.sqrt(n)
-    found = np.flatnonzero(reach <= abs(effect))
-    return int(n[found[0]]) if len(found) else None
-
-
-def ratio_interval(top: Contrast, bottom: Contrast, covariance: float) -> tuple[float, float] | None:
-    """Fieller's 95 % interval of top/bottom for two estimates over the same seeds; None when it is
-    unbounded."""
-    if top.se is None or bottom.se is None:
-        return None
-    t2 = float(stats.t.ppf(0.5 + CONFIDENCE / 2, min(top.df, bottom.df))) ** 2
-    a = bottom.estimate**2 - t2 * bottom.se**2
-    b = top.estimate * bottom.estimate - t2 * covariance
-    c = top.estimate**2 - t2 * top.se**2
-    if a <= 0:
-        return None
-    root = math.sqrt(max(0.0, b * b - a * c))
-    return (b - root) / a, (b + root) / a
-
-
 NOTHING = "no effect found"
 # Which way is better for the measures of deceleration: +1 higher, −1 lower. t_d has no better side.
 BETTER = {"r_d": +1, "tail_slope": +1, "L_d": -1}
@@ -397,17 +137,6 @@ def _brackets(rates: Mapping[str, Contrast | None]) -> bool:
     return any(f < 1 for f in factors) and any(f > 1 for f in factors)
 
 
-def slope_measure(secondary: Mapping[str, Contrast | None]) -> str:
-    """r_d, or the tail slope where breaks are not identified."""
-    return "r_d" if secondary.get("r_d") is not None else "tail_slope"
-
-
-def holm_family(secondary: Mapping[str, Contrast | None]) -> dict[str, float | None]:
-    """Holm's p of the secondary measures; of r_d and tail slope only the one that counts is in the family."""
-    other = {"r_d": "tail_slope", "tail_slope": "r_d"}[slope_measure(secondary)]
-    return holm({name: c.p if c is not None and name != other else None for name, c in secondary.items()})
-
-
 def _mitigates(
     secondary: Mapping[str, Contrast | None], cut_signs: Mapping[str, Sequence[float]]
 ) -> tuple[bool, list[str]]:
@@ -435,3 +164,25 @@ def _mitigates(
     if not reasons:
         reasons.append(f"no better {slope.replace('_slope', ' slope')} or L_d after Holm's correction")
     return bool(claims), reasons
+
+
+def slope_measure(secondary: Mapping[str, Contrast | None]) -> str:
+    """r_d, or the tail slope where breaks are not identified."""
+    return "r_d" if secondary.get("r_d") is not None else "tail_slope"
+
+
+def holm_family(secondary: Mapping[str, Contrast | None]) -> dict[str, float | None]:
+    """Holm's p of the secondary measures; of r_d and tail slope only the one that counts is in the family."""
+    other = {"r_d": "tail_slope", "tail_slope": "r_d"}[slope_measure(secondary)]
+    return holm({name: c.p if c is not None and name != other else None for name, c in secondary.items()})
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Holm's step-down correction over the p-values that are there; None stays None and does not count."""
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    largest = 0.0
+    for rank, (p, name) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[name] = largest
+    return adjusted

@@ -8,11 +8,10 @@ describe; the rule does not read them, and nothing corrects for their number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
-from analysis.inference.evidence import contrast, mean_interval
+from analysis.inference.contrasts import as_dict, contrast, mean_interval
 from analysis.inference.rows import Difference, DomainChanges, HeldOutParts, Part
 from analysis.study.doublings import Doubling
 from analysis.study.load import Trial
@@ -86,5 +85,4 @@ def _mean_matrix(runs: Iterable[Doubling]) -> list[list[float | None]]:
 
 
 def _paired(own: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
-    found: Any = contrast([own[seed] - others[seed] for seed in own if seed in others]) if others else None
-    return None if found is None else found.as_dict()
+    return as_dict(contrast([own[seed] - others[seed] for seed in own if seed in others])) if others else None

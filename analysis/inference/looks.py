@@ -22,7 +22,7 @@ Exact for known variance; for t simulated: tests/calibration/test_looks_simulati
 
 A study stops for an answer. It stops for the lack of one only where it was declared so (`futility`), by stochastic
 curtailment (Lan, Simon and Halperin 1982). With B = √τ · estimate/se at a look before the last, and θ the smallest
-effect that the whole study could have seen in its own standard errors, t_{c} + t_{.80} (evidence.py), the conditional
+effect that the whole study could have seen in its own standard errors, t_{c} + t_{.80} (contrasts.py), the conditional
 power is the probability that the last interval lies below 0 although only θ is true from here on:
 
     P(below) = Φ[(−B + θ (1 − τ) − t_c) / √(1 − τ)],   P(above) likewise with B
@@ -42,7 +42,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm, t
 
-from analysis.inference.evidence import CONFIDENCE, POWER, VERDICT_SEEDS, Contrast
+from analysis.inference.contrasts import CONFIDENCE, POWER, Contrast
+from analysis.inference.evidence import VERDICT_SEEDS
 
 Array = NDArray[np.float64]
 

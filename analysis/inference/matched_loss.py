@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.inference.evidence import pooled
+from analysis.inference.contrasts import as_dict, pooled
 from analysis.study.load import Trial
 from analysis.study.measures import Measures
 
@@ -51,8 +51,7 @@ def mechanism(measures: Measures, arm: str, against: str) -> list[dict[str, Any]
                 partner = other.get((trial.size, trial.seed))
                 return math.nan if partner is None else matched(measures, trial, partner, key)
 
-            result = pooled(study.grid(arm, change))
-            tables[name] = None if result is None else result.as_dict()
+            tables[name] = as_dict(pooled(study.grid(arm, change)))
         if any(tables.values()):
             found.append({"instrument": key, "label": label, **tables})
     return found

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inference.evidence import CONFIDENCE, Contrast
+from analysis.inference.contrasts import CONFIDENCE, Contrast
 from analysis.inference.looks import confidence_at
 from analysis.inference.rows import Interval, PooledBreak
 from analysis.inference.size_trends import LEAST_SIZES, slope_weights

@@ -1,4 +1,4 @@
-"""The shape of a comparison: the rows that compare.py makes, and table, report and `--json` read.
+"""The shape of a comparison: the rows that compare.py and its neighbours make, and table, report and `--json` read.
 
 All are plain JSON objects. Losses are in nats per token, differences of log loss as they are (−0.01 is 1 % lower),
 times in seconds. What could not be computed is null.
@@ -6,8 +6,14 @@ times in seconds. What could not be computed is null.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
+
+
+def finite(value: float) -> float | None:
+    """The number, or null where there is none."""
+    return float(value) if math.isfinite(value) else None
 
 
 class Interval(TypedDict):

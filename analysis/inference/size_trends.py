@@ -1,7 +1,7 @@
 """Trends over model sizes, scaling-law fits of final losses, and the scale-equivalent gain of an arm.
 
 The trend of a measure y in log N is fitted by least squares to the size means. It is a contrast with the weights
-c_s = (x_s − x̄)/Σ(x − x̄)², so that its interval over seeds keeps what pairing gives (analysis/inference/evidence.py).
+c_s = (x_s − x̄)/Σ(x − x̄)², so that its interval over seeds keeps what pairing gives (analysis/inference/contrasts.py).
 
 The scale-equivalent gain at size N is exp(−Δ/β), the factor by which the baseline would have to grow for the same loss.
 Δ is the paired difference of log held-out loss at that size, and β the slope of the baseline's −log L_T in log
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from analysis.inference.evidence import contrast, influence, ratio_interval, size_means, usable_sizes
+from analysis.inference.contrasts import contrast, influence, ratio_interval, size_means, usable_sizes
 from analysis.numbers import count
 
 LEAST_SIZES = 3

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.inference.compare import adds_cosine
+from analysis.inference.controls import adds_cosine
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study
 from zslx.config.presets import preset

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.inference.evidence import CONFIDENCE
+from analysis.inference.contrasts import CONFIDENCE
 from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.study.load import Trial
 from analysis.study.measures import Measures

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from analysis.inference.evidence import contrast
+from analysis.inference.contrasts import contrast
 from analysis.numbers import MISSING, minus, printable
 from analysis.report.blocks import Block, Table, Text
 from analysis.report.figures import Figures, ordered

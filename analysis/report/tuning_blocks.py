@@ -12,8 +12,7 @@ from analysis.numbers import MISSING, count, minus, printable
 from analysis.report.blocks import Axes, Block, Figure, Marks, Panel, Table, Text
 from analysis.report.curves import Line
 from analysis.report.figures import Figures, per_cent
-
-COMPLEMENT = "1 - "  # of a setting near 1: what was searched is its distance to 1
+from analysis.study.tuning import COMPLEMENT, cut_at, searched, setting_of
 
 
 def tuning(figures: Figures, comparison: Comparison) -> list[Block | None]:
@@ -99,7 +98,7 @@ def best(found: Mapping[str, Any]) -> Table:
 def importances(found: Mapping[str, Any]) -> Table | None:
     """How much each of several settings mattered; None where no search has enough points to tell."""
     rows = [
-        (arm["arm"], name, arm["ranges"][name], f"{share:.2f}")
+        (arm["arm"], setting_of(name), arm["ranges"][name], f"{share:.2f}")
         for arm in found["arms"]
         for name, share in arm["importances"].items()
         if len(arm["importances"]) > 1
@@ -180,7 +179,7 @@ def setting_at(point: Mapping[str, Any], arm: Mapping[str, Any], name: str) -> A
     """The setting `name` of a point, as it was searched; of point 0 that of the arm as it is. None where not known."""
     if name == "rate":
         return point["rate"]
-    key = name.removeprefix(COMPLEMENT)
+    key = setting_of(name)
     method, _, setting = key.partition(".")
     value = point["settings"].get(method, {}).get(setting, arm.get("start", {}).get(key))
     return 1 - value if value is not None and name != key else value
@@ -193,8 +192,8 @@ def points(arm: Mapping[str, Any]) -> Table:
         columns=("point", "rate ×", "settings", "log loss against the untuned baseline"),
         rows=tuple((str(p["point"]), f"{p['rate']:.3g}", settings(p), value(p)) for p in ordered),
         folded=f"Points of {arm['arm']}",
-        caption="Searched: " + "; ".join(f"{name} {text}" for name, text in arm["ranges"].items()) + ". Point 0 is the "
-        "arm as it is. Mean paired difference at T and its standard error over the tuning seeds.",
+        caption=f"Searched: {searched(arm['ranges'])}. Point 0 is the arm as it is. Mean paired difference at T and "
+        "its standard error over the tuning seeds.",
     )
 
 
@@ -205,8 +204,7 @@ def settings(point: Mapping[str, Any]) -> str:
 def value(point: Mapping[str, Any]) -> str:
     """The value with its standard error, or why there is none; of a point that was cut its value there."""
     if point["state"] == "cut":
-        step = max(point["rungs"], key=int)
-        return minus(f"cut at step {step}: {point['rungs'][step]:+.4f}")
+        return minus(f"cut {cut_at(point['rungs'])}")
     if point["value"] is None:
         return f"{point['state']}: {point['why']}"
     return minus(f"{point['value']:+.4f}") + (f" ± {point['se']:.4f}" if point["se"] else "")

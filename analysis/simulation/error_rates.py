@@ -18,7 +18,8 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from analysis.inference.evidence import CONFIDENCE, NOTHING, Contrast, Verdict, judge, pooled
+from analysis.inference.contrasts import CONFIDENCE, Contrast, pooled
+from analysis.inference.evidence import NOTHING, Verdict, judge
 from analysis.inference.looks import FUTILE, conditional_power, confidence_at, futile, looks_of
 
 

@@ -31,6 +31,9 @@ from zslx.instruments.measuring_steps import FINAL_SHARE
 TAIL_FACTORS = (2, 4, 8)  # the tail slope's own sensitivity: over the last factor of 4, beside 2 and 8
 
 
+Measure = Callable[[Trial], float]
+
+
 class Measures:
     """Measures of the trials of one study, each computed once."""
 
@@ -70,6 +73,10 @@ class Measures:
         t = tokens / self.unit[trial.size]
         keep = (t > 0) & (t <= self.horizon[trial.size] * (1 + 1e-9))
         return t[keep], values[keep]
+
+    def paired(self, arm: str, against: str, measure: Measure) -> np.ndarray:
+        """Differences (S, n) of a measure between two arms; nan where either trial is missing."""
+        return self.study.grid(arm, measure) - self.study.grid(against, measure)
 
     def log_loss(self, trial: Trial, t: float | None = None, key: str = "heldout_loss") -> float:
         """log held-out loss at t (T by default): the mean over the points in (7/8 t, t], of which a run has

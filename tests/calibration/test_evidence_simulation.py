@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from analysis.inference.compare import compare
-from analysis.inference.evidence import judge, pooled
+from analysis.inference.contrasts import pooled
+from analysis.inference.evidence import judge
 from analysis.simulation.error_rates import World, verdicts
 from analysis.simulation.study import BASELINE, RATES, SimulatedArm, write_study
 

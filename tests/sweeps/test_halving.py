@@ -66,6 +66,7 @@ def test_a_rung_by_hand(tiny):
     points = json.loads(json.dumps(search.summary(), sort_keys=True))["points"]
     said = [told(point) for point in points]
     assert said[1:4] == ["cut at step 256: +0.0100", "−0.0400 ± 0.0010", "cut at step 512: −0.0050"]
+    assert [search.values[n].cut for n in (1, 2, 3)] == ["at step 256: +0.0100", "", "at step 512: -0.0050"]
     assert points[3]["value"] is None and points[5]["rungs"] == {"256": -0.015, "512": -0.05}
     assert said[6] == "diverged: seed 1000 diverged" and points[6]["rungs"] == {}
     assert points_of(json.loads(json.dumps(search.summary()))).rows[0][0] == "2"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from analysis.study.declaration import Declaration
-from analysis.study.load import load_study
+from analysis.study.load import Trial, load_study
 from analysis.study.measures import Measures
+from analysis.study.tuning import train_seconds
 from sweeps import commands
 from sweeps.estimate import Estimate
 from sweeps.ledger import Ledger
@@ -19,8 +20,10 @@ from sweeps.outcome import Failure
 from sweeps.planned import SEED
 from sweeps.progress import Progress
 from sweeps.rounds import lost, rounds
+from sweeps.search import Search
 from sweeps.study import build, with_arms
 from sweeps.trial import trial
+from sweeps.tune_rate import SEEDS, summary, tuning_study
 from zslx.runs.identity import identity
 from zslx.runs.load import reference_actions
 from zslx.runs.records import read_manifest
@@ -119,10 +122,54 @@ def test_the_cost_is_charged_to_each_trial_that_used_it(tiny, tmp_path):
         kept = next(t for t in measures.study.trials if t.label == own.label)
         seconds = totals[own.label]["train_seconds"] + (charged or 0)
         assert measures.compute_seconds(kept) == pytest.approx(seconds / own.steps)
+    assert train_seconds(measures.study.trials) == pytest.approx(
+        sum(totals[t.label]["train_seconds"] for t in made.in_order)
+    ), "each once: the losses' reference, which two trials used, and that of actions, which is a trial as well"
     for own in made.trials:
         if own.arm == "placebo:adaptive_rate":
             actions = reference_actions(own.config.reference, "adaptive_rate")
             assert actions == reference_actions(str(ledger.folder(own.reference.key)), "adaptive_rate")
+
+
+@pytest.mark.medium
+def test_the_cost_of_a_tuning_counts_each_run_once_its_reference_included(tiny, tmp_path):
+    """A search of two points an arm, then a tuning of the rate over point 0: its trials, and its reference, again."""
+    settings = [*tiny.split(), "train.steps=20"]
+    search = Search(("rho1",), "smoke", 2, sizes=["0.1M"], overrides=settings, results=tmp_path)
+    planned = search.ask()
+    carried_out(planned, tmp_path)
+    search.tell(load_study(tmp_path, planned.name))
+    [reference] = planned.references
+    assert len(planned.trials) == 4 * len(SEEDS)
+    assert search.summary()["train_seconds"] == pytest.approx(sum(spent(tmp_path, t) for t in planned.in_order))
+
+    grids = {"baseline": (1.0,), "rho1": (1.0,)}
+    rates = tuning_study(("rho1",), "smoke", sizes=["0.1M"], overrides=settings, grids=grids, results=tmp_path)
+    carried_out(rates, tmp_path)
+    found = summary(rates, Measures(load_study(tmp_path, rates.name)), {})
+    once = spent(tmp_path, reference) + sum(spent(tmp_path, trial) for trial in rates.trials)
+    assert rates.references == (reference,) and found["train_seconds"] == pytest.approx(once)
+
+
+def spent(results: Path, own) -> float:
+    """Seconds of training of a run."""
+    return read_manifest(Ledger(results).folder(own.key))["totals"]["train_seconds"]
+
+
+def test_a_run_of_two_arms_and_a_given_reference_cost_their_time_once():
+    def made(identity: str, seconds: float | None, reference: str = "", took: float | None = None) -> Trial:
+        totals = {"train_seconds": seconds, **({"reference_seconds": took} if reference else {})}
+        return Trial(arm="a", size="s", seed=0, identity=identity, config={"reference": reference},
+                     manifest={"totals": totals})  # fmt: skip
+
+    nothing = Trial(arm="a", size="s", seed=1, identity="of which there are no records")
+    assert train_seconds([]) == 0 == train_seconds([nothing])
+    assert train_seconds([made("a1", 2.0), made("a1", 2.0), made("b2", 3.0), nothing]) == 5.0, "one run of two arms"
+    given = [made("c3", 1.0, "/runs/reference", 10.0), made("d4", 1.0, "/runs/reference", 10.0)]
+    assert train_seconds(given) == 12.0
+    own = [made("e5", 4.0), made("f6", 1.0, "/results/trials/e5", 4.0)]
+    assert train_seconds(own) == train_seconds(own[::-1]) == 5.0, "a reference that is a trial, too"
+    assert train_seconds([made("g7", None, "/runs/old", None)]) == 0, "records that do not say it"
 
 
 def test_study_json_says_which_reference_was_used(tiny, tmp_path):

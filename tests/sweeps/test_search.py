@@ -21,6 +21,8 @@ import pytest
 
 from analysis.inference.pooled_breaks import load
 from analysis.report.figures import Figures
+from analysis.report.tuning_blocks import importances
+from analysis.report.tuning_blocks import points as table_of
 from analysis.report.tuning_blocks import tuning as blocks_of
 from analysis.simulation.study import ARMS, write_study
 from analysis.study.load import load_study
@@ -30,6 +32,8 @@ from sweeps.commands import check_tuning
 from sweeps.search import Search, value_of
 from sweeps.study import build, command
 from sweeps.tune_rate import SEEDS
+from zslx.commands.interventions import card_of, card_text
+from zslx.config.spec import Spec
 from zslx.intervention.search_range import search_range
 
 SIZES = ["0.2M", "0.1M"]
@@ -131,6 +135,23 @@ def test_ranges_follow_from_what_a_setting_declares(row, text):
         ends = [found.setting(x) for x in (found.low, found.start, found.high)]
         assert all(row["low"] <= x <= row["high"] for x in ends) and ends[1] == pytest.approx(row["default"])
         assert all(type(x) is (int if row["type"] == "int" else float) for x in ends)
+
+
+def test_a_range_is_that_of_the_setting_wherever_it_is_shown(tiny):
+    """Optuna draws 1 - decay, under that name; what is said of it is a range of decay itself."""
+    search = planned(tiny, "token_agreement", points=2)
+    [own] = [s for s in search.arms if s.arm.name == "token_agreement"]
+    assert "1 - token_agreement.decay" in own.ranges
+    told = "0 .. 0.99375, log scale of 1 − it"
+    [line] = [line for line in search.announce() if line.startswith("  token_agreement: ")]
+    assert f"; token_agreement.decay {told}" in line and "1 - " not in line
+    shown = card_text(card_of(Spec.parse("token_agreement").parts[0]))
+    assert f"  token_agreement.decay   {told}" in shown.splitlines()
+    played(own, lambda trial: Value(state="complete", value=trial.params["1 - token_agreement.decay"]))
+    summary = json.loads(json.dumps(own.summary()))
+    assert f"; token_agreement.decay {told}" in table_of(summary).caption
+    mattered = importances({"arms": [summary | {"importances": {"1 - token_agreement.decay": 0.9, "rate": 0.1}}]})
+    assert mattered.rows[0][1:3] == ("token_agreement.decay", told)
 
 
 def test_the_comparison_takes_what_was_found_for_an_arm_and_its_placebo_and_the_rate_at_every_size(tiny):

@@ -10,18 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.inference.answers import qualified
-from analysis.inference.evidence import (
-    Contrast,
-    across_sizes,
-    contrast,
-    holm,
-    judge,
-    mean_interval,
-    pooled,
-    ratio_interval,
-    seeds_needed,
-    sign_flip,
-)
+from analysis.inference.contrasts import Contrast, contrast, mean_interval, pooled, ratio_interval, seeds_needed
+from analysis.inference.evidence import holm, judge
+from analysis.inference.resampling import across_sizes, sign_flip
 
 
 def draws(seed: int, shape: tuple[int, ...], mean: float = 0.0) -> np.ndarray:

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from analysis.inference.answers import look
-from analysis.inference.compare import compare, decided
+from analysis.inference.compare import compare
 from analysis.inference.looks import confidence_at
+from analysis.inference.stopping import decided
 from analysis.report.headline import closing_lines
 from analysis.report.report import answers
 from analysis.simulation.study import BASELINE, RATES, SimulatedArm, write_study

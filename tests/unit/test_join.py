@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.commands import compare, report
-from analysis.inference.compare import loss_contrasts
+from analysis.inference.loss_contrasts import loss_contrasts
 from analysis.simulation.study import BASELINE, SimulatedArm, write_study
 from analysis.study.join import join
 from analysis.study.load import load_study, place_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from analysis.inference.evidence import CONFIDENCE, POWER, Contrast, contrast
+from analysis.inference.contrasts import CONFIDENCE, POWER, Contrast, contrast
 from analysis.inference.looks import (
     FUTILE,
     TOTAL,

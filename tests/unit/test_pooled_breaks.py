@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.inference.compare import compare_study
-from analysis.inference.evidence import contrast
+from analysis.inference.contrasts import contrast
 from analysis.inference.pooled_breaks import BREAK_MEASURES, PooledBreaks, as_contrast, load
 from analysis.report.headline import headline
 from analysis.simulation.study import BASELINE, SimulatedArm, write_study
