@@ -24,9 +24,9 @@ from zslx.intervention.composed import Methods
 from zslx.intervention.registry import load_intervention
 from zslx.text.loader import Batch
 from zslx.training.course import Gradient
+from zslx.training.gradient_pass import GradientPass
 from zslx.training.sequence_surgery import SequenceSurgery
 from zslx.training.stack import Stack
-from zslx.training.step_gradient import GradientPass
 
 METHODS = (
     "pcgrad",

@@ -24,7 +24,8 @@ from zslx.gradients import GroupStats
 from zslx.gradients.engine.loss_batch import Groups, LossFn
 from zslx.intervention.composed import Methods
 from zslx.text.loader import Batch
-from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.gradient_pass import GradientPass
+from zslx.training.step_gradient import StepGradient
 
 WHOLE_GRAPH = ("logits", "token_sums")  # needs that are not made of parts of a batch
 
@@ -33,6 +34,7 @@ class RankedPass(GradientPass):
     """Computes the gradient of a step together with the other ranks."""
 
     adds_up = True  # gradients are added up here, not by the model
+    taps = False  # the engine hands over each parameter by itself, whose shares are then exchanged
 
     def __init__(self, model: nn.Module, methods: Methods, **options: Any):
         check_methods(methods)
@@ -45,9 +47,6 @@ class RankedPass(GradientPass):
                 f"step {step}: a batch of {len(batch.tokens)} sequences for {group.world()} ranks; each needs one"
             )
         return super().__call__(batch, step)
-
-    def _tapped(self) -> None:
-        """Nothing: the engine hands over each parameter by itself, whose shares are then exchanged."""
 
     def splits(self, batch: Batch) -> bool:
         # Decided by numbers that all ranks share: their own parts may differ by one sequence.

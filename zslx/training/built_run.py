@@ -42,9 +42,9 @@ from zslx.text import token_cache
 from zslx.text.loader import Loader, control, heldout
 from zslx.training.control_set import NEEDS as CONTROL_NEEDS
 from zslx.training.control_set import ControlSet
+from zslx.training.gradient_pass import GradientPass
 from zslx.training.malloc import keep_freed_memory
 from zslx.training.saver import Saver
-from zslx.training.step_gradient import GradientPass
 
 
 class BuiltRun:

@@ -16,8 +16,8 @@ from torch import Tensor
 from zslx.instruments.loss_interference import interference
 from zslx.intervention.composed import Methods
 from zslx.text.loader import Batch
+from zslx.training.gradient_pass import GradientPass
 from zslx.training.numbers import Diverged
-from zslx.training.step_gradient import GradientPass
 
 LOSSES = ("interference", "domain_losses")
 GRADIENTS = ("domain_gramian", "domain_variance")

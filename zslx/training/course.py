@@ -24,8 +24,9 @@ from zslx.instruments.during_training import Instruments
 from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.text.loader import Batch
+from zslx.training.gradient_pass import GradientPass
 from zslx.training.numbers import Number, finite
-from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.step_gradient import StepGradient
 
 NORM = "the gradient's norm"
 

@@ -9,7 +9,7 @@ Shapes: R runs, B sequences, T positions, K groups, P numbers of a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -22,7 +22,8 @@ from zslx.training.course import Gradient
 from zslx.training.group_weights import GroupWeights, weigh
 from zslx.training.numbers import finite
 from zslx.training.stack import Stack
-from zslx.training.step_gradient import GradientPass, StepGradient
+from zslx.training.step_gradient import StepGradient
+from zslx.training.surgery import combine
 
 
 class SequenceSurgery:
@@ -83,10 +84,8 @@ class SequenceSurgery:
             member = torch.nn.functional.one_hot(ids.cpu(), count).to(self.shares)
             outcome.group_losses = member.T @ self.shares[row]
         if methods.has("combine"):
-            groups = self.gradients[row]
-            ask.own.combine(
-                outcome, self._sums(ask.own, groups if member is None else member.T.to(groups) @ groups), ask.step
-            )
+            groups = self.gradients[row] if member is None else member.T.to(self.gradients) @ self.gradients[row]
+            outcome.record = combine(methods, ask.own.model, self._sums(methods.surgeon.sums, groups), ask.step)
             self.combined.append(i)
         elif member is None:
             outcome.gramian = self.gramians[row]
@@ -101,9 +100,8 @@ class SequenceSurgery:
             self.weights[self.row[i]] = self.members[i] @ chosen if i in self.members else chosen
         return outcome
 
-    def _sums(self, own: GradientPass, groups: Tensor) -> Iterator[CoordinateSums]:
+    def _sums(self, wanted: Collection[str], groups: Tensor) -> Iterator[CoordinateSums]:
         """Sums over the group gradients (K, P), by parameter."""
-        wanted = own.methods.surgeon.sums
         every = {
             "sum": groups.sum(0),
             "abs_sum": groups.abs().sum(0) if "abs_sum" in wanted else None,

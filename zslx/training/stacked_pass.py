@@ -21,8 +21,8 @@ from zslx.instruments.heldout import HeldOut
 from zslx.instruments.rank_decomposition import Decomposition
 from zslx.model.losses import arithmetic, cross_entropy
 from zslx.text.loader import Batch
+from zslx.training.gradient_pass import GradientPass
 from zslx.training.stack import Stack, captured
-from zslx.training.step_gradient import GradientPass
 
 GRAPHS = 8
 Pass = Callable[..., tuple[Tensor, ...]]
