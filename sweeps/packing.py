@@ -17,7 +17,7 @@ from zslx.config.run_config import Config
 from zslx.config.spec import Spec
 from zslx.intervention import registry
 from zslx.intervention.hooks import claims
-from zslx.training.pack import shape
+from zslx.training.pack_shape import shape
 
 SMALL = 10e6  # parameters below which a pack gains
 MOST = 64

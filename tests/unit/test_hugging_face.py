@@ -17,7 +17,7 @@ from zslx.runs.load import load_run_model
 from zslx.testing.subject import WATCHED, global_draws_watched, trained
 from zslx.text.loader import Batch
 from zslx.text.token_cache import prepare
-from zslx.training.pack import check_shapes
+from zslx.training.pack_shape import check_shapes
 from zslx.training.train import train
 
 transformers = pytest.importorskip("transformers")

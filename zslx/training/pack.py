@@ -42,6 +42,7 @@ from zslx.config.run_config import Config
 from zslx.intervention.raised import attempt
 from zslx.training.course import NORM, Begin, Course, Gradient, Interference, Losses, Request, Update
 from zslx.training.numbers import Block, Later, Number, finite
+from zslx.training.pack_shape import check_shapes
 from zslx.training.sequence_surgery import SequenceSurgery
 from zslx.training.stack import Stack, StackedAdamW
 from zslx.training.stacked_pass import StackedPass
@@ -99,32 +100,6 @@ def train_pack(
 def give(answer: Any, seconds: float, course: Course) -> Request:
     """Give a run what it asked for, or the error in its place; its next request."""
     return course.throw(answer) if isinstance(answer, Exception) else course.send((answer, seconds))
-
-
-SHAPES = ("model", "data.batch_size", "data.seq_len", "data.vocab_size", "data.path", "data.tokenizer",
-          "data.text_column", "data.domain_column", "data.max_tokens", "data.heldout_sequences", "train.dtype",
-          "train.device", "train.threads", "train.compile")  # fmt: skip
-
-
-def shape(config: Config) -> dict[str, Any]:
-    """What the runs of a pack have in common, by key."""
-    values = config.to_dict()
-    return {
-        key: values[group] if not name else values[group][name]
-        for key in SHAPES
-        for group, _, name in [key.partition(".")]
-    }
-
-
-def check_shapes(configs: Sequence[Config]) -> None:
-    """ValueError, naming the key, where the runs cannot share a pass."""
-    if other := next((config.model.hf for config in configs if config.model.hf), None):
-        raise ValueError(f"a pack needs the native model: a run of model=hf:{other} trains by itself")
-    first = shape(configs[0])
-    for config in configs[1:]:
-        for key, other in shape(config).items():
-            if other != first[key]:
-                raise ValueError(f"a pack needs runs of the same {key}, got {first[key]} and {other}")
 
 
 class Pack:
