@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 import zslx
 from zslx.config.run_config import Config
+from zslx.versions import version
 
 PACKAGES = ("torch", "numpy", "scipy", "tokenizers", "safetensors", "einops", "ray", "transformers")
 
@@ -27,18 +27,9 @@ def environment(config: Config) -> dict[str, Any]:
         "threads": config.train.threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    return {"versions": dict(_versions()), "hardware": hardware, "revision": _revision()}
-
-
-@cache
-def _versions() -> dict[str, str]:
-    versions = {"zslx": zslx.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    own = {"zslx": zslx.__version__, "python": platform.python_version()}
+    packages = {name: found for name in PACKAGES if (found := version(name)) is not None}
+    return {"versions": own | packages, "hardware": hardware, "revision": _revision()}
 
 
 @cache

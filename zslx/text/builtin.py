@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.metadata
 import importlib.util
 import inspect
 import platform
@@ -26,10 +25,10 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from zslx.text.documents import Document, Domain, Progress, document_of, read_text, silent
+from zslx.versions import version
 
 
 def _code(text: str) -> Iterator[tuple[str, str]]:
@@ -121,17 +120,13 @@ def versions() -> dict[str, str]:
     """What the embedded text is made of, package by package."""
     versions = {"python": platform.python_version()}
     for package in sorted({s.package for s in SOURCES} - {"stdlib"}):
-        try:
-            versions[package] = _version(package)
-        except importlib.metadata.PackageNotFoundError:
+        if (found := version(package)) is None:
             raise ValueError(
                 f"the embedded text needs the package {package}, which is not installed; "
                 "install it or give text of your own with data.path=FOLDER"
-            ) from None
+            )
+        versions[package] = found
     return versions
-
-
-_version = cache(importlib.metadata.version)
 
 
 def domains(progress: Progress = silent) -> tuple[Domain, ...]:
