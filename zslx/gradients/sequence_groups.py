@@ -41,7 +41,7 @@ class GroupStats:
     """What was taken from the K group gradients of a batch. Everything is detached; what was not asked for is empty or
     None.
 
-    losses (B, T) nats per token; group_losses (K,) = Σ_{i∈k} ℓ_i / N; num_tokens N;
+    losses (B, T) nats per token; group_losses (K,) = Σ_{i∈k} ℓ_i / N; num_tokens N; num_groups K;
     sum, abs_sum, sign_sum, chance_sum: parameter name to tensor of the parameter's shape;
     gramian (K, K), norms (K,), and by parameter gramians, norms_by_parameter, l1 (K,);
     slow: parameters that took one backward a group; unused: those without a part in the losses, zero in the sums and
@@ -51,21 +51,33 @@ class GroupStats:
     losses: Tensor
     group_losses: Tensor
     num_tokens: float
-    num_groups: int
     sum: Mapping[str, Tensor] = field(default_factory=dict)
     abs_sum: Mapping[str, Tensor] = field(default_factory=dict)
     sign_sum: Mapping[str, Tensor] = field(default_factory=dict)
     chance_sum: Mapping[str, Tensor] = field(default_factory=dict)
     l1: Mapping[str, Tensor] = field(default_factory=dict)
     gramian: Tensor | None = None
-    norms: Tensor | None = None
     gramians: Mapping[str, Tensor] = field(default_factory=dict)
-    norms_by_parameter: Mapping[str, Tensor] = field(default_factory=dict)
     slow: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     kept_bytes: int = 0
+    _squares: Mapping[str, Tensor] = field(default_factory=dict, repr=False)  # of norms without a Gramian
     _combine: Callable[[Tensor], Mapping[str, Tensor]] | None = field(default=None, repr=False)
     _parameters: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.group_losses)
+
+    @property
+    def norms(self) -> Tensor | None:
+        squares = add_up(self._squares.values()) if self.gramian is None else self.gramian.diagonal()
+        return None if squares is None else squares.clamp_min(0).sqrt()
+
+    @property
+    def norms_by_parameter(self) -> Mapping[str, Tensor]:
+        squares = {name: g.diagonal() for name, g in self.gramians.items()} | {**self._squares}
+        return {name: square.clamp_min(0).sqrt() for name, square in squares.items()}
 
     def combined(self, weights: Tensor) -> Mapping[str, Tensor]:
         """Σ_k w_k g_k by parameter name, weights (K,)."""
@@ -141,9 +153,6 @@ def collect(
     combine: Callable[[Tensor], Mapping[str, Tensor]] | None = None,
 ) -> GroupStats:
     """Totals over parameters, and everything in one frozen record."""
-    gramian = add_up(reduction.gramians.values())
-    squares = {name: g.diagonal() for name, g in reduction.gramians.items()} | reduction.squares
-    total = add_up(squares.values())
     kept = reduction.kept
     unused = tuple(name for name in parameters if name not in reduction.received)
     for wanted, sums in zip(("sum", "abs_sum", "sign_sum"), reduction.sums, strict=True):
@@ -158,19 +167,17 @@ def collect(
         losses=losses.detach(),
         group_losses=share,
         num_tokens=tokens,
-        num_groups=len(share),
         sum=reduction.sum,
         abs_sum=reduction.abs_sum,
         sign_sum=reduction.sign_sum,
         chance_sum=reduction.chance_sum,
         l1=reduction.l1,
-        gramian=gramian,
-        norms=None if total is None else total.clamp_min(0).sqrt(),
+        gramian=add_up(reduction.gramians.values()),
         gramians=reduction.gramians,
-        norms_by_parameter={name: square.clamp_min(0).sqrt() for name, square in squares.items()},
         slow=slow,
         unused=unused,
         kept_bytes=reduction.kept_bytes,
+        _squares=reduction.squares,
         _combine=combine,
         _parameters=parameters,
     )

@@ -71,7 +71,6 @@ class TappedModel:
         gradients = self._gradients(losses, cotangent)
         if not grouping.singles or grouping.order is not None:
             gradients = {name: grouping.sum(gradient) for name, gradient in gradients.items()}
-        gramian = add_up(map(gramian_of, gradients.values())) if "gramian" in want else None
         sums: dict[str, dict[str, Tensor]] = {what: {} for what in ELEMENTWISE}
         wanted = [what for what in ELEMENTWISE if what in want]
         for name, found in zip(gradients, self.coordinate_sums(list(gradients.values()), wanted), strict=True):
@@ -86,12 +85,10 @@ class TappedModel:
             losses=losses.detach(),
             group_losses=grouping.sum((losses.detach() * cotangent).sum(1)),
             num_tokens=tokens,
-            num_groups=grouping.count,
             sum=sums["sum"],
             abs_sum=sums["abs_sum"],
             sign_sum=sums["sign_sum"],
-            gramian=gramian,
-            norms=None if gramian is None else gramian.diagonal().clamp_min(0).sqrt(),
+            gramian=add_up(map(gramian_of, gradients.values())) if "gramian" in want else None,
             kept_bytes=sum(g.nbytes for g in gradients.values()) if keep else 0,
             _combine=combine if keep else None,
             _parameters=self.parameters,

@@ -66,17 +66,27 @@ class StackedPass:
 
     def _by_sequence(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         share = 1 / tokens[0].numel()
-
-        def one(own: dict[str, Tensor], tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            losses = cross_entropy(torch.func.functional_call(self.model, own, (tokens[None],)), targets[None])[0]
-            return losses.sum() * share, losses
-
-        of_sequence = torch.func.grad(one, has_aux=True)
-        of_run = torch.vmap(of_sequence, (None, 0, 0))
-        with self._cast(), attention():
-            by_name, losses = torch.vmap(of_run)(self.stack.parts(self.leaf.detach()), tokens, targets)
-        gradients = self.stack.joined(by_name)
+        with self._cast():
+            losses, gradients = self.of_sequences(lambda losses: losses.sum() * share, self.leaf, tokens, targets)
         return losses, gradients, gradients @ gradients.mT
+
+    def of_sequences(
+        self, total: Callable[..., Tensor], weights: Tensor, tokens: Tensor, targets: Tensor, *more: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Losses (R, B, T) at weights (R, P), and the gradients (R, B, P) of each sequence's `total`: a number made of
+        its losses (T,) and its parts of `more`, tensors (R, B, ...). Tokens are (R, B, T), or (B, T) common to all."""
+
+        def one(own: dict[str, Tensor], tokens: Tensor, targets: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+            logits = torch.func.functional_call(self.model, own, (tokens[None],))
+            losses = cross_entropy(logits, targets[None])[0]
+            return total(losses, *more), losses
+
+        place, each = 0 if tokens.ndim == 3 else None, [0] * len(more)
+        of_run = torch.vmap(torch.func.grad(one, has_aux=True), (None, 0, 0, *each))
+        of_runs = torch.vmap(of_run, (0, place, place, *each))
+        with attention():
+            by_name, losses = of_runs(self.stack.parts(weights.detach()), tokens, targets, *more)
+        return losses, self.stack.joined(by_name)
 
     def backward(self, total: Tensor) -> Tensor:
         """Gradient (R, P) of a sum over the runs."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from zslx.gradients.cancellation import totals_of
 from zslx.gradients.engine.loss_batch import random_signs
@@ -39,6 +38,7 @@ from zslx.instruments.gradient_interference import (
 from zslx.instruments.heldout import HeldOut
 from zslx.model.losses import cross_entropy
 from zslx.text.loader import Batch
+from zslx.training.position_products import Products
 from zslx.training.stacked_pass import StackedPass, attention
 
 BYTES = 1 << 29  # of the gradients of single examples that are there at a time
@@ -89,15 +89,14 @@ class StackedProbe:
         share = torch.full_like(batch.targets, 1 / batch.tokens.numel(), dtype=weights.dtype)
         found = []
         for rows in torch.arange(len(weights)).split(self._at_once(count)):
-            gradients = self._of_examples(weights[rows], batch, share.expand(len(rows), -1, -1))
+            losses, gradients = self._of_examples(weights[rows], batch, share.expand(len(rows), -1, -1))
             chance = torch.einsum("rs,rsp->rp", torch.stack([signs[r] for r in rows]).to(gradients), gradients)
-            measured = [gradients.sum(1), gradients.abs().sum(1), chance, gradients @ gradients.mT]
-            for total, size, drawn, gramian in zip(*(part.cpu() for part in measured), strict=True):
+            measured = [losses, gradients.sum(1), gradients.abs().sum(1), chance, gradients @ gradients.mT]
+            for own, total, size, drawn, gramian in zip(*(part.cpu() for part in measured), strict=True):
                 stats = GroupStats(
-                    losses=share,
-                    group_losses=share.sum(1),
-                    num_tokens=batch.tokens.numel(),
-                    num_groups=count,
+                    losses=own,
+                    group_losses=own.sum(1) / own.numel(),
+                    num_tokens=own.numel(),
                     gramian=gramian,
                     sum=self.stack.row(total),
                     abs_sum=self.stack.row(size),
@@ -238,7 +237,7 @@ class StackedProbe:
         """|g| (R, S', P) of the examples, some sequences at a time."""
         for rows in torch.arange(len(part.tokens)).split(self._at_once(len(weights))):
             piece = Batch(tokens=part.tokens[rows], targets=part.targets[rows], domains=part.domains[rows])
-            yield self._of_examples(weights, piece, cotangent[:, rows]).abs_()
+            yield self._of_examples(weights, piece, cotangent[:, rows])[1].abs_()
 
     # Passes.
 
@@ -253,60 +252,15 @@ class StackedProbe:
             for i, cotangent in enumerate(cotangents)
         ]
 
-    def _of_examples(self, weights: Tensor, batch: Batch, cotangent: Tensor) -> Tensor:
-        """Gradients (R, S, P) of each sequence's losses, weighted by a cotangent (R, S, T)."""
+    def _of_examples(self, weights: Tensor, batch: Batch, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (R, S, T), and the gradients (R, S, P) of each sequence's, weighted by a cotangent (R, S, T)."""
 
-        def one(own: dict[str, Tensor], tokens: Tensor, targets: Tensor, cotangent: Tensor) -> Tensor:
-            logits = torch.func.functional_call(self.model, own, (tokens[None],))
-            return (cross_entropy(logits, targets[None])[0] * cotangent).sum()
+        def total(losses: Tensor, cotangent: Tensor) -> Tensor:
+            return (losses * cotangent).sum()
 
-        of_run = torch.vmap(torch.func.grad(one), (None, 0, 0, 0))
-        with attention():
-            by_name = torch.vmap(of_run, (0, None, None, 0))(
-                self.stack.parts(weights.detach()), batch.tokens, batch.targets, cotangent
-            )
-        return self.stack.joined(by_name)
+        return self.passes.of_sequences(total, weights, batch.tokens, batch.targets, cotangent)
 
     def _at_once(self, of_each: int) -> int:
         """How many gradients of P numbers, `of_each` at a time, fit into BYTES."""
         weights = self.stack.weights
         return max(1, BYTES // (of_each * weights.shape[1] * weights.element_size()))
-
-
-class Products(TorchFunctionMode):
-    """Adds to each product with a matrix, zeros whose gradients are Δᵀa and |Δ|ᵀ|a| over the product's rows.
-
-    beside: by id of a matrix, its name and the two matrices that get these gradients; seen: names of those in products.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beside: dict[int, Any] = {}
-        self.seen: set[str] = set()
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        product = function(*args, **(kwargs or {}))
-        if function is not torch.nn.functional.linear or id(args[1]) not in self.beside:
-            return product
-        name, *beside = self.beside[id(args[1])]
-        self.seen.add(name)
-        return product + Crossed.apply(args[0].detach(), *beside)
-
-
-class Crossed(torch.autograd.Function):
-    """Zeros; the gradients of its two matrices are the sum and the absolute sum of the rows' outer products."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(inputs: Tensor, total: Tensor, size: Tensor) -> Tensor:
-        return inputs.new_zeros(*inputs.shape[:-1], len(total))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor]:
-        right, left = ctx.saved_tensors[0].flatten(0, -2), gradients[0].flatten(0, -2)
-        return None, left.T @ right, left.abs().T @ right.abs()
