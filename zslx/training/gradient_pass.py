@@ -8,6 +8,7 @@ Shapes: B sequences, T positions.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -107,13 +108,13 @@ class GradientPass(LossPass):
         """Whether a pass over several runs can be made of this one's: the whole batch, nothing computed twice."""
         return not self.micro_batch and not self.recomputes
 
-    @property
+    @cached_property
     def one_pass(self) -> bool:
         """Whether a step takes one forward and one backward, and nothing else."""
         more = self.methods.needs & {"token_alignment", "token_sums"} or any(map(self.methods.has, ALONE))
         return self.stackable and not self.methods.surgery and not more
 
-    @property
+    @cached_property
     def by_sequence(self) -> bool:
         """Whether a step is surgery on the gradients of sequences, or of groups of them, and nothing else."""
         other = any(map(self.methods.has, ("token_weights", "extra_loss", *ALONE))) or self.methods.needs & PASSES
