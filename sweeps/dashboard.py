@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
+import signal
 from pathlib import Path
 
 from sweeps.search_storage import FILE, storage
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from optuna_dashboard import run_server
 
     print(f"Optuna's dashboard of {args.results}: http://{HOST}:{args.port}/ (Ctrl-C ends it)", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        run_server(storage(path), host=HOST, port=args.port)
+    # At once: the server would take an exception in the middle of an answer for an error of that answer, and go on.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    run_server(storage(path), host=HOST, port=args.port)
     return 0

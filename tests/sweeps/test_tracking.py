@@ -273,6 +273,7 @@ def test_a_run_is_there_once_whatever_else_wrote_it(tmp_path):
     run = WandbRun("abc", tmp_path, "offline", {})
     late.mkdir()
     finish(run, [{"step": 0, "loss": 1.0}], {}, ok=True)
+    wandb_log.close()
     own = Path(run.run.dir).parent
     assert sorted((tmp_path / "wandb").glob("*run-*")) == sorted([own, other]) and list(own.glob("*.wandb"))
 
