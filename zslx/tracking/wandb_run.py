@@ -65,8 +65,7 @@ class WandbRun:
         shown: Sequence[str] = SHOWN,
         **names: Any,
     ):
-        self.files = root / "wandb"
-        remove_others(self.files, identifier)
+        remove_others(root / "wandb", identifier)
         os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
         import wandb
 
@@ -107,7 +106,7 @@ class WandbRun:
             self.run.finish(exit_code=0 if ok else 1)
             for name in ("logs", "tmp"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            remove_others(self.files, self.run.id, folder.name)
+            remove_others(folder.parent, self.run.id, folder.name)
 
 
 def settings(wandb: Any, mode: str, root: Path) -> Any:
