@@ -19,6 +19,7 @@ from dataclasses import replace
 from analysis.study.load import Study, Trial, one_environment
 from zslx.config.run_config import Config
 from zslx.instruments.measuring_steps import heldout_steps
+from zslx.runs.records import OVER
 
 FACTOR = 2  # of the points at a rung one in FACTOR goes on, to FACTOR times the steps
 
@@ -51,7 +52,7 @@ def at_rung(study: Study, step: int) -> Study:
 def _up_to(trial: Trial, step: int) -> Trial:
     last = int((trial.manifest.get("totals") or {}).get("steps") or 0)
     came = last - (trial.status == "diverged")  # the step that diverged is counted
-    if trial.status not in ("paused", "finished", "diverged") or came < step:
+    if trial.status not in ("paused", *OVER) or came < step:
         return trial
     count = int((trial.probe_steps <= step).sum())
     values = {key: (rows[rows < count], numbers[rows < count]) for key, (rows, numbers) in trial.values.items()}

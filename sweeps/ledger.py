@@ -24,9 +24,8 @@ from sweeps.planned import PlannedTrial, folder
 from sweeps.study import PlannedStudy
 from zslx.locking import locked
 from zslx.runs.integrity import fault
-from zslx.runs.records import LINE_FILES, read_manifest, read_run
+from zslx.runs.records import LINE_FILES, OVER, read_manifest, read_run
 
-DONE = ("finished", "diverged")
 PAUSED = "paused"
 FILES = ("config.json", "manifest.json", *(f"{name}.jsonl" for name in LINE_FILES))
 # Run folders that were whole: identity, stamps, and the step that they reached.
@@ -85,7 +84,7 @@ class Ledger:
         if failure:
             return replace(entry, status="failed", error=failure.error)
         status = self.status(trial)
-        return replace(entry, status=status if status in (*DONE, PAUSED) else entry.status)
+        return replace(entry, status=status if status in (*OVER, PAUSED) else entry.status)
 
     def traceback(self, study: PlannedStudy, key: str) -> Path:
         """The file for the traceback of a trial that failed."""
@@ -113,7 +112,7 @@ def _reached(folder: Path, identity: str) -> float:
         run = read_run(folder)
     except (ValueError, OSError):
         return 0.0
-    if run.status not in (*DONE, PAUSED) or run.manifest.get("identity") != identity or fault(run):
+    if run.status not in (*OVER, PAUSED) or run.manifest.get("identity") != identity or fault(run):
         return 0.0
     return float(run.manifest["totals"]["steps"]) if run.status == PAUSED else math.inf
 

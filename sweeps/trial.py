@@ -25,7 +25,7 @@ import torch
 
 from sweeps import wandb_log
 from sweeps.faults import described, may_pass
-from sweeps.ledger import DONE, PAUSED, claim, is_done, set_aside
+from sweeps.ledger import PAUSED, claim, is_done, set_aside
 from sweeps.wandb_log import Labels, Streams
 from zslx.config.run_config import Config
 from zslx.config.spec import Spec
@@ -35,7 +35,7 @@ from zslx.intervention.discovery import defined
 from zslx.runs.digest import digest
 from zslx.runs.identity import identity, ingredients
 from zslx.runs.integrity import fault
-from zslx.runs.records import read_config, read_manifest, read_run
+from zslx.runs.records import OVER, read_config, read_manifest, read_run
 from zslx.tracking.stream import streaming
 from zslx.training.pack import train_pack
 from zslx.training.train import train
@@ -206,7 +206,7 @@ def _as_begun(wanted: Config, folder: Path, name: str, *, packed: bool) -> Confi
         begun = dataclasses.replace(begun, reference=wanted.reference, run=wanted.run)
         same = identity(begun, packed=packed) == name and begun.instruments == wanted.instruments
         status = read_manifest(folder)["status"]
-        if same and status not in DONE and not (status == PAUSED and fault(read_run(folder))):
+        if same and status not in OVER and not (status == PAUSED and fault(read_run(folder))):
             return begun
     set_aside(folder)
     return wanted

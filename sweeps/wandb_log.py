@@ -26,15 +26,13 @@ from analysis.study.load import Study, load_trial
 from analysis.study.measures import Measures
 from zslx.locking import locked
 from zslx.runs.json_files import read_json, write_json
-from zslx.runs.records import Run, read_manifest, read_run
+from zslx.runs.records import OVER, Run, read_manifest, read_run
 from zslx.slug import slug
 from zslx.tracking.event_files import EventFiles
 from zslx.tracking.rows import Rows, dated
 from zslx.tracking.stream import Feed, Sink, finish
 from zslx.tracking.summary import about, summary
 from zslx.tracking.wandb_run import WandbRun, run_id
-
-OVER = ("finished", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)

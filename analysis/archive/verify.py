@@ -17,11 +17,11 @@ from typing import Any
 import zslx
 from analysis.archive.container import COMPARISON, SOURCES, unpack
 from analysis.archive.identities import identity_fault, sources_of
-from analysis.archive.write import DONE, Progress, claims, source_name
+from analysis.archive.write import Progress, claims, source_name
 from analysis.study.declaration import Declaration, Entry
 from zslx.runs.integrity import fault
 from zslx.runs.json_files import read_json
-from zslx.runs.records import Run, read_run
+from zslx.runs.records import OVER, Run, read_run
 
 TOLERANCE = 1e-9
 # What values of wrong types in a hostile file may raise where they are computed with.
@@ -65,7 +65,7 @@ def _trials(folder: Path) -> Check:
     if (cells := len(declared.arms) * len(declared.sizes) * len(declared.seeds)) > LARGEST_STUDY:
         raise ValueError(f"study.json: {cells} arms × sizes × seeds, allowed are {LARGEST_STUDY}")
     arms = {arm.name: arm for arm in declared.arms}
-    done = [entry for entry in (*declared.trials, *declared.references) if entry.status in DONE]
+    done = [entry for entry in (*declared.trials, *declared.references) if entry.status in OVER]
     faults = []
     for entry in done:
         try:

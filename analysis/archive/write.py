@@ -28,11 +28,10 @@ from analysis.study.load import find_study, load_trial
 from zslx.places import PLUGIN_GROUP, ROOT, plugin_folders
 from zslx.runs.evaluations import FILE as EVALUATIONS
 from zslx.runs.json_files import dumps, loads, write_json
-from zslx.runs.records import LINE_FILES, read_run
+from zslx.runs.records import LINE_FILES, OVER, read_run
 from zslx.slug import slug
 
 Progress = Callable[[int, int], None]
-DONE = ("finished", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class _Staged:
     def _entry(self, entry: Entry) -> Entry:
         """How the trial stands, its folder staged where it is done."""
         trial = load_trial(self.results, entry)
-        if trial.status in DONE and trial.folder:
+        if trial.status in OVER and trial.folder:
             self._stage(entry)
         else:
             self.notes.append(f"{entry.label}: {trial.status}: {trial.error or 'not done'}; its records stay behind")

@@ -15,6 +15,7 @@ from analysis.inference.controls import adds_cosine
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study
 from zslx.config.presets import preset
+from zslx.runs.records import OVER
 
 NAME = "ZSL-bench"
 SEEDS = 10
@@ -67,7 +68,7 @@ def departures(study: Study, scale: Scale) -> Iterator[str]:
         yield f"a search of {tuning['points']} points an arm; allowed are {MOST_POINTS}"
     if tuning.get("halving"):
         yield "a search with successive halving, which favours what is fast at first"
-    if lost := sum(trial.status not in ("finished", "diverged") for trial in study.trials):
+    if lost := sum(trial.status not in OVER for trial in study.trials):
         yield f"{lost} trials are not done"
     found: list[str] = []
     for size in scale.sizes:

@@ -6,7 +6,7 @@ seeds or more have it; with one seed the curve has no band. Differences are pair
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,3 +171,23 @@ def metric(measures: Measures, arm: str, size: str, key: str) -> Line | None:
     ends = edges(measures.horizon[size])
     summaries = (measures.steps(trial) for trial in measures.study.of(arm, size))
     return over_seeds(np.sqrt(ends[:-1] * ends[1:]), (s.metrics[key] for s in summaries if s and key in s.metrics))
+
+
+def from_step(line: Line | None, first: float) -> Line | None:
+    """The part of a line at t ≥ first."""
+    if line is None or not (keep := line.x >= first).any():
+        return line
+    low, high = (None if v is None else v[keep] for v in (line.low, line.high))
+    return Line(x=line.x[keep], y=line.y[keep], low=low, high=high)
+
+
+def in_words(found: Mapping[str, Line]) -> str:
+    """First, lowest and last value of each line, for readers who do not see it."""
+    texts = []
+    for arm, line in found.items():
+        y = line.y[np.isfinite(line.y)]
+        if len(y):
+            texts.append(
+                f"{arm} from {y[0]:.3g} to {y[-1]:.3g} at the last step (range {y.min():.3g} to {y.max():.3g})"
+            )
+    return "; ".join(texts)

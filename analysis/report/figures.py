@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from analysis.inference.pooled_breaks import PooledBreaks
-from analysis.inference.rows import ArmComparison, Difference
+from analysis.inference.rows import ArmComparison
 from analysis.numbers import p_value, printable
 from analysis.report import curves
 from analysis.report.blocks import Axes, Choices, Figure, LegendEntry, Marks, Panel, SizeScale, Stroke
-from analysis.report.curves import Line
+from analysis.report.curves import Line, from_step, in_words
 from analysis.report.drawing import style
+from analysis.report.row_figure import bar, per_cent, rows_figure
 from analysis.study.arm import Arm
 from analysis.study.measures import flops_per_token
 
@@ -324,62 +322,7 @@ class Figures:
 NOT_PLACED = " (the data do not place the break)"
 
 
-def rows_figure(
-    title: str,
-    rows: Sequence[str],
-    groups: Sequence[Marks],
-    alternative: str,
-    *,
-    x_label: str,
-    caption: str,
-    **how: Any,
-) -> Figure:
-    """A wide figure with one row of marks below the other."""
-    extent = (7.2, 0.9 + 0.26 * len(rows))
-    look: dict[str, Any] = {
-        "rows": tuple(rows),
-        "zero": 0.0,
-        "log_x": False,
-        "time": False,
-        "x_label": x_label,
-        "extent": extent,
-    }
-    panel = Panel(title="", alternative=alternative, marks=tuple(groups), axes=Axes(**look | how))
-    return Figure(title=title, panels=(panel,), caption=caption, wide=True)
-
-
-def bar(found: Difference | Mapping[str, Any], scale: Callable[[float], float]) -> dict[str, Any]:
-    """The ends of an interval; none from one seed."""
-    if found["low"] is None or found["high"] is None:
-        return {"low": None, "high": None}
-    return {"low": [scale(found["low"])], "high": [scale(found["high"])]}
-
-
-def per_cent(log_difference: float) -> float:
-    return 100 * math.expm1(log_difference)
-
-
 def ordered(arms: Sequence[Arm]) -> list[Arm]:
     """Baseline first, then what was asked about, placebos, controls: colours go in this order."""
     rank = {"baseline": 0, "arm": 1, "placebo": 2, "control": 3}
     return sorted(arms, key=lambda arm: rank.get(arm.role, 4))
-
-
-def from_step(line: Line | None, first: float) -> Line | None:
-    """The part of a line at t ≥ first."""
-    if line is None or not (keep := line.x >= first).any():
-        return line
-    low, high = (None if v is None else v[keep] for v in (line.low, line.high))
-    return Line(x=line.x[keep], y=line.y[keep], low=low, high=high)
-
-
-def in_words(found: Mapping[str, Line]) -> str:
-    """First, lowest and last value of each line, for readers who do not see it."""
-    texts = []
-    for arm, line in found.items():
-        y = line.y[np.isfinite(line.y)]
-        if len(y):
-            texts.append(
-                f"{arm} from {y[0]:.3g} to {y[-1]:.3g} at the last step (range {y.min():.3g} to {y.max():.3g})"
-            )
-    return "; ".join(texts)

@@ -10,7 +10,8 @@ import numpy as np
 from analysis.inference.rows import Comparison, DomainChanges, Interval, Part
 from analysis.numbers import MISSING, difference, minus, number, plus_minus, printable
 from analysis.report.blocks import Axes, Block, Figure, HeatMap, Panel, Table
-from analysis.report.figures import Figures, bar, per_cent
+from analysis.report.figures import Figures
+from analysis.report.row_figure import bar, per_cent
 
 Grouping = Literal["by_domain", "by_frequency"]
 FREQUENT = {"0": "most frequent", "1": "frequent", "2": "rarer", "3": "rarest"}

@@ -11,8 +11,9 @@ import numpy as np
 from analysis.numbers import MISSING, minus
 from analysis.report import curves
 from analysis.report.blocks import Axes, Block, Figure, LegendEntry, Panel, Stroke, Table
+from analysis.report.curves import in_words
 from analysis.report.drawing import style
-from analysis.report.figures import BAND, FIT, Figures, in_words, ordered
+from analysis.report.figures import BAND, FIT, Figures, ordered
 from analysis.study.measures import Measures, parameters
 from zslx.deceleration.scaling_law import ScalingTrend, scaling_trend
 from zslx.figure_style import TERMS

@@ -11,7 +11,8 @@ from analysis.inference.rows import Comparison
 from analysis.numbers import difference, printable
 from analysis.report.blocks import Axes, Figure, LegendEntry, Marks, Panel, Stroke
 from analysis.report.curves import Line
-from analysis.report.figures import FIT, Figures, bar, per_cent, rows_figure
+from analysis.report.figures import FIT, Figures
+from analysis.report.row_figure import bar, per_cent, rows_figure
 
 # The models of the zero-sum learning paper (arXiv 2506.05447): non-embedding parameters 5.5 L d² of its configurations,
 # and L_d, t_d, r_d of its released fits to the training loss (repeated by tests/oracles/test_fit.py).

@@ -11,7 +11,8 @@ from analysis.inference.rows import Comparison
 from analysis.numbers import MISSING, count, minus, printable
 from analysis.report.blocks import Axes, Block, Figure, Marks, Panel, Table, Text
 from analysis.report.curves import Line
-from analysis.report.figures import Figures, per_cent
+from analysis.report.figures import Figures
+from analysis.report.row_figure import per_cent
 from analysis.study.tuning import COMPLEMENT, cut_at, searched, setting_of
 
 

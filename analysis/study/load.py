@@ -31,7 +31,7 @@ from analysis.study.imported import Imported, read_imported
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
 from zslx.runs.json_files import last_line, read_json
-from zslx.runs.records import Run, numbers, read_run
+from zslx.runs.records import OVER, Run, numbers, read_run
 
 LARGEST_LOSS = 1e6  # nats per token; a vocabulary of 10^5 entries starts at 12
 MOST_TOKENS = 1e18
@@ -207,7 +207,7 @@ def load_trial(results: Path, entry: Entry) -> Trial:
     except (ValueError, OSError) as error:
         return replace(trial, status="failed", error=str(error), folder=folder)
     # The run knows better than the study whether it is done; why it was given up the study knows.
-    done = run.status in ("finished", "diverged", "paused") or trial.status in ("finished", "paused")
+    done = run.status in (*OVER, "paused") or trial.status in ("finished", "paused")
     why = str(run.manifest.get("error") or last_line(folder / "steps.jsonl").get("diverged") or "")
     if run.status == "paused":
         why = f"at step {(run.manifest.get('totals') or {}).get('steps')} of {run.config['train']['steps']}"

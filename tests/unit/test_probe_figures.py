@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from zslx.config.run_config import Config, parse_overrides
-from zslx.probing.figures import FIGURES, Series, at, run_label, write_figures
+from zslx.probing.figures import FIGURES, write_figures
+from zslx.probing.series import Series, at, run_label
 
 
 def record(step: int, size: float, **other: Any) -> dict[str, Any]:

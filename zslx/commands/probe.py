@@ -114,7 +114,7 @@ def _probe(name: str, settings: Any, args: argparse.Namespace) -> Any:
 
 def print_trends(probes: list[Any], results: list[dict[int, dict[str, Any]]]) -> None:
     """The scaling law of cross-entropy and its terms, from three sizes on."""
-    from zslx.probing.figures import Series, final_trends
+    from zslx.probing.series import Series, final_trends
 
     series = [Series.of(p.label, p.parameters, list(found.values())) for p, found in zip(probes, results, strict=True)]
     try:
@@ -144,7 +144,8 @@ def log(probes: list[Any], results: list[dict[int, dict[str, Any]]], mode: str) 
 
 
 def draw(probes: list[Any], results: list[dict[int, dict[str, Any]]], together: Path | None) -> None:
-    from zslx.probing.figures import Series, scaling_record, write_figures
+    from zslx.probing.figures import write_figures
+    from zslx.probing.series import Series, scaling_record
     from zslx.runs.json_files import write_json
 
     series = [Series.of(p.label, p.parameters, list(found.values())) for p, found in zip(probes, results, strict=True)]

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from zslx.config.groups import ModelConfig
 from zslx.config.hugging_face import architecture, library, longest
 from zslx.config.run_config import Config
 from zslx.model.attention_mask import attention_mask
+from zslx.versions import version
 
 
 class HuggingFaceModel(nn.Module):
@@ -211,7 +211,7 @@ def check_tokenizer(model: ModelConfig, tokenizer: Tokenizer) -> None:
 
 def ingredients(model: ModelConfig) -> dict[str, Any]:
     """What decides a run's numbers beside its settings: the version of transformers, the weights it begins with."""
-    found = {"transformers": metadata.version("transformers")}
+    found = {"transformers": version("transformers")}
     if model.pretrained:
         files = sorted(Path(model.hf).glob("*.safetensors"))
         if not files:

@@ -22,7 +22,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from zslx.locking import locked
 from zslx.probing.probe import ProbeSettings, RunProbe
 from zslx.runs.evaluations import FILE, read_evaluations
 from zslx.runs.json_files import JsonLines
+from zslx.versions import version
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Harness:
         every = sorted(root.rglob("*")) if self.settings.include else []
         files = [file for file in every if file.is_file() and "__pycache__" not in file.parts]
         own = [[str(file.relative_to(root)), hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-        text = json.dumps([self.settings.few_shot, self.settings.limit, own, metadata.version("lm_eval")])
+        text = json.dumps([self.settings.few_shot, self.settings.limit, own, version("lm_eval")])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def evaluate(self, model: Any, tokenizer: Any, task: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Evaluation(RunProbe):
                 progress(i / len(missing), f"step {step}, {task}")
                 if step != at:
                     at, exported = step, self.exported(step)
-                record = {"step": step, "task": task, "key": key, "lm_eval": metadata.version("lm_eval")}
+                record = {"step": step, "task": task, "key": key, "lm_eval": version("lm_eval")}
                 record |= {"few_shot": harness.settings.few_shot, "limit": harness.settings.limit}
                 record |= harness.evaluate(*exported, task)
                 with JsonLines(self.folder / FILE) as file:

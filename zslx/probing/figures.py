@@ -1,68 +1,24 @@
 """The figures of `zslx probe`, PNG and SVG: interference, its plane, first order, gradients, decomposition, histogram.
 
-Drawn by matplotlib's objects (no pyplot, no global figure), imported here and nowhere else in the core. Colours are
+Drawn by matplotlib's objects (no pyplot, no global figure), imported when a figure is drawn. Colours are
 Okabe and Ito's, one a run, in the order of the runs; what differs within a run differs in line style.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zslx.config.run_config import Config
-from zslx.config.sizes import LAPTOP_SIZES, PAPER_SIZES
-from zslx.deceleration.scaling_law import ScalingTrend, decomposition_trends
-from zslx.figure_style import PALETTE, TERMS
+from zslx.deceleration.scaling_law import ScalingTrend
+from zslx.figure_style import TERMS
+from zslx.probing.panels import colour, dress, legend, line, log_axis, once, short
+from zslx.probing.series import Series, at, final_trends, trends_over_steps
 
-COLOURS = (*PALETTE[1:], PALETTE[0])
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "zslx", "font.size": 9, "axes.titlesize": 9}
 DPI = 160
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """One run's records in the order of their steps."""
-
-    label: str
-    parameters: int  # without embedding and unembedding
-    records: Sequence[Mapping[str, Any]]
-
-    @classmethod
-    def of(cls, label: str, parameters: int, records: Sequence[Mapping[str, Any]]) -> Series:
-        in_order = sorted(records, key=lambda r: r["step"])
-        return cls(label=label, parameters=parameters, records=in_order)
-
-    def curve(self, *path: str) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) where the records have a number at `path`."""
-        found = [(r["step"], value) for r in self.records if (value := at(r, path)) is not None]
-        return np.array([s for s, _ in found], dtype=float), np.array([v for _, v in found], dtype=float)
-
-    def both(self, x: tuple[str, ...], y: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(steps, x, y) where the records have a number at both paths."""
-        found = [(r["step"], a, b) for r in self.records if None not in (a := at(r, x), b := at(r, y))]
-        steps, xs, ys = np.array(found, dtype=float).reshape(-1, 3).T
-        return steps, xs, ys
-
-
-def at(record: Any, path: Iterable[str]) -> float | None:
-    """The number at a path of keys, or None."""
-    for key in path:
-        record = record.get(key) if isinstance(record, Mapping) else None
-    return record if isinstance(record, (int, float)) and not isinstance(record, bool) else None
-
-
-def run_label(folder: Path, config: Config) -> str:
-    """Size, intervention and seed; the folder's name where the size has none."""
-    m = config.model
-    shape = (m.d_model, m.n_layers, m.n_heads)
-    named = {} if m.hf else LAPTOP_SIZES | PAPER_SIZES
-    size = next((n for n, s in named.items() if s == shape), folder.name)
-    arm = "" if config.intervention == "none" else f" {config.intervention}"
-    return f"{size}{arm}, seed {config.train.seed}"
 
 
 def write_figures(series: Sequence[Series], folder: Path) -> Path:
@@ -81,7 +37,7 @@ def write_figures(series: Sequence[Series], folder: Path) -> Path:
             if not draw(figure, series):
                 continue
             if len(set(labels)) > 1 or name not in ("decomposition", "histogram"):
-                _legend(figure)
+                legend(figure)
             figure.savefig(folder / f"{name}.png", dpi=DPI)
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return folder
@@ -105,14 +61,14 @@ def interference(figure: Any, series: Sequence[Series]) -> bool:
     for i, one in enumerate(series):
         for row, key in enumerate(("D", "M")):
             for column, kind in enumerate(kinds):
-                _line(axes[row][column], one.curve(kind, key), i, "-", one.label)
+                line(axes[row][column], one.curve(kind, key), i, "-", one.label)
     for ax, title in zip(axes[0], kinds.values(), strict=True):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_ylim(0, 1.02)
     axes[0][0].set_ylabel("D, share that cancels")
     axes[1][0].set_ylabel("M, mean |Δℓ| (nats)")
     for ax in axes.flat:
-        _dress(ax, log_y=ax in axes[1])
+        dress(ax, log_y=ax in axes[1])
     for ax in axes[1]:
         ax.set_xlabel("step t")
     return True
@@ -132,13 +88,13 @@ def plane(figure: Any, series: Sequence[Series]) -> bool:
         if len(sizes):
             _contours(ax, sizes.min() / 1.6, sizes.max() * 1.6)
         for i, (_, d, m) in enumerate(points):
-            ax.plot(d, m, color=_colour(i), lw=1.1, alpha=0.7)
-            ax.scatter(d, m, s=10 + 4 * np.arange(len(d)), color=_colour(i), label=_once(ax, i, series), zorder=3)
+            ax.plot(d, m, color=colour(i), lw=1.1, alpha=0.7)
+            ax.scatter(d, m, s=10 + 4 * np.arange(len(d)), color=colour(i), label=once(ax, i, series), zorder=3)
             if len(d):
-                ax.scatter(d[-1], m[-1], s=14 + 4 * len(d), facecolor=_colour(i), edgecolor="black", lw=1.2, zorder=4)
+                ax.scatter(d[-1], m[-1], s=14 + 4 * len(d), facecolor=colour(i), edgecolor="black", lw=1.2, zorder=4)
         steps = points[0][0]
         if len(steps):
-            ax.set_xlabel(f"D, share that cancels (step {_short(steps[0])} small, {_short(steps[-1])} ringed)")
+            ax.set_xlabel(f"D, share that cancels (step {short(steps[0])} small, {short(steps[-1])} ringed)")
     axes[0].set_ylabel("M, mean |Δℓ| (nats)")
     return True
 
@@ -152,7 +108,7 @@ def _contours(ax: Any, low: float, high: float) -> None:
     lines = ax.contour(d, m, change, levels=levels, colors="#9aa0a8", linewidths=0.6)
     ax.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize=6.5)
     ax.set_xlim(0, 1)
-    _log_y(ax)
+    log_axis(ax)
     ax.set_ylim(low, high)
 
 
@@ -164,19 +120,19 @@ def first_order(figure: Any, series: Sequence[Series]) -> bool:
     for i, one in enumerate(series):
         steps, c_g = one.curve("first_order", "C_g")
         error = one.curve("first_order", "relative_se")[1]
-        _line(axes[0], (steps, c_g), i, "-", one.label)
+        line(axes[0], (steps, c_g), i, "-", one.label)
         if len(error) == len(c_g):
             axes[0].fill_between(
-                steps, c_g * (1 - 1.96 * error), c_g * (1 + 1.96 * error), color=_colour(i), alpha=0.2, lw=0
+                steps, c_g * (1 - 1.96 * error), c_g * (1 + 1.96 * error), color=colour(i), alpha=0.2, lw=0
             )
         (_, c_ug), (_, c_total) = one.curve("first_order", "C_ug"), one.curve("first_order", "C_uG")
         if len(c_ug) == len(steps) == len(c_total):
-            _line(axes[1], (steps, c_total / c_ug), i)
-        _line(axes[2], one.curve("first_order", "error"), i)
+            line(axes[1], (steps, c_total / c_ug), i)
+        line(axes[2], one.curve("first_order", "error"), i)
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_xlabel("step t")
-        _dress(ax, log_y=True)
+        dress(ax, log_y=True)
     return any(len(one.curve("first_order", "C_g")[0]) for one in series)
 
 
@@ -188,17 +144,17 @@ def gradients(figure: Any, series: Sequence[Series]) -> bool:
     for ax, kind in zip(axes, kinds, strict=True):
         for i, one in enumerate(series):
             steps, ratio = one.curve(kind, "ratio")
-            _line(ax, (steps, ratio), i, "-", f"{one.label}" if kind == kinds[0] else None)
+            line(ax, (steps, ratio), i, "-", f"{one.label}" if kind == kinds[0] else None)
             error = one.curve(kind, "ratio_se")[1]
             if len(error) == len(ratio) and len(ratio):
-                ax.fill_between(steps, ratio - 1.96 * error, ratio + 1.96 * error, color=_colour(i), alpha=0.2, lw=0)
+                ax.fill_between(steps, ratio - 1.96 * error, ratio + 1.96 * error, color=colour(i), alpha=0.2, lw=0)
             name = f"{one.label}, random signs" if kind == kinds[0] else None
-            _line(ax, one.curve(kind, "chance_ratio"), i, ":", name, mark="")
+            line(ax, one.curve(kind, "chance_ratio"), i, ":", name, mark="")
         n, total = at(series[0].records[-1], (kind, "n")), at(series[0].records[-1], (kind, "num_tokens"))
         count = f"n = {n:g}" + (f" of {total:g}" if total and total != n else "") if n else ""
         ax.set_title(f"{kind.removeprefix('grad_')}s, {count}", loc="left", fontweight="bold")
         ax.set_xlabel("step t")
-        _dress(ax)
+        dress(ax)
     axes[0].set_ylabel("1 − Σ|Σ g| / Σ|g|, body matrices")
     return True
 
@@ -210,13 +166,13 @@ def decomposition(figure: Any, series: Sequence[Series]) -> bool:
     titles = TERMS
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
         for i, one in enumerate(series):
-            _line(ax, one.curve("decomposition", key), i, "-", one.label if key == "ce" else None)
+            line(ax, one.curve("decomposition", key), i, "-", one.label if key == "ce" else None)
             steps, half = one.curve("decomposition", "half", key)
             if key != "ce":
-                ax.plot(steps, half, "o", ms=3.2, mfc="none", mec=_colour(i), mew=0.7)
+                ax.plot(steps, half, "o", ms=3.2, mfc="none", mec=colour(i), mew=0.7)
         ax.set_title(title, loc="left", fontweight="bold")
         ax.set_xlabel("step t")
-        _dress(ax)
+        dress(ax)
     axes[0].set_ylabel("nats per token (hollow: at N/2)")
     return True
 
@@ -235,13 +191,13 @@ def scaling(figure: Any, series: Sequence[Series]) -> bool:
     sizes, terms = [one.parameters for one in series], [one.records[-1]["decomposition"] for one in series]
     for i, (key, name) in enumerate((TERMS | {"conf": "|confidence|"}).items()):
         ax, trend = axes[0][i], found[key]
-        ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=_colour(i), ms=4)
+        ax.plot(sizes, [abs(t[key]) for t in terms], "o", color=colour(i), ms=4)
         ax.set_title(f"{name}\n{_slope(trend)}", loc="left")
         if isinstance(trend, ScalingTrend):
             x = np.array([min(sizes), max(sizes)])
-            ax.plot(x, np.exp(trend.c) * x**trend.alpha, color=_colour(i), lw=1.4)
+            ax.plot(x, np.exp(trend.c) * x**trend.alpha, color=colour(i), lw=1.4)
         ax.set_xlabel("parameters without embeddings")
-        _dress(ax, log_x=False, log_y=True)
+        dress(ax, log_x=False, log_y=True)
         ax.set_xscale("log")
         if len(set(sizes)) < 6:
             ax.set_xticks(sorted(set(sizes)), [f"{size / 1e6:.2g}M" for size in sorted(set(sizes))], minor=False)
@@ -262,49 +218,13 @@ def _slopes(ax: Any, over_steps: Mapping[int, Mapping[str, Any]], key: str, i: i
     if known:
         steps, alphas = np.array([s for s, _ in known]), np.array([t.alpha for _, t in known])
         low, high = np.array([t.interval for _, t in known]).T
-        _line(ax, (steps, alphas), i)
-        ax.fill_between(steps, low, high, color=_colour(i), alpha=0.2, lw=0)
+        line(ax, (steps, alphas), i)
+        ax.fill_between(steps, low, high, color=colour(i), alpha=0.2, lw=0)
         room = 0.5 * np.ptp(alphas) + 0.01
         ax.set_ylim(alphas.min() - room, alphas.max() + room)
     ax.axhline(0, color="#9aa0a8", lw=0.8)
     ax.set_xlabel("step t")
-    _dress(ax)
-
-
-def final_trends(series: Sequence[Series]) -> dict[str, ScalingTrend | ValueError] | None:
-    """The trend of each term over sizes, each model at its last checkpoint; None below three sizes."""
-    return _trends([one.parameters for one in series], [one.records[-1] for one in series])
-
-
-def trends_over_steps(series: Sequence[Series]) -> dict[int, dict[str, ScalingTrend | ValueError]]:
-    """The same at each step above 0 that all models have."""
-    records = [{r["step"]: r for r in one.records} for one in series]
-    common = sorted(set.intersection(*map(set, records)) - {0})
-    found = {step: _trends([one.parameters for one in series], [r[step] for r in records]) for step in common}
-    return {step: trends for step, trends in found.items() if trends}
-
-
-def scaling_record(series: Sequence[Series]) -> dict[str, Any]:
-    """What `scaling` draws, as JSON: the models, the trends over them, and those at each step; {} without a trend."""
-    try:
-        found = final_trends(series)
-    except ValueError:
-        return {}
-    if found is None:
-        return {}
-
-    def written(trends: Mapping[str, ScalingTrend | ValueError]) -> dict[str, Any]:
-        return {k: t._asdict() if isinstance(t, ScalingTrend) else {"refused": str(t)} for k, t in trends.items()}
-
-    models = [{"name": one.label, "parameters": one.parameters, "step": one.records[-1]["step"]} for one in series]
-    over_steps = {str(step): written(trends) for step, trends in trends_over_steps(series).items()}
-    return {"models": models, "trends": written(found), "steps": over_steps}
-
-
-def _trends(sizes: list[int], records: list[Mapping[str, Any]]) -> dict[str, ScalingTrend | ValueError] | None:
-    if len(set(sizes)) < 3:
-        return None
-    return decomposition_trends(sizes, [record["decomposition"] for record in records])
+    dress(ax)
 
 
 def _slope(trend: ScalingTrend | ValueError) -> str:
@@ -330,11 +250,11 @@ def histogram(figure: Any, series: Sequence[Series]) -> bool:
             middle = (np.arange(len(counts)) + 0.5) / len(counts)
             shade = str(0.8 - 0.8 * k / max(1, len(chosen) - 1))
             density = counts / counts.sum() * len(counts)
-            ax.plot(middle, density, color=shade, lw=1.3, label=f"step {_short(record['step'])}")
+            ax.plot(middle, density, color=shade, lw=1.3, label=f"step {short(record['step'])}")
         ax.set_title(one.label, loc="left", fontweight="bold")
         ax.set_xlabel("c = |Σ g| / Σ|g| of a coordinate, sequences")
         ax.legend(frameon=False)
-        _dress(ax, log_x=False)
+        dress(ax, log_x=False)
         ax.set_xlim(0, 1)
     figure.axes[0].set_ylabel("density")
     return True
@@ -349,58 +269,3 @@ FIGURES: dict[str, Callable[[Any, Sequence[Series]], bool]] = {
     "scaling": scaling,
     "histogram": histogram,
 }
-
-
-def _line(ax: Any, points: tuple[Any, Any], i: int, dash: str = "-", label: str | None = None, mark: str = "o") -> None:
-    steps, values = points
-    if len(steps):
-        ax.plot(steps, values, dash, color=_colour(i), lw=1.4, marker=mark, ms=2.6, label=label)
-
-
-def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
-
-
-def _once(ax: Any, i: int, series: Sequence[Series]) -> str | None:
-    """The run's label in the first panel alone."""
-    return series[i].label if ax is ax.figure.axes[0] else None
-
-
-def _dress(ax: Any, *, log_x: bool = True, log_y: bool = False) -> None:
-    if log_x:
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_formatter(lambda value, _: _short(value))
-        ax.xaxis.get_major_locator().set_params(numticks=7)
-    if log_y and ax.lines:
-        _log_y(ax)
-    ax.grid(True, color="#e3e5e8", lw=0.6)
-    ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-
-
-def _log_y(ax: Any) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _short(value: float) -> str:
-    """4096 → 4k, 1500 → 1500: powers of two in k where they are round."""
-    return f"{value / 1024:g}k" if value >= 1024 and value % 1024 == 0 else f"{value:g}"
-
-
-def _legend(figure: Any) -> None:
-    """One legend below all panels."""
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    if entries and not any(ax.get_legend() for ax in figure.axes):
-        rows = -(-len(entries) // max(1, int(figure.get_figwidth() // 2.4)))
-        columns = -(-len(entries) // rows)
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False)

@@ -45,10 +45,10 @@ from zslx.instruments.rank_decomposition import Decomposition
 from zslx.locking import locked
 from zslx.model.export import as_hugging_face
 from zslx.model.weights import load_weights
-from zslx.probing.figures import run_label
+from zslx.probing.series import run_label
 from zslx.runs import checkpoints
 from zslx.runs.json_files import JsonLines, read_lines
-from zslx.runs.records import read_config, read_manifest
+from zslx.runs.records import OVER, read_config, read_manifest
 from zslx.seeds import generator
 from zslx.text import token_cache
 from zslx.text.loader import heldout
@@ -158,7 +158,7 @@ class RunProbe(Probe):
         run = Path(folder)
         self.config = Config.from_dict(read_config(run))
         manifest = read_manifest(run)
-        if manifest["status"] not in ("finished", "diverged"):
+        if manifest["status"] not in OVER:
             raise ValueError(f"{folder}: the run is {manifest['status']}, not finished; zslx train goes on with it")
         available = checkpoints.steps(run / checkpoints.CHECKPOINTS)
         super().__init__(run, settings, str(manifest.get("identity")), available)

@@ -27,7 +27,8 @@ from zslx.runs.json_files import JsonLines, read_json, read_lines
 from zslx.runs.shapes import CONFIG, MANIFEST, check
 
 LINE_FILES = ("steps", "probes", "timing")
-STATUSES = ("running", "finished", "diverged", "failed", "paused")  # paused: at run.until, before its last step
+OVER = ("finished", "diverged")  # nothing is left to train
+STATUSES = ("running", *OVER, "failed", "paused")  # paused: at run.until, before its last step
 
 
 class RunRecords:

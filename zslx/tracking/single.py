@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zslx.runs.json_files import write_json
-from zslx.runs.records import Run, read_manifest, read_run
+from zslx.runs.records import OVER, Run, read_manifest, read_run
 from zslx.tracking.event_files import EventFiles
 from zslx.tracking.rows import Rows, dated, leaves
 from zslx.tracking.stream import Feed, Sink, finish, streaming
@@ -37,7 +37,7 @@ def followed(folder: Path, wandb: str, tensorboard: bool, say: Callable[[str], N
         status = _status(folder)
         for place, feed in feeds.items():
             try:
-                if status not in ("finished", "diverged"):  # it goes on with the next command
+                if status not in OVER:  # it goes on with the next command
                     if feed.sink:
                         feed.sink.close(ok=status == "paused")
                     continue

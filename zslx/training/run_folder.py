@@ -17,7 +17,7 @@ from typing import Any
 from zslx.config.run_config import Config
 from zslx.runs.integrity import fault
 from zslx.runs.json_files import dumps
-from zslx.runs.records import read_config, read_manifest, read_run
+from zslx.runs.records import OVER, read_config, read_manifest, read_run
 
 ANOTHER = "holds a run of the same settings but another text, plugin source, version or machine: choose another folder"
 
@@ -77,7 +77,7 @@ def ended_run(out: Path) -> dict[str, Any] | None:
     if not (out / "manifest.json").exists():
         return None
     there = read_run(out)
-    if there.status not in ("finished", "diverged"):
+    if there.status not in OVER:
         return None
     problem = fault(there)
     if not problem:
