@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_studies(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which study is meant, or which are joined."""
-    what = "a results folder (its newest study), a study's folder or name; several are joined: they share a baseline"
+    what = "a results folder (its newest study), a study's folder or name; several, of one baseline, are joined"
     parser.add_argument("studies", nargs="+", metavar="STUDY", help=what)
     parser.add_argument("--study", help="the study's name in the one results folder that is given")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where names are looked up (results)")

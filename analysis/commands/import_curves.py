@@ -9,7 +9,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Put loss curves of other people's runs beside a study. Each is fitted, drawn and tabled as an arm of its\n"
+        "Put loss curves of other people's runs beside a study. Each is fitted, drawn and listed as an arm of its\n"
         "own: L_d, t_d and r_d with the intervals of its fit. It shares neither seeds nor data with the trials, so\n"
         "its answer is always: not compared: no paired seeds.\n\n"
         "a FILE is one of these:\n"

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_studies(parser)
     parser.add_argument("--out", type=Path, help="the file to write (default: RESULTS/<study>.html)")
-    what = "also a report and a run of the study in wandb: saved where wandb has an account, else as files (online)"
+    what = "also make a report and a run of the study in wandb, or in files if there is no account (online)"
     parser.add_argument("--wandb", choices=MODES, nargs="?", const="online", help=what)
 
 

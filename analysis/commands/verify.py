@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exit codes: 0 all agrees, 1 something differs, 2 no archive that can be unpacked"
     )
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="the zip file")
-    what = "largest difference of a number, of its size where that is above 1; another machine rounds otherwise (1e-9)"
+    what = "largest difference of a number, relative to it if it is above 1: another machine rounds differently (1e-9)"
     parser.add_argument("--tolerance", type=float, default=1e-9, metavar="X", help=what)
 
 

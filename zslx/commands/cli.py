@@ -20,10 +20,10 @@ COMMANDS = {
     "fit": ("zslx.commands.fit", "fit loss deceleration (L_d, t_d, r_d) to loss curves"),
     "probe": ("zslx.commands.probe", "measure interference on the checkpoints of finished runs"),
     "evaluate": ("zslx.commands.evaluate", "score checkpoints on tasks of lm-evaluation-harness"),
-    "export": ("zslx.commands.export", "write the model of a run as a folder of transformers"),
+    "export": ("zslx.commands.export", "write a run's model as a folder that transformers loads"),
     "compare": ("analysis.commands.compare", "print the comparison table of a results folder"),
     "report": ("analysis.commands.report", "rebuild table and HTML report from the records alone"),
-    "figures": ("analysis.commands.figures", "draw the figures of the report for print"),
+    "figures": ("analysis.commands.figures", "draw the report's figures for print"),
     "import": ("analysis.commands.import_curves", "put loss curves of other people's runs beside a study"),
     "archive": ("analysis.commands.archive", "write a study as one file that others can verify"),
     "verify": ("analysis.commands.verify", "check an archive: every number, from its records"),
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     asked = next((a for a in argv if not a.startswith("-")), None)
     for name, (module, help_text) in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+        sub = subparsers.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         if name == asked:
             try:
                 _import(module).add_arguments(sub)

@@ -1,4 +1,4 @@
-"""`zslx export RUN OUT`: the model of a run as a folder of transformers."""
+"""`zslx export RUN OUT`: a run's model as a folder that transformers loads."""
 
 from __future__ import annotations
 

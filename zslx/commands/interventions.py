@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="every intervention that can be asked for")
     listing.add_argument(
-        "--json", action="store_true", help="a list of objects: name family source settings cost status"
+        "--json", action="store_true", help="a list of objects with name, family, source, settings, cost, status"
     )
     show = actions.add_parser("show", help="the card of one: what it does, settings, cost, source")
     show.add_argument("name", help="a name, placebo:NAME, or several joined by +")
-    show.add_argument("--json", action="store_true", help="print JSON: an object, or of several a list")
+    show.add_argument("--json", action="store_true", help="print JSON: an object, or a list for several")
     new = actions.add_parser("new", help="write a plugin that runs at once, with its test")
     new.add_argument("name", help="lower-case letters, digits and _")
     new.add_argument("--folder", type=Path, help="where to (default: the first folder of ZSLX_PLUGINS, else plugins)")
@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="token_weighting",
         help="what it acts on (default: %(default)s)",
     )
-    check = actions.add_parser("check", help="hold one to what every intervention owes, and train it briefly")
+    check = actions.add_parser("check", help="run the checks that every intervention must pass, and train it briefly")
     check.add_argument("name", help="a name, or placebo:NAME")
     check.add_argument("--set", default="", metavar="KEY=VALUE ...", help="settings, such as pcgrad.groups=domain")
-    bench = actions.add_parser("bench", help="what a step costs beside the plain one, and where the time goes")
+    bench = actions.add_parser("bench", help="time a step relative to the plain one, and show where the time goes")
     bench.add_argument("name", help="a name, placebo:NAME, or several joined by +")
     bench.add_argument("--size", default="4M", help="model size (zslx presets lists them; default 4M)")
     bench.add_argument("--rounds", type=int, default=20, help="steps of each, taken in turns (default 20)")
