@@ -9,7 +9,7 @@ Smoothing. A matrix of running means turns bins into points:
     centred  the window is [t/√1.2, t·√1.2] and the point lies at the mean of x in it. This is exact for any power law,
              at the ends of the curve too, where the window is cut off.
     paper    the window is [t/1.2, t] and the point lies at t. This is the paper's trailing window. It places t_d too
-             late, by a factor of about √1.2 = 1.09.
+             late, by a factor of about √1.2 = 1.10.
     none     the points are the bins.
 
 `paper_points` prepares a curve exactly as the paper does. It averages over indices [⌊j/1.2⌋, j] of the curve of
