@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study.arm import UNTUNED, sets_rate
-from analysis.study.load import load_study
+from analysis.study.measures import Measures
 from sweeps import arm_search, cluster, search, search_storage, study_file, tune_rate
 from sweeps.carry_out import Sweep, carry_out, check_writable, dry_run, guarded, say, train_only
 from sweeps.estimate import estimate
@@ -67,6 +67,12 @@ def check_tuning(args: argparse.Namespace) -> None:
     """ValueError for a tuning that cannot be, and for the baseline before a tuning that is not asked for."""
     if UNTUNED in map(str.strip, args.intervention.split(",")) and not args.tune_rate and args.search is None:
         raise ValueError(f"{UNTUNED} is the baseline before its tuning: give TUNE_RATE=1 or SEARCH=N, too")
+    tunes = args.tune_rate or args.search is not None
+    if tunes and (shared := sorted(set(parse_seeds(args.seeds)) & set(tune_rate.SEEDS))):
+        raise ValueError(
+            f"SEEDS: {' '.join(map(str, shared))} would choose rates and settings, and then judge them: allowed are "
+            f"all seeds but {' '.join(map(str, tune_rate.SEEDS))}"
+        )
     if args.search is None:
         if args.halving:
             raise ValueError("HALVING cuts points of a search: give SEARCH=N, too")
@@ -97,7 +103,7 @@ def searched(args: argparse.Namespace, points: int) -> Sweep | int:
         code = train_before(study, args, again)
         if args.dry_run or code > 1:  # stopped; a point whose trials failed is left out
             return code
-        for line in looked.tell(load_study(args.results, study.name)):
+        for line in looked.tell(tune_rate.load(args.results, study)):
             say(line)
         if looked.between_rounds and (wrong := search_storage.keep(args.results, looked.studies())):
             say(f"note: {wrong}")
@@ -127,7 +133,7 @@ def tuned(args: argparse.Namespace) -> Sweep | int:
         code = train_before(study, args, given(args, {"seeds": tune_rate.SEEDS}))
         if args.dry_run or code:
             return code
-        measures = tune_rate.load(args.results, study)
+        measures = Measures(tune_rate.load(args.results, study))
         rates, losses = tune_rate.best_rates(study, measures, grids)
         longer = tune_rate.wider(grids, rates)
         if longer == grids:

@@ -38,7 +38,7 @@ from sweeps.halving import at_rung, measured_before, rungs
 from sweeps.packing import AUTO
 from sweeps.planned import PlannedTrial
 from sweeps.study import PlannedStudy, build, with_arms
-from sweeps.tune_rate import SEEDS, unprobed
+from sweeps.tune_rate import SEEDS, is_tuned, unprobed
 from zslx.config import presets
 from zslx.config.sizes import model_preset
 from zslx.intervention import registry
@@ -68,7 +68,7 @@ class Search:
         self.results = results
         settings = unprobed(overrides)
         plain = build(asked, preset, sizes=[smallest], seeds=SEEDS, overrides=settings, pack=pack, results=results)
-        searched = [arm for arm in plain.arms if arm.role in ("baseline", "arm")]
+        searched = [arm for arm in plain.arms if is_tuned(arm)]
         self.config = plain.trials[0].config  # of the baseline, whose steps are those of all
         self.rungs = rungs(self.config) if halving else ()
         self.arms = [ArmSearch(arm, points, self.rungs) for arm in searched]

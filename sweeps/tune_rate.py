@@ -1,10 +1,10 @@
 """Tunes the learning rate of each arm at each size before a study, on seeds that the study does not use.
 
 A comparison of two arms says little where one of them trains at a poor rate: loss, tail slope, L_d, t_d and r_d all
-move with it. So the baseline and each arm that was asked for are trained at rates on a grid of factors of √2 around the
-preset's, and each gets the rate with the lowest mean log held-out loss at T. Where an arm's best rate lies at an end of
-its grid, the grid of that arm is extended there. An arm whose gradient is rescaled to the plain one's norm
-(`scale=matched`) has no rate of its own and takes the baseline's; so do controls. A placebo takes that of its arm.
+move with it. So the baseline, each arm that was asked for, cosine and each arm with cosine are trained at rates on a
+grid of factors of √2 around the preset's, and each gets the rate with the lowest mean log held-out loss at T. Where an
+arm's best rate lies at an end of its grid, the grid of that arm is extended there. An arm whose gradient is rescaled to
+the plain one's norm (`scale=matched`) has no rate of its own and takes the baseline's. A placebo takes that of its arm.
 
 The tuning is a study like any other: its trials are in the ledger, an interrupted one goes on, and study.json of the
 comparison names it with its cost. Its trials measure held-out losses alone, and so do those of a search.
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.study.arm import Arm
-from analysis.study.load import load_study
+from analysis.study.arm import Arm, sets_rate
+from analysis.study.load import Study, environment, load_study
 from analysis.study.measures import Measures
 from analysis.study.tuning import train_seconds
 from sweeps.arms import BASELINE_ARM
@@ -51,7 +51,7 @@ def tuning_study(
 ) -> PlannedStudy:
     """The arms that have a rate of their own, at each factor on it."""
     plain = build(asked, preset, sizes=sizes, seeds=SEEDS, overrides=unprobed(overrides), pack=pack, results=results)
-    tuned = [arm for arm in plain.arms if arm.role == "baseline" or (arm.role == "arm" and has_own_rate(arm))]
+    tuned = [arm for arm in plain.arms if arm.role == "baseline" or (is_tuned(arm) and has_own_rate(arm))]
     found = [at(arm, f, plain.sizes) for arm in tuned for f in (grids or {}).get(arm.name, FACTORS)]
     return with_arms(plain, found, results)
 
@@ -71,6 +71,11 @@ def at(arm: Arm, factor: float, sizes: Sequence[str]) -> Arm:
 
 def name(arm: str, factor: float) -> str:
     return f"{arm} rate x {factor:.3g}"
+
+
+def is_tuned(arm: Arm) -> bool:
+    """Whether a tuning chooses for this arm: not for a placebo, which is as its arm, nor for a control of rates."""
+    return arm.role != "placebo" and not sets_rate(arm.name)
 
 
 def has_own_rate(arm: Arm) -> bool:
@@ -130,8 +135,23 @@ def summary(study: PlannedStudy, measures: Measures, losses: Mapping[str, Any]) 
     }
 
 
-def load(results: Any, study: PlannedStudy) -> Measures:
-    return Measures(load_study(results, study.name))
+def load(results: str | Path, study: PlannedStudy) -> Study:
+    """A tuning with the records of its trials. ValueError where they were trained on two kinds of machine.
+
+    Of a comparison, trials that ran elsewhere are left out. Here that would leave out a rate or a point, and another
+    one would be chosen for it.
+    """
+    found = load_study(results, study.name)
+    ended = {tuple(environment(t).items()): t for t in found.trials if t.manifest}
+    if len(ended) > 1:
+        (one, first), (other, second), *_ = ended.items()
+        differs = ", ".join(f"{k} {dict(one).get(k)} and {v}" for k, v in other if dict(one).get(k) != v)
+        raise ValueError(
+            f"{study.name}: its trials {first.folder} and {second.folder} ran on two kinds of machine ({differs}), and "
+            "what is chosen would depend on that: move the folders of one kind away, and the same command trains them "
+            "again"
+        )
+    return found
 
 
 def describe(rates: Rates, trials: Sequence[PlannedTrial]) -> list[str]:

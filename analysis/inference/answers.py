@@ -32,6 +32,8 @@ def answer(study: Study, row: ArmComparison, curve: str, looks: Looks | None) ->
     parts.append(deceleration(row, curve))
     if row["beyond_lr_decay"] is False and row["word"] in GAINS:
         parts.append("Not shown beyond LR decay: with cosine it is not below cosine alone.")
+    if (cosine := row["beyond_cosine"]) and cosine["unasked"] and row["word"] in GAINS:
+        parts.append(f"Whether it acts beyond LR decay is not asked: {cosine['unasked']}.")
     for name, sizes in row["sizes_left_out"].items():
         if sizes:
             what = "" if name == row["arm"] else f" against {name}"

@@ -16,7 +16,7 @@ import numpy as np
 from analysis.inference import evidence
 from analysis.inference.compute import equal_compute
 from analysis.inference.contrasts import Contrast, as_dict, contrast, pooled, pooled_sizes, seeds_needed, size_means
-from analysis.inference.controls import asked_about, find_cosine, find_placebo
+from analysis.inference.controls import asked_about, find_cosine, find_placebo, unasked
 from analysis.inference.loss_contrasts import loss_contrasts
 from analysis.inference.matched_loss import INSTRUMENTS, mechanism
 from analysis.inference.pooled_breaks import CURVES, PooledBreaks
@@ -41,6 +41,7 @@ def compare_arm(breaks: PooledBreaks, arm: Arm, against: str | None = None) -> A
     secondary = secondary_contrasts(breaks, arm.name, base, counted)
     cosine = find_cosine(study, arm)
     beyond = pooled(measures.paired(*cosine, measures.log_loss), breaks.confidence) if cosine else None
+    why_not = unasked(study, beyond, cosine, primary) if cosine else None
     signs = tail_signs(measures, arm.name, base, pooled_sizes(difference))
     signs |= breaks.signs(arm.name, counted, against)
     left_out = loss.left_out(study)
@@ -51,7 +52,7 @@ def compare_arm(breaks: PooledBreaks, arm: Arm, against: str | None = None) -> A
         signs,
         rates=loss.rates,
         has_placebo=arm.has_placebo,
-        beyond_cosine=beyond,
+        beyond_cosine=None if why_not else beyond,
         declared=(against is not None or asked_about(study, arm)) and not study.exploratory,
         complete=not any(left_out.values()),
         against=base,
@@ -78,7 +79,9 @@ def compare_arm(breaks: PooledBreaks, arm: Arm, against: str | None = None) -> A
         "rates": {factor: as_dict(found) for factor, found in loss.rates.items()},
         "placebo": {"arm": placebo.name, **(as_dict(loss.placebo) or {})} if placebo else None,
         "has_placebo": arm.has_placebo,
-        "beyond_cosine": {"arm": cosine[0], "against": cosine[1], **(as_dict(beyond) or {})} if cosine else None,
+        "beyond_cosine": {"arm": cosine[0], "against": cosine[1], "unasked": why_not, **(as_dict(beyond) or {})}
+        if cosine
+        else None,
         "secondary": {
             name: (as_dict(c) or {}) | {"p_holm": adjusted[name]} for name, c in secondary.items() if c is not None
         },

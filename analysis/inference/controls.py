@@ -6,8 +6,10 @@ for the arm together with cosine, cosine alone.
 
 from __future__ import annotations
 
+from analysis.inference.contrasts import Contrast
 from analysis.study.arm import Arm, rate_factor
 from analysis.study.load import Study
+from analysis.study.tuning import tuned_arms
 from zslx.config.spec import Spec
 
 
@@ -33,15 +35,30 @@ def rate_controls(study: Study) -> list[tuple[float, Arm]]:
 
 
 def adds_cosine(both: Arm, arm: Arm) -> bool:
-    """Whether `both` is the arm with cosine, its settings the same."""
+    """Whether `both` is the arm with cosine, its settings the same or searched for themselves."""
     same = all(both.settings.get(method) == arm.settings.get(method) for method in Spec.parse(arm.intervention).names)
-    return both != arm and both.parts == arm.parts | {"cosine"} and same
+    return both != arm and both.parts == arm.parts | {"cosine"} and (same or both.of == arm.name)
 
 
 def find_cosine(study: Study, arm: Arm) -> tuple[str, str] | None:
-    """(arm + cosine, cosine) by name, where the study has both."""
+    """(arm + cosine, cosine) by name, where the study has both: with the same settings of cosine, unless a search has
+    chosen those of each."""
+    searched = "arms" in (study.tuning or {})
     for both in (a for a in study.arms if adds_cosine(a, arm)):
         for cosine in (a for a in study.arms if a.parts == {"cosine"} and a != both):
-            if cosine.settings.get("cosine") == both.settings.get("cosine"):
+            if searched or cosine.settings.get("cosine") == both.settings.get("cosine"):
                 return both.name, cosine.name
+    return None
+
+
+def unasked(study: Study, beyond: Contrast | None, cosine: tuple[str, str], primary: Contrast | None) -> str | None:
+    """Why (arm + cosine) against cosine cannot say whether the arm acts beyond LR decay; None where it can.
+
+    Cosine is best at several times the rate that is best without it. At a rate that suits neither, an arm that only
+    acts like a higher rate would pass.
+    """
+    if missing := [name for name in cosine if name not in tuned_arms(study.tuning)]:
+        return f"the rate of {' and of '.join(missing)} was not tuned"
+    if beyond is None or primary is None or beyond.pairs < primary.pairs:
+        return f"{cosine[0]} and {cosine[1]} have fewer pairs than the arm and the baseline"
     return None

@@ -25,8 +25,9 @@ The words (in this order; primary = log held-out loss at T, arm − baseline):
                                       identified) is higher or L_d lower after Holm's correction, neither
                                       is worse in its plain interval, and the sign is the same at every
                                       early cut
-`beyond LR decay` is added to the last two when (arm + cosine) − cosine lies below 0 too. Below 6 seeds at
-any size of the study: `exploratory`. In a study that may stop early, t_{.975, n−1} is that of the look's own level
+`beyond LR decay` is added to the last two when (arm + cosine) − cosine lies below 0 too, the rate of each tuned, and
+with as many pairs. Below 6 seeds at any size of the study, or where a size was left out of a contrast:
+`exploratory`. In a study that may stop early, t_{.975, n−1} is that of the look's own level
 (analysis/inference/looks.py).
 
 Pure functions of arrays; nothing here reads a file. Oracles: scipy's one-sample t test and enumeration
@@ -59,7 +60,7 @@ class Verdict:
     reasons: tuple[str, ...]
     exploratory: bool
     smallest_effect: float | None
-    beyond_lr_decay: bool | None = None  # None: (arm + cosine) against cosine was not run
+    beyond_lr_decay: bool | None = None  # None: (arm + cosine) against cosine was not run, or says nothing
 
 
 def judge(

@@ -18,7 +18,8 @@ from analysis.study.measures import Measures
 class LossContrasts:
     """What the word about an arm rests on: log held-out loss at T, paired.
 
-    `differences` (S, n) to the baseline, or what is declared in its place, and to the placebo, by their names.
+    `differences` (S, n) to the baseline, or what is declared in its place, to the placebo and to the baseline at other
+    learning rates, by their names.
     """
 
     primary: Contrast | None
@@ -43,15 +44,12 @@ def loss_contrasts(measures: Measures, arm: Arm, against: str, confidence: float
     study, loss = measures.study, measures.log_loss
     differences = {arm.name: measures.paired(arm.name, against, loss)}
     placebo = find_placebo(study, arm)
-    if placebo:
-        differences[placebo.name] = measures.paired(arm.name, placebo.name, loss)
+    rates = {f"{factor:g}×": control.name for factor, control in rate_controls(study) if control != arm}
+    for control in [*([placebo.name] if placebo else []), *rates.values()]:
+        differences[control] = measures.paired(arm.name, control, loss)
     return LossContrasts(
         primary=pooled(differences[arm.name], confidence),
         placebo=pooled(differences[placebo.name], confidence) if placebo else None,
-        rates={
-            f"{factor:g}×": pooled(measures.paired(arm.name, control.name, loss), confidence)
-            for factor, control in rate_controls(study)
-            if control != arm
-        },
+        rates={factor: pooled(differences[control], confidence) for factor, control in rates.items()},
         differences=differences,
     )

@@ -63,7 +63,7 @@ def at_matched_loss(measures: Measures, arm: Trial, base: Trial, key: str) -> fl
     y0, values0 = against_loss(measures, base, key)
     if len(y) < 2 or len(y0) < 2:
         return math.nan
-    start = measures.log_loss(base, measures.horizon[base.size] / 4)
+    start = measures.log_loss(base, measures.horizon[base.size] / 4, loss_of(base))
     low, high = max(y[0], y0[0]), min(y[-1], y0[-1], start)
     if not low < high:
         return math.nan
@@ -74,7 +74,7 @@ def at_matched_loss(measures: Measures, arm: Trial, base: Trial, key: str) -> fl
 def against_loss(measures: Measures, trial: Trial, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(log held-out loss increasing, instrument) at the probes that lowered the loss."""
     t, values = measures.curve(trial, key)
-    log_loss = np.array([measures.log_loss(trial, step) for step in t])
+    log_loss = np.array([measures.log_loss(trial, step, loss_of(trial)) for step in t])
     lower = np.isfinite(log_loss)
     t, values, log_loss = t[lower], values[lower], log_loss[lower]
     if not len(log_loss):
@@ -82,6 +82,12 @@ def against_loss(measures: Measures, trial: Trial, key: str) -> tuple[np.ndarray
     best = np.minimum.accumulate(log_loss)
     progress = np.concatenate([[True], best[1:] < best[:-1]])
     return log_loss[progress][::-1], values[progress][::-1]
+
+
+def loss_of(trial: Trial) -> str:
+    """The held-out loss of the weights that the instruments measure: those in training, where a method ships others."""
+    trained = "heldout_loss_trained"
+    return trained if trained in trial.values else "heldout_loss"
 
 
 def at_matched_step(measures: Measures, arm: Trial, base: Trial, key: str) -> float:

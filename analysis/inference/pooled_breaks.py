@@ -113,9 +113,13 @@ class PooledBreaks:
         """(arm, baseline or `against`) over the seeds that both have."""
         kind = kind or self.kind
         base = against or self.study.baseline.name
-        shared = self.curves(kind, arm, size).keys() & self.curves(kind, base, size).keys()
+        shared = self.shared(arm, size, kind, base)
         pair = self.fit(arm, size, kind, shared), self.fit(base, size, kind, shared)
         return (pair[0], pair[1]) if pair[0] and pair[1] else None
+
+    def shared(self, arm: str, size: str, kind: str, against: str) -> frozenset[int]:
+        """The seeds whose curves both arms have."""
+        return frozenset(self.curves(kind, arm, size).keys() & self.curves(kind, against, size).keys())
 
     # What the comparison shows.
 
@@ -197,28 +201,29 @@ class PooledBreaks:
         pairs = self.identified(arm, sizes, kind, against)
         if not pairs:
             return dict.fromkeys(BREAK_MEASURES)
-        seeds = min(a.seeds for a, _ in pairs)
-        values = np.mean([a.estimate - b.estimate for a, b in pairs], axis=0)
-        if len({a.seeds for a, _ in pairs}) > 1:  # other seeds at other sizes: their draws are not paired
+        base = against or self.study.baseline.name
+        (seeds, *others) = {self.shared(arm, size, kind or self.kind, base) for size in pairs}
+        if others:  # other seeds at other sizes: their draws are not paired
             return dict.fromkeys(BREAK_MEASURES)
-        draws = np.mean([a.draws - b.draws for a, b in pairs], axis=0)
+        values = np.mean([a.estimate - b.estimate for a, b in pairs.values()], axis=0)
+        draws = np.mean([a.draws - b.draws for a, b in pairs.values()], axis=0)
         return {
-            name: as_contrast(values[i], draws[:, i], seeds, self.confidence)
+            name: as_contrast(values[i], draws[:, i], len(seeds), self.confidence)
             for i, name in enumerate(MEASURES)
             if name in BREAK_MEASURES
         }
 
     def identified(
         self, arm: str, sizes: Sequence[str], kind: str | None = None, against: str | None = None
-    ) -> list[tuple[PooledFit, PooledFit]]:
-        """The pairs of fits that may claim something: see `averaged`."""
-        pairs = [p for p in (self.both(arm, size, kind, against) for size in sizes) if p]
-        there = [p for p in pairs if p[0].identified and p[1].identified]
-        return there if len(there) >= max(min(2, len(sizes)), len(sizes) / 2) else []
+    ) -> dict[str, tuple[PooledFit, PooledFit]]:
+        """The pairs of fits that may claim something, by size: see `averaged`."""
+        pairs = {size: p for size in sizes if (p := self.both(arm, size, kind, against))}
+        there = {size: p for size, p in pairs.items() if p[0].identified and p[1].identified}
+        return there if len(there) >= max(min(2, len(sizes)), len(sizes) / 2) else {}
 
     def signs(self, arm: str, sizes: Sequence[str], against: str | None = None) -> dict[str, list[float]]:
         """The averaged differences of r_d and L_d at each share of the cut, nan where a curve is too short for it."""
-        pairs = self.identified(arm, sizes, against=against)
+        pairs = list(self.identified(arm, sizes, against=against).values())
         return {name: self._signs(pairs, name) for name in ("r_d", "L_d")}
 
     @staticmethod
@@ -234,11 +239,12 @@ class PooledBreaks:
         """Slopes of log L_d, log t_d and r_d in log N over the sizes, or why there are none."""
         fits = [self.fit(arm, size) for size in self.study.sizes]
         there = [(f, n) for f, n in zip(fits, parameters, strict=True) if f]
+        seeds = {frozenset(self.curves(self.kind, arm, s)) for s, f in zip(self.study.sizes, fits, strict=True) if f}
         different = len({n for _, n in there})
         if different < LEAST_SIZES:
             why = {"refused": f"{count(different, 'size')} with a fit; a trend needs {LEAST_SIZES}"}
             return dict.fromkeys(BREAK_MEASURES, why)
-        if len({f.seeds for f, _ in there}) > 1 or there[0][0].seeds < 2:
+        if len(seeds) > 1 or there[0][0].seeds < 2:
             why = {"refused": "the sizes have other seeds, or a single one"}
             return dict.fromkeys(BREAK_MEASURES, why)
         weights = slope_weights(np.log([n for _, n in there]))

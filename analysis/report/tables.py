@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from analysis.inference.rows import Comparison
@@ -232,6 +235,13 @@ def seeds_needed(comparison: Comparison) -> Table | None:
     )
 
 
+def at_equal_compute(found: Mapping[str, Any] | None) -> str:
+    """The difference, or why there is none."""
+    if found and found["estimate"] is None and found["unaffordable"]:
+        return "its reference model takes it all"
+    return difference(found)
+
+
 def cost(comparison: Comparison) -> Table | None:
     """Step cost by arm and size, and the primary contrast at equal compute."""
     sizes = [s["size"] for s in comparison["sizes"]]
@@ -240,16 +250,16 @@ def cost(comparison: Comparison) -> Table | None:
     for row in comparison["contrasts"]:
         equal = row["equal_compute"]
         measured = [plus_minus(cells[row["arm"], s]["cost"], 2, "×") for s in sizes]
-        rows.append((row["arm"], *measured, difference(row["primary"]), difference(equal)))
+        rows.append((row["arm"], *measured, difference(row["primary"]), at_equal_compute(equal)))
     if not rows:
         return None
     return Table(
         columns=("arm", *(f"step cost, {s}" for s in sizes), "difference at equal steps", "at equal compute"),
         rows=tuple(rows),
         caption="Median seconds of a training step over the baseline's, paired by seed (without instruments). Equal "
-        "compute: the dearer arm's curve is read where the other's time of training is up, that of a reference model "
-        "included. It is read off curves made for T steps, "
-        "not retrained for the budget: fair to constant rates, unfair to a decaying schedule that is cut short.",
+        "compute: the dearer arm's curve is read where the other's time of training is up; a reference model is "
+        "trained before the first step, and may leave nothing. Curves are made for T steps, not retrained for the "
+        "budget: fair to constant rates, unfair to a decaying schedule that is cut short.",
     )
 
 

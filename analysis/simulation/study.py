@@ -104,6 +104,7 @@ def write_study(
     instruments: bool = True,
     step_lines: bool = True,
     created: str = "2026-01-01T00:00:00Z",
+    tuning: Mapping[str, Any] | None = None,
 ) -> Path:
     """A results folder with one study; returns `results`.
 
@@ -141,6 +142,7 @@ def write_study(
         command="make sweep INTERVENTION=pcgrad",
         verdict_command="make sweep INTERVENTION=pcgrad PRESET=verdict",
         exploratory=seeds < VERDICT_SEEDS,
+        tuning=tuning,
     )
     declared.write(results / "studies" / f"study-{len(list(results.glob('studies/*')))}")
     return results

@@ -166,11 +166,16 @@ class Measures:
         except (ValueError, OSError):
             return None
 
-    def compute_seconds(self, trial: Trial) -> float:
-        """Seconds of training per unit of t, over the whole run, with those of its reference model spread over it."""
+    def train_seconds(self, trial: Trial) -> float:
+        """Seconds of training up to T, without instruments; nan when the run has not recorded them."""
         totals = trial.manifest.get("totals") or {}
-        seconds = float(totals.get("train_seconds") or math.nan) + float(totals.get("reference_seconds") or 0)
-        return seconds / float(trial.probe_tokens[-1]) * self.unit[trial.size]
+        share = self.horizon[trial.size] * self.unit[trial.size] / float(trial.probe_tokens[-1])
+        return float(totals.get("train_seconds") or math.nan) * share
+
+    @staticmethod
+    def reference_seconds(trial: Trial) -> float:
+        """Seconds of training of its reference model, all of which are spent before the first step; 0 without one."""
+        return float((trial.manifest.get("totals") or {}).get("reference_seconds") or 0)
 
     def step_seconds(self, trial: Trial) -> float:
         """Median seconds of a training step; nan when the run has not recorded it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from analysis.study.load import Trial
 
@@ -27,6 +28,13 @@ def train_seconds(trials: Iterable[Trial]) -> float:
         if folder := trial.config.get("reference"):
             references[Path(folder).name] = float(totals.get("reference_seconds") or 0)
     return sum((references | seconds).values())
+
+
+def tuned_arms(tuning: Mapping[str, Any] | None) -> set[str]:
+    """The names of the arms whose rates were tuned, each for itself, from `tuning` of study.json."""
+    if not tuning:
+        return set()
+    return {search["arm"] for search in tuning["arms"]} if "arms" in tuning else set(tuning.get("log_loss") or ())
 
 
 def cut_at(rungs: Mapping[str, float]) -> str:

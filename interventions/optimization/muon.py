@@ -2,7 +2,8 @@
 
     M ← μM + g;   θ ← θ − η · scale(θ) · NewtonSchulz(g + μM)     (Nesterov)
 
-torch.optim.Muon, with its own learning rate. The configured rate stays that of AdamW, and the schedule acts on both.
+torch.optim.Muon. Its rate is a multiple of the configured one, which is that of AdamW, so that a tuning of rates moves
+both, and the schedule acts on both.
 Cost: five small matrix products a matrix. Oracle: torch.optim.Muon called directly (tests/unit/test_exemplars.py).
 """
 
@@ -19,9 +20,9 @@ from zslx import Intervention, RunView, State, setting
 class Muon(Intervention):
     """Updates the weight matrices of attention and MLP in orthogonalised directions, all else by AdamW.
 
-    Acts on the update: every singular direction of a matrix's momentum moves by the same amount. `rate` needs tuning of
-    its own, with as many trials as the baseline's rate gets; there is no placebo, so that is the control.
-    `match_rms` scales the update to the size of AdamW's (Moonshot), so that one rate serves for both.
+    Acts on the update: every singular direction of a matrix's momentum moves by the same amount. `match_rms` scales the
+    update to the size of AdamW's (Moonshot), so that one rate serves for both, which is the default. There is no
+    placebo: the control is the baseline, its rate tuned with as many trials.
     """
 
     name = "muon"
@@ -29,7 +30,7 @@ class Muon(Intervention):
     source = "Jordan et al. 2024 (Muon); Liu et al. 2025, arXiv 2502.16982, for match_rms"
     cost = "1.05 at laptop sizes"
 
-    rate: float = setting(2e-3, "peak learning rate of the matrices", low=1e-5, high=1.0, log=True)
+    rate: float = setting(1.0, "learning rate of the matrices over the configured one", low=1e-3, high=100.0, log=True)
     momentum: float = setting(0.95, "μ, the momentum", low=0.0, high=0.9999)
     match_rms: bool = setting(True, "scale updates to the root mean square of AdamW's")
 
@@ -40,7 +41,7 @@ class Muon(Intervention):
         rest = [group | {"params": [p for p in group["params"] if id(p) not in matrices]} for group in groups]
         muon = torch.optim.Muon(
             ours,
-            lr=self.rate,
+            lr=self.rate * optim.lr,
             momentum=self.momentum,
             weight_decay=optim.weight_decay,
             adjust_lr_fn="match_rms_adamw" if self.match_rms else "original",

@@ -206,7 +206,7 @@ def test_a_tuning_that_cannot_be_is_refused(given, said):
     with pytest.raises(ValueError, match=said):
         check_tuning(
             argparse.Namespace(
-                **{"intervention": "focal", "tune_rate": False, "search": None, "halving": False, **given}
+                **{"intervention": "focal", "seeds": "", "tune_rate": False, "search": None, "halving": False, **given}
             )
         )
 

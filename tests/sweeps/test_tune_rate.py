@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from analysis.simulation.study import write_study
+from sweeps.search import Search
 from sweeps.study import build
-from sweeps.tune_rate import FACTORS, SEEDS, best_rates, has_own_rate, name, tuning_study, wider
+from sweeps.tune_rate import FACTORS, SEEDS, arms_of, best_rates, has_own_rate, load, name, tuning_study, wider
+from zslx.commands import cli
 
 
 def made(tiny: str, *asked: str, **grids):
@@ -26,6 +31,37 @@ def test_the_grid_is_of_the_baseline_and_of_arms_that_can_shift_their_rate(tiny)
     assert not any(t.config.instruments.probes for t in study.trials)  # a choice of rates reads losses alone
     given = tuning_study(["focal"], "smoke", sizes=["0.1M"], overrides=[*tiny.split(), "instruments.probes=true"])
     assert not any(t.config.instruments.probes for t in given.trials)
+
+
+def test_cosine_and_each_arm_with_it_have_rates_of_their_own_and_rate_controls_none(tiny):
+    """Cosine is best at several times the rate that is best without it: at one rate for all, an arm that acts like a
+    higher rate would seem to add to it."""
+    study = tuning_study(["focal"], "verdict", sizes=["0.1M"], overrides=tiny.split())
+    assert arms_of(study) == ["baseline", "cosine", "focal", "focal+cosine"]
+    search = Search(["focal"], "verdict", 4, sizes=["0.1M"], overrides=tiny.split())
+    assert [one.arm.name for one in search.arms] == ["baseline", "cosine", "focal", "focal+cosine"]
+    found = {name: {"0.1M": factor} for name, factor in (("focal", 1.4), ("cosine", 4.0), ("focal+cosine", 2.8))}
+    plain = build(("focal",), "verdict", sizes=["0.1M"], overrides=tiny.split(), rates=found)
+    factors = {arm.name: arm.rates.get("0.1M", 1.0) for arm in plain.arms}
+    assert factors["placebo:focal"] == factors["focal"] == 1.4 and factors["rate:2"] == 2.0
+    assert (factors["cosine"], factors["focal+cosine"]) == (4.0, 2.8)
+
+
+@pytest.mark.parametrize("tuning", ["--tune-rate", "--search=4"])
+def test_seeds_that_choose_the_rates_do_not_judge_them(tuning, capsys):
+    assert cli.main(["sweep", "focal", "--preset", "smoke", "--seeds", "7 1001 1002", tuning, "--dry-run"]) == 2
+    assert "SEEDS: 1001 1002 would choose rates and settings, and then judge them" in capsys.readouterr().err
+
+
+def test_a_tuning_on_two_kinds_of_machine_chooses_nothing(tmp_path):
+    results = write_study(tmp_path, np.random.default_rng(0), sizes=("0.1M",), seeds=2, steps=100, step_lines=False)
+    folders = sorted((results / "trials").iterdir())
+    for folder, processor in zip(folders, ["A"] * (len(folders) - 1) + ["B"], strict=True):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["hardware"] = manifest.get("hardware", {}) | {"processor": processor}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"two kinds of machine \(processor A and B\).*trains them again"):
+        load(results, SimpleNamespace(name="simulated"))
 
 
 def test_gradient_surgery_has_a_rate_of_its_own_as_published_alone(tiny):

@@ -145,6 +145,16 @@ def test_less_interference_at_the_same_loss_is_found_as_such():
     assert at_matched_loss(m, arm, baseline, "dt1_heldout.D") == pytest.approx(-0.05, abs=2e-4)
 
 
+def test_weights_that_are_shipped_have_no_part_in_the_mechanism_of_those_that_train():
+    """The instruments are of the weights in training: an average of them, 1 % better at every step, changes nothing."""
+    base = power()
+    averaged = trial("arm", 0, 0.99 * base, of_loss(base))
+    averaged.values["heldout_loss_trained"] = (np.arange(len(base)), base)
+    m = measures(trial("baseline", 0, base, of_loss(base)), averaged)
+    baseline, arm = m.study.trials
+    assert at_matched_loss(m, arm, baseline, "dt1_heldout.D") == pytest.approx(0, abs=1e-9)
+
+
 def test_runs_that_share_no_loss_or_no_instrument_give_nothing():
     far = power() / 10
     m = measures(

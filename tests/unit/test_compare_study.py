@@ -10,10 +10,15 @@ from analysis.inference.matched_loss import mechanism
 from analysis.inference.pooled_breaks import load
 from analysis.report.curves import plane
 from analysis.report.report import write_report
+from analysis.report.tables import cost
 from analysis.simulation.study import ARMS, BASELINE, RATES, SimulatedArm, write_study
 
 PCGRAD = SimulatedArm(name="pcgrad", intervention="pcgrad", effect=-0.03, cost=1.3)
 PLACEBO = SimulatedArm(name="placebo:pcgrad", intervention="placebo:pcgrad", role="placebo", of="pcgrad")
+
+
+# Tuned for itself each, as TUNE_RATE=1 does.
+TUNED = {"study": "rates", "seeds": [1000], "log_loss": {name: {} for name in ("baseline", "cosine", "pcgrad+cosine")}}
 
 
 def study(results, seed=0, **options):
@@ -30,7 +35,7 @@ def whole(tmp_path_factory):
     """Every control, three sizes, four seeds, one trial diverged, one failed."""
     results = tmp_path_factory.mktemp("results")
     faults = {("pcgrad", "0.1M", 2): "diverged", ("cosine", "0.4M", 1): "failed"}
-    return study(results, arms=(*ARMS, *RATES), sizes=("0.1M", "0.2M", "0.4M"), seeds=4, faults=faults)
+    return study(results, arms=(*ARMS, *RATES), sizes=("0.1M", "0.2M", "0.4M"), seeds=4, faults=faults, tuning=TUNED)
 
 
 @pytest.mark.medium
@@ -167,6 +172,21 @@ def test_an_arm_with_cosine_is_no_question_of_its_own(tmp_path):
     assert row(comparison)["beyond_cosine"]["arm"] == "pc" and row(comparison)["beyond_cosine"]["against"] == "c"
 
 
+def test_cosine_at_a_rate_that_was_not_tuned_or_of_fewer_pairs_says_nothing_of_lr_decay(tmp_path):
+    arms = (BASELINE, PCGRAD, *(arm for arm in ARMS if "cosine" in arm.name))
+
+    def beyond(name, **options):
+        found = row(study(tmp_path / name, arms=arms, seeds=3, **options))
+        return found["beyond_lr_decay"], found["beyond_cosine"]["unasked"]
+
+    assert beyond("tuned", tuning=TUNED) == (True, None)
+    assert beyond("untuned") == (None, "the rate of pcgrad+cosine and of cosine was not tuned")
+    few = {("cosine", "0.1M", 1): "failed"}
+    assert beyond("few", tuning=TUNED, faults=few) == (
+        None, "pcgrad+cosine and cosine have fewer pairs than the arm and the baseline"
+    )  # fmt: skip
+
+
 def rewrite(results, intervention, change):
     """Apply `change` to every probe line and manifest of an intervention's trials."""
     for folder in (results / "trials").iterdir():
@@ -194,8 +214,19 @@ def test_equal_compute_is_in_time_per_token_and_charges_a_reference_model(tmp_pa
     found = row(compare(results))
     assert found["equal_compute"]["cost"] == [pytest.approx(1, abs=0.05)]
     assert found["equal_compute"]["estimate"] == pytest.approx(found["primary"]["estimate"], abs=0.006)
-    rewrite(results, "pcgrad", lambda lines, totals: totals.update(reference_seconds=totals["train_seconds"]))
-    assert row(compare(results))["equal_compute"]["cost"] == [pytest.approx(2, abs=0.1)]
+    rewrite(results, "pcgrad", lambda lines, totals: totals.update(reference_seconds=totals["train_seconds"] / 2))
+    found = row(compare(results))["equal_compute"]
+    assert found["cost"] == [pytest.approx(1.5, abs=0.1)] and not found["unaffordable"]
+    # The reference is paid before the first step: half of the budget is left, not the share 1/1.5.
+    measures = load(results).measures
+    half = np.mean([measures.log_loss(t, 75) for t in measures.study.of("pcgrad")])
+    whole = np.mean([measures.log_loss(t) for t in measures.study.of("baseline")])
+    assert measures.horizon["0.1M"] == 150 and found["estimate"] == pytest.approx(half - whole, abs=0.01)
+    rewrite(results, "pcgrad", lambda lines, totals: totals.update(reference_seconds=1.1 * totals["train_seconds"]))
+    found = compare(results)
+    assert row(found)["equal_compute"]["estimate"] is None and row(found)["equal_compute"]["unaffordable"] == ["0.1M"]
+    assert cost(found).rows[0][-1] == "its reference model takes it all"
+    write_report(load(results), tmp_path / "report.html")
 
 
 def test_a_size_with_too_few_pairs_is_named_and_makes_the_answer_exploratory(tmp_path):
@@ -207,6 +238,11 @@ def test_a_size_with_too_few_pairs_is_named_and_makes_the_answer_exploratory(tmp
     faults = {("placebo:pcgrad", "0.2M", seed): "failed" for seed in range(2)}
     comparison = study(tmp_path / "placebo", arms=(BASELINE, PCGRAD, PLACEBO), sizes=("0.1M", "0.2M"), faults=faults)
     assert "against placebo:pcgrad, so left out: size 0.2M" in comparison["answers"][0]["sentence"]
+    faults = {("rate:2", "0.2M", seed): "diverged" for seed in range(6)}
+    comparison = study(tmp_path / "rates", arms=(BASELINE, PCGRAD, *RATES), sizes=("0.1M", "0.2M"), seeds=6,
+                       faults=faults)  # fmt: skip
+    found = row(comparison)
+    assert found["sizes_left_out"]["rate:2"] == ["0.2M"] and found["exploratory"]
 
 
 def test_an_update_that_moved_nothing_is_drawn_and_averaged_without_its_d(tmp_path):

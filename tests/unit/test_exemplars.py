@@ -43,12 +43,13 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest():
     roles["m"] = Role(group="attention", layer=0, body=True)
     run = RunView(parameters={"m": matrix, "e": table, "n": gain}, roles=roles)
     groups = [{"params": [matrix, table], "weight_decay": 0.1}, {"params": [gain], "weight_decay": 0.0}]
-    adamw, muon = load_intervention("muon", rate=0.01).optimizer(run, groups, {})
+    adamw, muon = load_intervention("muon", rate=2.0).optimizer(run, groups, {})
     assert [p for g in muon.param_groups for p in g["params"]] == [matrix]
     assert [len(g["params"]) for g in adamw.param_groups] == [1, 1]
     twin = torch.nn.Parameter(matrix.detach().clone())
-    decay = run.config.optim.weight_decay
-    theirs = torch.optim.Muon([twin], lr=0.01, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    lr, decay = run.config.optim.lr, run.config.optim.weight_decay
+    assert adamw.param_groups[0]["lr"] == lr  # a tuning moves this, and both optimizers with it
+    theirs = torch.optim.Muon([twin], lr=2 * lr, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     for p in (matrix, twin):
         p.grad = torch.ones_like(p).cumsum(1)
     muon.step()

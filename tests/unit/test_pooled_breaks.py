@@ -66,6 +66,25 @@ def test_a_missing_seed_leaves_the_pairs_that_are_there(breaks):
     assert fewer.averaged("pcgrad", fewer.study.sizes)["r_d"] is None  # other seeds at other sizes are not paired
 
 
+def test_as_many_seeds_but_others_at_other_sizes_are_not_paired(breaks):
+    gone = {("pcgrad", "0.1M", 2), ("pcgrad", "0.2M", 3), ("pcgrad", "0.4M", 3)}
+
+    def without(lost):
+        trials = tuple(
+            dataclasses.replace(t, status="failed") if (t.arm, t.size, t.seed) in lost else t
+            for t in breaks.study.trials
+        )
+        return PooledBreaks(Measures(dataclasses.replace(breaks.study, trials=trials)))
+
+    sizes, parameters = breaks.study.sizes, np.array([1e5, 2e5, 4e5])
+    same = without({("pcgrad", size, 3) for size in sizes})
+    assert same.averaged("pcgrad", sizes)["r_d"] and "estimate" in same.trends("pcgrad", parameters)["r_d"]
+    other = without(gone)
+    assert other.both("pcgrad", "0.1M")[0].seeds == other.both("pcgrad", "0.2M")[0].seeds == 3
+    assert other.averaged("pcgrad", sizes)["r_d"] is None
+    assert other.trends("pcgrad", parameters)["r_d"] == {"refused": "the sizes have other seeds, or a single one"}
+
+
 def test_a_contrast_of_weighted_means_is_the_t_interval():
     x = np.random.default_rng(0).normal(1, 1, 10)
     found, wanted = as_contrast(float(x.mean()), seed_weights(10) @ x, 10), contrast(x)
