@@ -6,7 +6,8 @@
     p = .9 p̄ + .1 ρ,   p̄ ← (1 − 1/(t + 1)) p̄ + ρ / (t + 1)
 
 Before a fit the losses, one a step, go through a Savitzky-Golay filter, cubic, over 101 steps. Departures: of a long
-history at most POINTS steps are fitted, evenly spread (the authors: every tenth). Cost: the fits, some 80 ms a domain.
+history at most POINTS steps are fitted, evenly spread (the authors: every tenth); the credit is h^½, as in the paper,
+where the authors' code has (h (1 − h))^½. Cost: the fits, some 80 ms a domain.
 Oracle: the formulas by other lines, planted laws (tests/unit/test_mixing.py).
 """
 
