@@ -226,7 +226,8 @@ def test_two_sweeps_at_once_train_log_and_count_each_trial_once(sweep):
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert len(list(sweep.results.glob("trials/*/manifest.json"))) == 2
     assert sum(int(re.search(r"(\d+) trained", out)[1]) for out, _ in outputs) == 2, outputs
-    assert len(list(sweep.results.glob("wandb/offline-run-*"))) == 2
+    logged = [folder.name.rpartition("-")[2] for folder in sweep.results.glob("wandb/offline-run-*")]
+    assert len(logged) == len(set(logged)) == 3, "two trials and the study, each once"
     for folder in sweep.results.glob("trials/[0-9a-f]*/"):
         timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
         assert sum(line["steps"] for line in timing) == STEPS, "a second training would have been timed too"
