@@ -282,17 +282,31 @@ def environment(trial: Trial) -> dict[str, str]:
     return {key: str(value) for key, value in parts.items() if value is not None}
 
 
+def moved(trial: Trial) -> str:
+    """Of a trial that went on in another environment, in words where it trained; empty for any other."""
+    earlier = trial.manifest.get("earlier") or []
+    for part, key in ENVIRONMENT:
+        values = [(found.get(part) or {}).get(key) for found in (*earlier, trial.manifest)]
+        known = list(dict.fromkeys(str(value) for value in values if value is not None))
+        if len(known) > 1:
+            return f"{key} {' and '.join(known)}"
+    return ""
+
+
 def one_environment(study: Study) -> Study:
-    """The study with the trials of any but the most common environment marked as failed."""
-    counts = Counter(tuple(environment(t).items()) for t in study.trials if t.finished)
-    if len(counts) < 2:
+    """The study with the trials of any but the most common environment, or of more than one, marked as failed."""
+    counts = Counter(tuple(environment(t).items()) for t in study.trials if t.finished and not moved(t))
+    if len(counts) < 2 and not any(map(moved, study.trials)):
         return study
-    usual = counts.most_common(1)[0][0]
+    usual = counts.most_common(1)[0][0] if counts else ()
 
     def sort_out(trial: Trial) -> Trial:
-        other = environment(trial)
-        if not trial.finished or tuple(other.items()) == usual:
+        other, places = environment(trial), moved(trial)
+        if not trial.finished or (not places and tuple(other.items()) == usual):
             return trial
+        if places:
+            why = f"trained in part elsewhere: {places}; move trials/{trial.identity} away to train it anew"
+            return replace(trial, status="failed", error=f"not comparable, {why}")
         differs = ", ".join(f"{k} {other.get(k)} (others: {v})" for k, v in usual if other.get(k) != v)
         return replace(trial, status="failed", error=f"not comparable, ran elsewhere: {differs or other}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,31 @@ from zslx.distributed import group
 from zslx.distributed.reduction import OrderedReduction
 from zslx.distributed.run import RankedRun
 from zslx.distributed.train import train_on_ranks
+from zslx.runs import provenance
 from zslx.testing.subject import Stopped, plain
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run on `world` ranks. stop_at: the step before which every rank ends as if it were stopped."""
+    """A run on `world` ranks. stop_at: the step before which every rank ends as if it were stopped; processor: that of
+    the machine, where it is another one."""
 
     name: str
     world: int
     values: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
     stop_at: int = 0
+    processor: str = ""
 
 
 def work(jobs: Sequence[Job], base: str) -> dict[str, Any]:
     """What became of each job, on rank 0: its manifest, or the error."""
-    rank, outcomes = int(os.environ["RANK"]), {}
+    rank, outcomes, own = int(os.environ["RANK"]), {}, provenance._processor()
     for number, job in enumerate(jobs):
         if rank >= job.world:
             continue
         os.environ |= {"WORLD_SIZE": str(job.world), group.STORE: f"{base}/store-{number}"}
+        provenance._processor = partial(str, job.processor or own)
         with stopping(job.stop_at):
             try:
                 outcomes[job.name] = train_on_ranks(plain(job.values), Path(base) / (job.folder or job.name))

@@ -103,7 +103,7 @@ def outcomes(jobs: ModuleType, base: Path) -> Mapping[str, Any]:
         *(jobs.Job(f"sharded {name}", 2, sharded | values) for name, values in REFUSED.items()),
         stopped("stopped", 2, stop_at=3),
         stopped("resumed", 2),
-        jobs.Job("first part", 4, BASE | PCGRAD, "changed", stop_at=3),
+        jobs.Job("first part", 4, BASE | PCGRAD, "changed", stop_at=3, processor="another"),
         jobs.Job("second part", 2, BASE | PCGRAD, "changed"),
         jobs.Job("poly", 2, BASE | {"intervention": "poly"}),
         jobs.Job("few", 4, BASE | {"data.batch_size": 3}),
@@ -172,6 +172,9 @@ def test_a_resume_may_have_another_number_of_ranks(outcomes: Mapping[str, Any], 
     lines = lines_of(base / "changed/timing.jsonl")
     assert [line["ranks"] for line in lines] == [4 if line["step"] < 3 else 2 for line in lines]
     assert all(sum(line["sent"].values()) > 0 for line in lines)
+    [earlier] = read_json(base / "changed/manifest.json")["earlier"]
+    assert earlier["hardware"]["processor"] == "another"
+    assert "earlier" not in read_json(base / "resumed/manifest.json")
 
 
 @pytest.mark.medium

@@ -12,11 +12,12 @@ import torch
 from zslx import RunView
 from zslx.intervention.base import Intervention
 from zslx.intervention.composed import Methods
-from zslx.runs import checkpoints
+from zslx.runs import checkpoints, provenance
 from zslx.runs.json_files import read_json, write_json
 from zslx.runs.records import read_run
 from zslx.testing.subject import WATCHED, Outcome, Stopped, plain, trained
 from zslx.training.loop import TrainingRun
+from zslx.training.pack import train_pack
 from zslx.training.train import train
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -141,6 +142,51 @@ def test_records_shorter_than_the_checkpoint(whole: Outcome, tmp_path: Path):
     (tmp_path / "steps.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:7])
     train(plain(BUSY), tmp_path)
     assert whole.difference(Outcome.read(tmp_path)) is None
+
+
+def _on(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, this machine has that processor."""
+    monkeypatch.setattr(provenance, "_processor", lambda: machine)
+
+
+def _earlier(out: Path) -> list[str] | None:
+    """The processors in which the run trained before, as its manifest says."""
+    earlier = read_json(out / "manifest.json").get("earlier")
+    return earlier and [there["hardware"]["processor"] for there in earlier]
+
+
+def test_a_run_that_goes_on_elsewhere_keeps_where_it_was(whole: Outcome, tmp_path: Path, monkeypatch):
+    """Each machine once, the last one left last; a manifest of a run that stayed has no such entry."""
+    for machine, until, earlier in (("A", 3, None), ("B", 5, ["A"]), ("A", 7, ["B"]), ("C", 9, ["B", "A"])):
+        _on(machine, monkeypatch)
+        train(plain(BUSY | {"run.until": until}), tmp_path)
+        assert _earlier(tmp_path) == earlier
+    manifest = train(plain(BUSY), tmp_path)
+    assert manifest["hardware"]["processor"] == "C" and _earlier(tmp_path) == ["B", "A"]
+    assert manifest["earlier"][0]["versions"] == manifest["versions"]
+    assert "earlier" not in read_json(whole.folder / "manifest.json")
+
+
+def test_a_run_that_begins_anew_elsewhere_is_wholly_of_there(tmp_path: Path, monkeypatch):
+    """What trained before it left no state to go on from."""
+
+    def stop(step: int, *_: object) -> None:
+        if step == 3:
+            raise Stopped
+
+    _on("A", monkeypatch)
+    with pytest.raises(Stopped):
+        train(plain({}), tmp_path, progress=stop)
+    _on("B", monkeypatch)
+    assert train(plain({}), tmp_path)["hardware"]["processor"] == "B" and _earlier(tmp_path) is None
+
+
+def test_the_runs_of_a_pack_keep_where_they_were(tmp_path: Path, monkeypatch):
+    outs = [tmp_path / name for name in "ab"]
+    for machine, until in (("A", 3), ("B", 0)):
+        _on(machine, monkeypatch)
+        train_pack([plain({"train.seed": seed, "run.until": until}) for seed in (0, 1)], outs)
+    assert [_earlier(out) for out in outs] == [["A"], ["A"]]
 
 
 def _forget_end(out: Path) -> None:
@@ -314,6 +360,28 @@ def test_a_run_that_went_on_is_resumed(tmp_path: Path):
     seen: list[int] = []
     train(long, tmp_path / "on", progress=lambda step, *_: seen.append(step))
     assert seen[0] == 18 and read_json(tmp_path / "on/manifest.json")["continued_from"] == 11
+    assert whole.records["steps.jsonl"] == (tmp_path / "on/steps.jsonl").read_bytes()
+
+
+def test_a_run_that_was_killed_as_it_went_on_goes_on(tmp_path: Path, monkeypatch):
+    """The process dies when one of the folder's two files is that of the longer run."""
+    short, long = (plain({"train.steps": steps}) for steps in (11, 20))
+    whole = trained(long, tmp_path / "whole")
+    train(short, tmp_path / "on")
+    written: list[str] = []
+
+    def killed(path: Path, value: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_json(path, value)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("zslx.training.train.write_json", killed)
+        train(long, tmp_path / "on")
+    seen: list[int] = []
+    manifest = train(long, tmp_path / "on", progress=lambda step, *_: seen.append(step))
+    assert (manifest["status"], manifest["continued_from"], seen[0]) == ("finished", 11, 12)
     assert whole.records["steps.jsonl"] == (tmp_path / "on/steps.jsonl").read_bytes()
 
 

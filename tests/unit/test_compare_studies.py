@@ -212,3 +212,33 @@ def test_a_damaged_study_stops_nobody_who_asks_for_another(tmp_path):
     assert find_study(results).name == find_study(results, "whole").name
     with pytest.raises(ValueError, match=r"broken/study\.json"):
         find_study(results, "broken")
+
+
+@pytest.mark.parametrize("of", [("pcgrad",), ("pcgrad", "baseline")])
+def test_a_trial_that_moved_between_machines_is_set_apart_and_says_so(tmp_path, of):
+    """Its second machine is that of the others, or of all of them: no machine gives its numbers again."""
+    for trial in small(tmp_path) and load_study(tmp_path).trials:
+        if trial.arm in of and trial.seed == 0:
+            path = trial.folder / "manifest.json"
+            manifest = json.loads(path.read_text())
+            elsewhere = {"hardware": manifest["hardware"] | {"processor": "another"}, "versions": manifest["versions"]}
+            same = elsewhere | {"hardware": manifest["hardware"]}
+            write_json(path, manifest | {"earlier": [elsewhere, same]})
+        elif trial.arm == "pcgrad":  # of other versions alone
+            path = trial.folder / "manifest.json"
+            manifest = json.loads(path.read_text())
+            older = {"hardware": manifest["hardware"], "versions": {"python": "3.10"}}
+            write_json(path, manifest | {"earlier": [older]})
+    left_out = {t.label: t.error for t in load_study(tmp_path).trials if not t.finished}
+    assert set(left_out) == {f"{arm}/0.1M/0" for arm in of}
+    for error in left_out.values():
+        assert "not comparable, trained in part elsewhere: processor another and simulated; move trials/" in error
+
+
+def test_a_study_all_of_whose_trials_moved_has_none_left(tmp_path):
+    for trial in small(tmp_path) and load_study(tmp_path).trials:
+        path = trial.folder / "manifest.json"
+        write_json(path, json.loads(path.read_text()) | {"earlier": [{"hardware": {"processor": "another"}}]})
+    study = load_study(tmp_path)
+    assert not any(t.finished for t in study.trials)
+    compare_study(PooledBreaks(Measures(study)))

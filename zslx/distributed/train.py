@@ -58,7 +58,8 @@ def follow() -> None:
     config = Config.from_dict(values)
     kind, answer = kind_of(config)
     try:
-        alone(kind(config, None).course(), answer)
+        run = kind(config, None)
+        alone(run.course(run.resume()), answer)
     except Exception:
         if not group.leader_ended():  # else its words are enough
             raise

@@ -36,6 +36,7 @@ MANIFEST: Shape = {
     "ingredients?": {"corpus?": str, "config?": {"reference?": str}},
     "versions?": dict,
     "hardware?": dict,
+    "earlier?": [{"versions?": dict, "hardware?": dict}],
     "totals?": {"steps?": int, "tokens?": int, "seconds?": NUMBER | None, "train_seconds?": NUMBER | None}
     | {"reference_seconds?": NUMBER | None, "median_step_seconds?": NUMBER | None},
     "parameters?": {"non_embedding": int, "embedding": int, "total": int},

@@ -45,6 +45,8 @@ def about(run: Run) -> dict[str, Any]:
     config.pop("reference", None)
     known = ("identity", "versions", "hardware", "revision")
     found = config | {key: run.manifest.get(key) for key in known}
+    if "earlier" in run.manifest:
+        found["earlier"] = run.manifest["earlier"]
     ingredients = run.manifest.get("ingredients") or {}
     found["environment"] = {key: ingredients[key] for key in ENVIRONMENT if key in ingredients}
     with contextlib.suppress(ValueError, TypeError, KeyError):

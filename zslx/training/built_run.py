@@ -185,7 +185,10 @@ class BuiltRun:
         self.saver.start(write)
 
     def resume(self, continued_from: int = 0) -> int:
-        """Restore the newest readable state and cut the records back to it; the step it stands at."""
+        """Restore the newest readable state and cut the records back to it; its step, 0 where there is none.
+
+        Up to step `continued_from` the held-out curve has the points of a shorter run.
+        """
         # Earlier versions kept the whole state with the weights.
         kinds = (checkpoints.RESUME, checkpoints.CHECKPOINTS)
         for step, state in chain(*(checkpoints.latest(self.out / kind, self.device) for kind in kinds)):

@@ -44,17 +44,14 @@ class TrainingRun(BuiltRun):
 
     def loop(self, progress: Progress | None = None) -> dict[str, Any]:
         """Train by itself; returns status and totals."""
-        return alone(self.course(progress))
+        return alone(self.course(self.resume(), progress))
 
-    def course(self, progress: Progress | None = None, continued_from: int = 0) -> Course:
-        """Train from the newest checkpoint to the end, or to `run.until`, asking for each gradient; returns status and
-        totals.
-
-        Up to step `continued_from` the held-out curve has the points of a shorter run.
+    def course(self, done: int, progress: Progress | None = None) -> Course:
+        """Train from step `done`, at which the run stands (`resume`), to the end, or to `run.until`, asking for each
+        gradient; returns status and totals.
         """
         config, steps = self.config, self.config.train.steps
         end = min(config.run.until or steps, steps)
-        done = self.resume(continued_from)
         clock = Clock(self.records)
         saved_at = time.monotonic()
         diverged, step = False, done  # a run killed after its last checkpoint has no step left to take

@@ -57,7 +57,9 @@ def same_run(out: Path, config: Config, identity: str) -> None:
         return
     known, keys = read_manifest(out).get("identity"), set(_differing(read_config(out), config))
     if known == identity:
-        keys -= {"reference", "model.hf"}  # the same run in another place: the identity has what lies there
+        # The same run in another place: the identity has what lies there. Other steps: its process died between the
+        # manifest of the longer run and its config.json.
+        keys -= {"reference", "model.hf", "train.steps"}
     if keys:
         raise ValueError(f"{out} holds a run with other settings ({', '.join(sorted(keys))}): choose another folder")
     if known not in (None, identity):
@@ -93,6 +95,17 @@ def went_on(out: Path) -> dict[str, int]:
     """{"continued_from": step} of a longer run that was interrupted; {} of any other."""
     step = read_manifest(out).get("continued_from")
     return {"continued_from": step} if isinstance(step, int) else {}
+
+
+def trained_before(out: Path, now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments (zslx/runs/provenance.py) other than `now` in which the run in `out` trained before: each once,
+    the last one last."""
+    manifest, found = read_manifest(out), []
+    for there in (*manifest.get("earlier", []), manifest):
+        own = {key: there[key] for key in now if key in there}
+        if own and own != now and own not in found:
+            found.append(own)
+    return found
 
 
 def _differing(there: dict[str, Any], config: Config) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from zslx.runs.provenance import environment
 from zslx.text.token_cache import corpus_of, with_vocabulary
 from zslx.training.course import Course, alone
 from zslx.training.loop import Progress, TrainingRun
-from zslx.training.run_folder import ended_run, longer, same_run, went_on
+from zslx.training.run_folder import ended_run, longer, same_run, trained_before, went_on
 
 
 def train(
@@ -78,22 +78,32 @@ def training(
         remove_left(out)
         config = with_vocabulary(config)
         parts = ingredients(config, packed=packed)
-        base = {"identity": digest(parts), "ingredients": parts, **environment(config)}
+        now = environment(config)
+        base = {"identity": digest(parts), "ingredients": parts, **now}
         if data_set := corpus_of(config.data).data_set:
             base["data_set"] = {key: value for key, value in data_set.items() if key != "files"}
         if ended := longer(out, config, parts):
             base["continued_from"] = ended
         else:
             same_run(out, config, digest(parts))
-            if done := ended_run(out):
-                return done
+            if over := ended_run(out):
+                return over
             base |= went_on(out)
+        if earlier := trained_before(out, now):
+            base["earlier"] = earlier
         run = build(config, out)  # what cannot be built is refused before the folder holds a run
         base["parameters"] = run.parameter_count()._asdict()
+        begun = {"status": "running", **base}
+        if ended:  # where this process dies before config.json is written, the manifest says which run is to go on
+            write_json(out / "manifest.json", begun)
         write_json(out / "config.json", config.to_dict())
-        write_json(out / "manifest.json", {"status": "running", **base})
+        write_json(out / "manifest.json", begun)
         try:
-            outcome = yield from run.course(progress, continued_from=base.get("continued_from", 0))
+            done = run.resume(base.get("continued_from", 0))
+            if earlier and not done:  # it begins anew: all of it is trained here
+                del base["earlier"]
+                write_json(out / "manifest.json", {"status": "running", **base})
+            outcome = yield from run.course(done, progress)
         except Exception as error:
             failed = {"status": "failed", "error": f"{type(error).__name__}: {error}", **base}
             with contextlib.suppress(OSError):  # a full disk must not hide its own message
