@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
+import py_compile
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,9 @@ import pytest
 from zslx.config.spec import Spec
 from zslx.intervention import discovery, registry
 from zslx.intervention.discovery import discover
+from zslx.intervention.from_text import TextLoader
 from zslx.intervention.registry import load_intervention, load_spec, resolve
-from zslx.runs.identity import identity
+from zslx.runs.identity import identity, ingredients
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -106,6 +111,56 @@ def test_a_plugin_of_an_installed_package_is_found_by_entry_point(plugins: Path,
     write(plugins, "theirs")
     with pytest.raises(ValueError, match="'theirs' is absent: defined twice"):
         resolve("theirs")
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    """Change a file as an editor within the same second does, or one that keeps the time; Python has it compiled."""
+    py_compile.compile(str(path), doraise=True)
+    before = path.stat()
+    path.write_text(path.read_text().replace(old, new))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+HELPED = "from .helper import C\n" + PLUGIN.replace("** self.power", "* C")
+
+
+@pytest.mark.parametrize("place", ["the plugin", "a file beside it", "a folder beside it", "an installed package"])
+def test_the_text_that_is_hashed_is_the_text_that_runs(place: str, plugins: Path, install, tiny):
+    if place == "an installed package":
+        files = {"__init__.py": "", "mine.py": HELPED.format(name="mine"), "helper.py": "C = 0.1\n"}
+        helper = install("their_edited_package", files, "mine = their_edited_package.mine:Mine") / "helper.py"
+    elif place == "the plugin":
+        helper = write(plugins)
+        helper.write_text(helper.read_text().replace("** self.power", "* C") + "\nC = 0.1\n")
+    else:
+        folder = "" if place == "a file beside it" else "beside"
+        helper = plugins / folder / "helper.py"
+        helper.parent.mkdir(exist_ok=True)
+        helper.write_text("C = 0.1\n")
+        text = HELPED.replace(".helper", f".{folder}.helper" if folder else ".helper")
+        (plugins / "mine.py").write_text(text.format(name="mine"))
+    hashed = [hashlib.sha256(helper.read_bytes()).hexdigest()]
+    edited(helper, "C = 0.1", "C = 0.2")
+    hashed.append(hashlib.sha256(helper.read_bytes()).hexdigest())
+    mine = load_intervention("mine")
+    assert mine.token_weights.__globals__["C"] == 0.2
+    sources = ingredients(tiny(intervention="mine"))["sources"].values()
+    assert hashed[0] not in sources and hashed[1] in sources
+
+
+def test_our_own_are_imported_from_their_text_too():
+    method = load_intervention("pcgrad")
+    for name in (type(method).__module__, "interventions"):
+        assert isinstance(sys.modules[name].__spec__.loader, TextLoader)
+
+
+def test_what_a_plugin_raises_shows_its_line(plugins: Path):
+    text = PLUGIN.replace("return view.losses ** self.power", "raise KeyError(run)  # this very line")
+    (plugins / "mine.py").write_text(text.format(name="mine"))
+    with pytest.raises(KeyError) as raised:
+        load_intervention("mine").token_weights(None, None, {})
+    assert "raise KeyError(run)  # this very line" in "".join(traceback.format_exception(raised.value))
 
 
 def test_an_entry_point_to_a_class_that_its_module_imports(install):

@@ -2,5 +2,6 @@
 
 Read base (the hooks that every family shares), gradient_method (what gradient surgery adds), hooks (the table of hooks
 and their checks), composed (the interventions of one run), placebo; then discovery and registry (found and loaded by
-name), scaffold and templates (what `zslx interventions new` writes). Training and what stands on it import this.
+name), from_text (how they are imported), scaffold and templates (what `zslx interventions new` writes). Training and
+what stands on it import this.
 """

@@ -9,11 +9,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import os
 import sys
 from abc import ABC
 from collections.abc import Iterator, Mapping
@@ -27,6 +24,7 @@ from zslx.config.run_config import PLAIN, Config
 from zslx.config.spec import BASELINE, Spec
 from zslx.intervention.base import Intervention
 from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
+from zslx.intervention.from_text import from_text, import_file
 from zslx.intervention.hooks import claims, examine_class
 from zslx.intervention.placebo import placebo_of
 from zslx.intervention.raised import told
@@ -37,6 +35,7 @@ RESERVED = {
     **dict.fromkeys((*GROUPS, *PLAIN, "settings"), "a key of the configuration"),
     "baseline": "what reports call the run without an intervention",
 }
+from_text("interventions")
 
 
 def describe(name: str, sources: list[Source]) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def load_class(name: str, sources: list[Source] | None = None) -> type[Intervent
     if source.cls:
         return source.cls
     try:
-        loaded = source.point.load() if source.point else _import(source)
+        loaded = _import(source)
     except (Exception, SystemExit) as error:
         advice = ""
         if isinstance(error, ImportError) and (error.name or "").startswith("zslx"):
@@ -105,24 +104,17 @@ def load_class(name: str, sources: list[Source] | None = None) -> type[Intervent
     raise ValueError(f"{source.where} defines no subclass of zslx.Intervention with name = {name!r}")
 
 
-def _import(source: Source) -> ModuleType:
+def _import(source: Source) -> Any:
+    """The module of a source, or what its entry point names."""
+    if source.point:
+        from_text(source.point.module.partition(".")[0])
+        return source.point.load()
     if source.module:
         if source.module.startswith("interventions."):
             ours("interventions")
         return importlib.import_module(source.module)
-    # A package for each folder: files of one name do not meet, and `from .sibling import x` works.
     assert source.path
-    folder = source.path.parent
-    package = f"zslx_plugins.folder_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
-    for name, path in (("zslx_plugins", []), (package, [str(folder)])):
-        sys.modules.setdefault(name, ModuleType(name)).__path__ = path
-    label = f"{package}.{source.path.stem}"
-    spec = importlib.util.spec_from_file_location(label, source.path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[label] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
+    return import_file(source.path)
 
 
 def load_intervention(name: str, **settings: Any) -> Intervention:
