@@ -7,8 +7,8 @@ mean, over seeds, of the difference in log held-out loss at T to the baseline as
 
 Every point is trials of the ledger, and Optuna is told the values in the order of the points, BATCH at a time whatever
 the machine. Its sampler is seeded. So the same command asks for the same points again and finds the finished ones in
-the ledger: an interrupted search goes on by asking from the start. What Optuna knows is nowhere else needed;
-search_storage.py keeps a copy for its dashboard.
+the ledger: an interrupted search goes on by asking from the start. Which points failed is kept beside it
+(failed_points.py). What Optuna knows is nowhere else needed; search_storage.py keeps a copy for its dashboard.
 
 Ray's own OptunaSearch and schedulers do not fit: they have one trial a point, take values as they happen to arrive, and
 resume from a pickle. A trial that diverged makes its point `diverged`, which the sampler takes for worse than every
@@ -34,6 +34,7 @@ from analysis.study.measures import Measures
 from analysis.study.tuning import searched, train_seconds
 from sweeps.arm_search import BATCH, ArmSearch, Settings, Value
 from sweeps.arms import BASELINE_ARM
+from sweeps.failed_points import FailedPoints
 from sweeps.halving import at_rung, measured_before, rungs
 from sweeps.packing import AUTO
 from sweeps.planned import PlannedTrial
@@ -77,6 +78,7 @@ class Search:
         kind: list[Any] = [[t.key for t in self.study.trials], points]
         kind += [[sorted(map(str, s.ranges.items())) for s in self.arms], *self.rungs]
         self.name = f"{slug('-'.join(asked))}-search-{preset}-{digest(kind)[:8]}"
+        self.failed = FailedPoints(Path(results) / "studies" / self.name)
         self.planned: list[Arm] = []
         self.refused: dict[str, Value] = {}
         self.asked: list[tuple[ArmSearch, list[optuna.Trial]]] = []  # points of this round that are not over
@@ -99,12 +101,14 @@ class Search:
     def ask(self) -> PlannedStudy | None:
         """The study of all points so far and the next ones, or those that go on; None where every point is over.
 
-        It has one name from the first round to the last. Points whose settings do not go together are left out.
+        It has one name from the first round to the last. Points that failed, or whose settings do not go together, are
+        left out.
         """
         if self.between_rounds:
             if all(search.done for search in self.arms):
                 return None
             self._begin_round()
+        self._leave_out(self.to_come[0])
         for search, trials in self.asked:
             self.until |= {search.at(trial, [self.size]).name: self.to_come[0] for trial in trials}
         study = with_arms(self.study, self.planned, self.results)
@@ -122,6 +126,10 @@ class Search:
                 except ValueError as error:
                     self.refused[arm.name] = Value(state="failed", why=str(error))
 
+    def _leave_out(self, step: int) -> None:
+        """Plan no further those that failed on the way to this step, now or when the command was given before."""
+        self.planned = [arm for arm in self.planned if self.failed.why(arm.name, step) is None]
+
     def _up_to(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
         """The trials, each to be trained as far as its point is; one of two points, as far as either."""
         if not self.rungs:
@@ -138,15 +146,33 @@ class Search:
         self.measured, lines = measured, []
         step = self.to_come.pop(0)
         rung = step if self.to_come else None
-        seen = at_rung(measured, step) if rung else measured
+        values = self._values(at_rung(measured, step) if rung else measured, step)
+        failed = {name: value.why for name, value in values.items() if value.state == "failed"}
+        self.failed.add({name: why for name, why in failed.items() if name not in self.refused}, step)
+        self._leave_out(step)
         for n, (search, trials) in enumerate(self.asked):
-            names = [search.at(trial, [self.size]).name for trial in trials]
-            left = search.tell(trials, [self.refused.get(name) or value_of(seen, name) for name in names], rung)
+            left = search.tell(trials, [values[search.at(trial, [self.size]).name] for trial in trials], rung)
             self.asked[n] = (search, left)
             over = {t.number: search.values[t.number].cut for t in trials if t not in left}
             if cut := [f"#{point} {where}" for point, where in over.items() if where]:
                 lines.append(f"cut of {search.arm.name}: {'; '.join(cut)}")
         return lines
+
+    def _values(self, measured: Study, step: int) -> dict[str, Value]:
+        """What the points of this round came to on the way to a step, by their arms."""
+        if wrong := [t for t in measured.trials if t.arm == BASELINE_ARM and not t.finished]:
+            told = f"seed {wrong[0].seed} {wrong[0].status}" + (f": {wrong[0].error}" if wrong[0].error else "")
+            diverged = wrong[0].status == "diverged"
+            raise ValueError(
+                f"the baseline as it is did not come to an end on each tuning seed ({told}): "
+                + ("give another optim.lr by SET" if diverged else "mend that and give the same command again")
+            )
+        values = {}
+        for name in (search.at(trial, [self.size]).name for search, trials in self.asked for trial in trials):
+            why = self.failed.why(name, step)
+            failed = self.refused.get(name) or (None if why is None else Value(state="failed", why=why))
+            values[name] = failed or value_of(measured, name)
+        return values
 
     def studies(self) -> list[tuple[str, optuna.Study]]:
         """Optuna's studies, by the names under which they are kept."""
@@ -198,6 +224,9 @@ class Search:
         if self.rungs:
             steps = " and ".join(map(str, self.rungs))
             lines.append(f"  of these, points that are worse at steps {steps} of {self.config.train.steps} are cut")
+        if count := len(self.failed.points):
+            which = ", ".join(self.failed.points)
+            lines.append(f"  {count} failed before and stay so ({which}); {self.failed.path} keeps that")
         return lines + [f"  {search.arm.name}: {searched(search.ranges)}" for search in self.arms]
 
     def describe(self) -> list[str]:
@@ -228,18 +257,14 @@ def saved(halving: Mapping[str, Any]) -> str:
 def value_of(study: Study, name: str) -> Value:
     """The value of the point that is the arm `name` of a study with its records.
 
-    It depends on the point and the baseline alone, so that what is told to Optuna is the same in every round. At a
-    rung, `study` is the study as it stood there.
+    It depends on the point and the baseline, whose trials are finished, alone: what is told to Optuna is the same in
+    every round. At a rung, `study` is the study as it stood there.
     """
     found = {arm: [t for t in study.trials if t.arm == arm] for arm in (BASELINE_ARM, name)}
     for trial in found[name]:
         if not trial.finished:
             why = f"seed {trial.seed} {trial.status}" + (f": {trial.error}" if trial.error else "")
             return Value(state="diverged" if trial.status == "diverged" else "failed", why=why)
-    if any(not trial.finished for trial in found[BASELINE_ARM]):
-        raise ValueError(
-            "the baseline as it is did not come to an end on each tuning seed: give another optim.lr by SET"
-        )
     arms = tuple(arm for arm in study.arms if arm.name in found)
     both = [trial for arm in found for trial in found[arm]]
     measures = Measures(dataclasses.replace(study, arms=arms, trials=tuple(both)))

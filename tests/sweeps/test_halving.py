@@ -20,6 +20,8 @@ from analysis.study.load import Trial, load_study
 from sweeps.arm_search import ArmSearch, Value
 from sweeps.halving import _up_to, measured_before, rungs
 from sweeps.ledger import Ledger
+from sweeps.outcome import Failure
+from sweeps.planned import PlannedTrial
 from sweeps.search import Search, value_of
 from sweeps.study import build, with_arms
 from sweeps.trial import trial
@@ -111,21 +113,54 @@ Order = Callable[[Sequence], Sequence]
 
 
 def searched(
-    short: str, results: Path, order: Order = list, stages: int = -1, asked: str = "none", points: int = POINTS
+    short: str,
+    results: Path,
+    order: Order = list,
+    stages: int = -1,
+    asked: str = "none",
+    points: int = POINTS,
+    halving: bool = True,
+    lost: Sequence[PlannedTrial] = (),
 ) -> Search:
-    """A search whose trials train in an order. It is killed after so many stages: rungs, and ends of rounds."""
-    search = Search((asked,), "smoke", points, sizes=["0.1M"], overrides=short.split(), results=results, halving=True)
-    ledger = Ledger(results)
+    """A search whose trials train in an order, but for those that are lost: their workers die. It is killed after so
+    many stages: rungs, and ends of rounds."""
+    options = {"sizes": ["0.1M"], "overrides": short.split(), "results": results, "halving": halving}
+    search, ledger = Search((asked,), "smoke", points, **options), Ledger(results)
     while study := search.ask():
         ledger.record(study)
         for t in order(ledger.split(study.in_order)[1]):
             trial(t.config.to_dict(), ledger.folder(t.key), expected=t.identity)
-        ledger.record(study)
+        ledger.record(study, {t.key: Failure("its process died 3 times") for t in lost if t in study.trials})
         search.tell(load_study(results, study.name))
         stages -= 1
         if stages == 0:
             break
     return search
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("halving", [False, True])
+def test_a_point_that_failed_stays_failed_so_that_the_same_points_are_asked_for(halving: bool, short, tmp_path):
+    """A worker dies three times in the first round, on the way to the second rung or to the end. When the command is
+    given again, none would; it trains nothing, and the next point is the same."""
+    at, stages, lost = (8, 3, []) if halving else (STEPS, 1, [])
+
+    def dies(pending: Sequence) -> Sequence:
+        if not lost:
+            lost.extend([t for t in pending if t.steps == at and "#" in t.arm][:1])
+        return [t for t in pending if t not in lost]
+
+    options = {"stages": stages, "points": 5, "halving": halving}
+    first = searched(short, tmp_path, dies, lost=lost, **options)
+    again = searched(short, tmp_path, lambda pending: pytest.fail("trained") if pending else [], **options)
+    points = [[t.params for t in search.arms[0].study.trials] for search in (first, again) if search.ask()]
+    assert points[0] == points[1] and len(points[0]) == 5
+    [number] = (int(t.arm.partition("#")[2]) for t in lost)
+    value = again.arms[0].values[number]
+    assert value == first.arms[0].values[number] and value.state == "failed"
+    assert value.why.startswith(f"seed {lost[0].seed} ") and value.why.endswith(": its process died 3 times")
+    told = f"  1 failed before and stay so ({lost[0].arm}); {tmp_path}/studies/{again.name}/failed.json keeps that"
+    assert told in again.announce()
 
 
 def outcome(search: Search) -> dict:

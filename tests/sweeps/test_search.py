@@ -29,6 +29,8 @@ from analysis.study.load import load_study
 from sweeps import search_storage
 from sweeps.arm_search import BATCH, RATE, ArmSearch, Value, checked, ranges
 from sweeps.commands import check_tuning
+from sweeps.ledger import Ledger
+from sweeps.outcome import Failure
 from sweeps.search import Search, value_of
 from sweeps.study import build, command
 from sweeps.tune_rate import SEEDS
@@ -39,8 +41,8 @@ from zslx.intervention.search_range import search_range
 SIZES = ["0.2M", "0.1M"]
 
 
-def planned(tiny: str, *asked: str, points: int = 6, extra: str = "") -> Search:
-    return Search(asked, "smoke", points, sizes=SIZES, overrides=[*tiny.split(), *extra.split()])
+def planned(tiny: str, *asked: str, points: int = 6, extra: str = "", results: str | Path = "results") -> Search:
+    return Search(asked, "smoke", points, sizes=SIZES, overrides=[*tiny.split(), *extra.split()], results=results)
 
 
 def bowl(trial, rate: float = 1.5) -> Value:
@@ -192,6 +194,26 @@ def test_settings_that_do_not_go_together_are_a_failed_point(tiny, monkeypatch):
     study = search.ask()
     refused = {name for name, value in search.refused.items() if value.why == "γ above 2 is refused"}
     assert refused and not refused & {a.name for a in study.arms}
+
+
+def test_a_baseline_that_failed_is_no_point_that_failed(tiny, tmp_path):
+    """The search stops there, and the same command trains it again."""
+    search = planned(tiny, "focal", results=tmp_path)
+    study = search.ask()
+    Ledger(tmp_path).record(study, {t.key: Failure("its process died 3 times") for t in study.trials})
+    wanted = r"the baseline as it is did not .* \(seed 1000 failed: its process died 3 times\): mend that"
+    with pytest.raises(ValueError, match=wanted):
+        search.tell(load_study(tmp_path, study.name))
+    assert [t.key for t in planned(tiny, "focal", results=tmp_path).ask().trials] == [t.key for t in study.trials]
+
+
+@pytest.mark.parametrize("content", ['{"points": {"focal #2": {"step": "12", "why": ""}}}', '{"points": [1]}', "{"])
+def test_a_damaged_list_of_failed_points_is_named(tiny, tmp_path, content):
+    folder = tmp_path / "studies" / planned(tiny, "focal", results=tmp_path).name
+    folder.mkdir(parents=True)
+    (folder / "failed.json").write_text(content)
+    with pytest.raises(ValueError, match=r"studies/focal-search-smoke-\w+/failed\.json: "):
+        planned(tiny, "focal", results=tmp_path)
 
 
 @pytest.mark.parametrize(
