@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.study.declaration import Declaration, Entry
+from sweeps.earlier import earlier_looks
 from sweeps.outcome import Failure
 from sweeps.planned import PlannedTrial, folder
 from sweeps.study import PlannedStudy
@@ -58,8 +59,8 @@ class Ledger:
     def record(self, study: PlannedStudy, failures: Mapping[str, Failure] | None = None) -> Path:
         """Write study.json: what is compared, and how each trial stands. `zslx compare` finds the study by it.
 
-        It keeps the time at which the study was first asked for. The tracebacks of `failures` (by the trials' keys) go
-        into files beside it.
+        It keeps the time at which the study was first asked for, and which studies looked at it before (earlier.py).
+        The tracebacks of `failures` (by the trials' keys) go into files beside it.
         """
         folder = self.results / "studies" / study.name
         for key, failure in (failures or {}).items():
@@ -67,15 +68,16 @@ class Ledger:
                 path = self.traceback(study, key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(failure.details)
-        created = None
+        before = None
         with contextlib.suppress(ValueError):
-            created = Declaration.read(folder).created
-        created = created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            before = Declaration.read(folder)
+        created = (before and before.created) or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         trials, references = (
             [self._entry(trial, (failures or {}).get(trial.key)) for trial in some]
             for some in (study.trials, study.references)
         )
-        return study.declaration(trials, str(self.results), created, references).write(folder)
+        declared = study.declaration(trials, str(self.results), created, references)
+        return replace(declared, earlier=earlier_looks(declared, before, folder.parent)).write(folder)
 
     def _entry(self, trial: PlannedTrial, failure: Failure | None) -> Entry:
         """How a trial stands."""

@@ -11,11 +11,12 @@ from scipy.stats import chi2
 from analysis.inference.contrasts import POWER
 from analysis.inference.evidence import VERDICT_SEEDS
 from analysis.inference.looks import FUTILE
-from analysis.inference.rows import Answer, ArmComparison, Looks
+from analysis.inference.rows import Answer, ArmComparison, Comparison, Looks
 from analysis.numbers import change, count, difference, number, percent, signed
 from analysis.study.load import Study
 
 GAINS = ("improves", "mitigates deceleration")
+MOST_NAMED = 3  # earlier studies in one sentence
 
 
 def answer(study: Study, row: ArmComparison, curve: str, looks: Looks | None) -> Answer:
@@ -70,6 +71,18 @@ def look(looks: Looks) -> str:
         f"Look {after.index(seeds) + 1} of {len(after)}, after {seeds} of {count(after[-1], 'seed')}{state}; its "
         f"intervals are of {level}, which is 95 % over all looks"
     )
+
+
+def looked_before(comparison: Comparison) -> list[str]:
+    """The studies that looked at the same arms before, in one sentence; none where there are none."""
+    if not (earlier := comparison.get("earlier")):
+        return []
+    told = [
+        f"{count(len(found['seeds']), 'seed')}{' at planned looks' if found['looks'] else ''} ({found['name']})"
+        for found in earlier[:MOST_NAMED]
+    ]
+    more = f" and {len(earlier) - MOST_NAMED} times more" if len(earlier) > MOST_NAMED else ""
+    return [f"These arms were compared before, with {', '.join(told)}{more}; the intervals do not account for that."]
 
 
 def headline(row: ArmComparison) -> str:

@@ -78,6 +78,8 @@ def compare_study(breaks: PooledBreaks) -> Comparison:
         "provenance": provenance(study),
         "rule": (evidence.__doc__ or "").strip(),
     }
+    if study.earlier:
+        found["earlier"] = [look.to_dict() for look in study.earlier]
     if study.imported:
         found["imported"] = [imported_row(one) for one in study.imported]
     return found

@@ -223,3 +223,4 @@ class Comparison(TypedDict):
     provenance: dict[str, Any]
     rule: str
     imported: NotRequired[list[ImportedRow]]  # only where there are such curves
+    earlier: NotRequired[list[dict[str, Any]]]  # studies that looked at the same arms before, where there are some

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from analysis.inference.answers import look
+from analysis.inference.answers import look, looked_before
 from analysis.inference.pooled_breaks import BREAK_MEASURES
 from analysis.inference.rows import Cell, Comparison, Failure
 from analysis.numbers import MISSING, difference, milliseconds, plus_minus, printable, ranged
@@ -94,6 +94,7 @@ def closing_lines(comparison: Comparison) -> list[str]:
         more = f" For a verdict: {printable(command, 600)}" if answer["exploratory"] and command else ""
         lines.append(f"→ {head}{printable(answer['sentence'], 600)}{more}")
     lines += [f"→ {printable(row['sentence'], 600)}" for row in comparison.get("imported") or []]
+    lines += [printable(line, 600) for line in looked_before(comparison)]
     finished, every = comparison["trials"].get("finished", 0), sum(comparison["trials"].values())
     if finished < every:
         others = ", ".join(f"{n} {status}" for status, n in comparison["trials"].items() if status != "finished")

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from analysis.inference.answers import look, qualified
+from analysis.inference.answers import look, looked_before, qualified
 from analysis.inference.compare import compare_study
 from analysis.inference.pooled_breaks import PooledBreaks
 from analysis.inference.rows import Answer as ArmAnswer
@@ -121,6 +121,7 @@ def answers(comparison: Comparison) -> list[Block]:
     if comparison["looks"]:
         own = "Those are the intervals of paired differences on this page; those of an arm's own numbers are of 95 %."
         told.append(Text(text=f"{look(comparison['looks'])}. {own}"))
+    told += [Text(text=line) for line in looked_before(comparison)]
     asked = comparison["answers"]
     if not asked:
         return [*told, Text(text="No arm is asked about in this study: controls and baseline only.")]

@@ -49,7 +49,30 @@ SHAPE: Shape = {
     "contrasts?": {"*": str},
     "looks?": [int],
     "futility?": bool,
+    "earlier?": [{"name": str, "created?": str | None, "seeds": [int], "looks?": [int]}],
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """An earlier study of the same arms, judged after other seeds or by another plan of looks (sweeps/earlier.py)."""
+
+    name: str
+    created: str | None
+    seeds: tuple[int, ...]
+    looks: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(found: Mapping[str, Any]) -> Look:
+        return Look(
+            name=found["name"],
+            created=found.get("created"),
+            seeds=tuple(found["seeds"]),
+            looks=tuple(found.get("looks") or ()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +118,7 @@ class Declaration:
     looks             after how many seeds the study is judged, where it may stop before the last (inference/looks.py);
                       `seeds` are those up to the look at which it stands
     futility          it may also stop at a look after which an answer has become improbable
+    earlier           studies that looked at the same arms before
     contrasts         what an arm is compared with beside the baseline, by their names
     command           gives this study; `verdict_command` the same question at the sizes and seeds of a verdict
     created           when the study was first asked for, UTC
@@ -114,6 +138,7 @@ class Declaration:
     contrasts: Mapping[str, str] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
     futility: bool = False
+    earlier: tuple[Look, ...] = ()
     command: str | None = None
     verdict_command: str | None = None
     created: str | None = None
@@ -125,6 +150,7 @@ class Declaration:
             "arms": [arm.to_dict() for arm in self.arms],
             "trials": [trial.to_dict() for trial in self.trials],
             "references": [trial.to_dict() for trial in self.references],
+            "earlier": [look.to_dict() for look in self.earlier],
             "protocol": {"curve": self.curve},
         }
 
@@ -146,6 +172,7 @@ class Declaration:
             contrasts=found.get("contrasts") or {},
             looks=tuple(found.get("looks") or ()),
             futility=bool(found.get("futility")),
+            earlier=tuple(map(Look.from_dict, found.get("earlier") or ())),
             command=found.get("command"),
             verdict_command=found.get("verdict_command"),
             created=found.get("created"),

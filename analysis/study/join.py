@@ -53,6 +53,7 @@ def _two(a: Study, b: Study) -> Study:
         curve=a.curve if a.curve == b.curve else "heldout",  # the training loss is not comparable in one of them
         tuning=_tuning(a.tuning, b.tuning),
         futility=a.futility and b.futility,
+        earlier=tuple({look.name: look for look in (*a.earlier, *b.earlier)}.values()),
         contrasts={**a.contrasts, **{names[arm]: names[against] for arm, against in b.contrasts.items()}},
         command=_both(a.command, b.command),
         verdict_command=_both(a.verdict_command, b.verdict_command),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.inference.answers import look
+from analysis.inference.answers import look, looked_before
 from analysis.inference.compare import compare
 from analysis.inference.looks import confidence_at
 from analysis.inference.stopping import decided
@@ -19,6 +19,10 @@ from zslx.runs.json_files import write_json
 
 LOOKS = [6, 8, 10]
 LEVEL = confidence_at(LOOKS, 6)
+EARLIER = [
+    {"name": "s3", "created": None, "seeds": [0, 1, 2], "looks": []},
+    {"name": "s5", "created": None, "seeds": [0, 1, 2, 3, 4], "looks": [4, 5]},
+]
 
 
 def study(folder, effect: float, **declared):
@@ -40,7 +44,8 @@ def study(folder, effect: float, **declared):
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    return compare(study(tmp_path_factory.mktemp("r"), -0.03, looks=LOOKS, contrasts={"pcgrad+cosine": "cosine"}))
+    declared = {"looks": LOOKS, "contrasts": {"pcgrad+cosine": "cosine"}, "earlier": EARLIER}
+    return compare(study(tmp_path_factory.mktemp("r"), -0.03, **declared))
 
 
 @pytest.mark.medium
@@ -135,3 +140,20 @@ def test_an_answer_says_where_the_study_stands():
 def test_a_damaged_declaration_is_named(tmp_path, declared, message):
     with pytest.raises(ValueError, match=message):
         load_study(study(tmp_path, 0.0, **declared))
+
+
+@pytest.mark.medium
+def test_looks_of_earlier_studies_are_said_in_one_line(comparison):
+    told = "These arms were compared before, with 3 seeds (s3), 5 seeds at planned looks (s5); the intervals do not "
+    told += "account for that."
+    assert closing_lines(comparison).count(told) == 1
+    assert [block.text for block in answers(comparison) if getattr(block, "text", "") == told] == [told]
+    assert json.loads(json.dumps(comparison["earlier"])) == EARLIER
+    more = looked_before({"earlier": EARLIER * 3})
+    assert more == [told.replace("planned looks (s5);", "planned looks (s5), 3 seeds (s3) and 3 times more;")]
+
+
+@pytest.mark.parametrize("earlier", [[{"name": "a"}], [{"name": "a", "seeds": ["x"]}], {"name": "a"}])
+def test_damaged_earlier_looks_are_named(tmp_path, earlier):
+    with pytest.raises(ValueError, match=r"study\.json: earlier"):
+        load_study(study(tmp_path, 0.0, earlier=earlier))
