@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from analysis.study.arm import Arm, sets_rate
-from analysis.study.load import Study, environment, load_study
+from analysis.study.load import Study, environment, load_study, moved
 from analysis.study.measures import Measures
 from analysis.study.tuning import train_seconds
 from sweeps.arms import BASELINE_ARM
@@ -33,6 +33,7 @@ from zslx.intervention import registry
 FACTORS = tuple(2 ** (k / 2) for k in (-2, -1, 0, 1, 2))
 SEEDS = (1000, 1001, 1002)
 UNPROBED = "instruments.probes=false"  # a seventh of a small trial's time, for what no choice of a rate reads
+AGAIN = "move {} away, and the same command trains what is gone again"
 WIDEST = 2**3  # the grid is extended up to this factor, and down to its inverse
 
 Rates = dict[str, dict[str, float]]
@@ -142,14 +143,16 @@ def load(results: str | Path, study: PlannedStudy) -> Study:
     one would be chosen for it.
     """
     found = load_study(results, study.name)
+    for trial in found.trials:
+        if places := moved(trial):
+            raise ValueError(f"{trial.folder} was trained on two kinds of machine ({places}): {AGAIN.format('it')}")
     ended = {tuple(environment(t).items()): t for t in found.trials if t.manifest}
     if len(ended) > 1:
         (one, first), (other, second), *_ = ended.items()
         differs = ", ".join(f"{k} {dict(one).get(k)} and {v}" for k, v in other if dict(one).get(k) != v)
         raise ValueError(
             f"{study.name}: its trials {first.folder} and {second.folder} ran on two kinds of machine ({differs}), and "
-            "what is chosen would depend on that: move the folders of one kind away, and the same command trains them "
-            "again"
+            f"what is chosen would depend on that: {AGAIN.format('those of one kind')}"
         )
     return found
 

@@ -60,7 +60,11 @@ def test_a_tuning_on_two_kinds_of_machine_chooses_nothing(tmp_path):
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["hardware"] = manifest.get("hardware", {}) | {"processor": processor}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"two kinds of machine \(processor A and B\).*trains them again"):
+    with pytest.raises(ValueError, match=r"two kinds of machine \(processor A and B\).*trains what is gone again"):
+        load(results, SimpleNamespace(name="simulated"))
+    manifest["earlier"] = [{"hardware": manifest["hardware"] | {"processor": "A"}}]
+    (folders[-1] / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"was trained on two kinds of machine \(processor A and B\)"):
         load(results, SimpleNamespace(name="simulated"))
 
 
