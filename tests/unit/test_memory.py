@@ -10,7 +10,8 @@ import torch
 from zslx.config.run_config import override
 from zslx.model.losses import losses_of
 from zslx.model.transformer import build_model
-from zslx.runs.identity import LATER, identity, ingredients
+from zslx.runs.digest import LATER
+from zslx.runs.identity import identity, ingredients
 from zslx.testing.subject import BLIND, WATCHED, plain, trained
 from zslx.training.pack import train_pack
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from zslx.config.run_config import Config
 from zslx.runs.json_files import dumps, read_json, read_lines, write_json
 from zslx.runs.records import LINE_FILES, RunRecords, columns, read_run
+from zslx.runs.timing import time_totals
 
 
 def fill(records: RunRecords, steps: range) -> None:
@@ -66,6 +68,18 @@ def test_columns_have_nan_where_a_line_lacks_the_number():
     assert set(table) == {"step", "loss", "pcgrad/negative"}
     np.testing.assert_array_equal(table["loss"], [2.0, np.nan])
     np.testing.assert_array_equal(table["pcgrad/negative"], [np.nan, 0.25])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e3), st.integers(0, 5)), max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_the_median_of_a_step_counts_the_median_of_a_line_once_a_step(found):
+    lines = [
+        {"step_seconds": s if n else None, "steps": n, "seconds": s * n, "instrument_seconds": 1} for s, n in found
+    ]
+    every = [seconds for seconds, steps in found for _ in range(steps)]
+    totals = time_totals(lines)
+    assert totals["median_step_seconds"] == (statistics.median(every) if every else 0.0)
+    assert totals["seconds"] == totals["train_seconds"] + len(found)
 
 
 def test_a_torn_last_line_is_left_out_and_any_other_damage_is_named(tmp_path):

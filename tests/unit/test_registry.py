@@ -16,6 +16,7 @@ import pytest
 
 from zslx.config.spec import Spec
 from zslx.intervention import discovery, registry
+from zslx.intervention.class_text import shipped_placebos
 from zslx.intervention.discovery import discover
 from zslx.intervention.from_text import TextLoader
 from zslx.intervention.registry import load_intervention, load_spec, resolve
@@ -37,6 +38,13 @@ class Mine(Intervention):
     def token_weights(self, run, view, state):
         return view.losses ** self.power
 '''
+
+
+def test_which_of_ours_have_a_placebo_is_read_without_importing_them(plugins: Path):
+    ours = [name for name, sources in discover().items() if (sources[0].module or "").startswith("interventions.")]
+    classes = {name: registry.load_class(name, discover()[name]) for name in ours}
+    assert shipped_placebos() == {name: cls.placebo is not None for name, cls in classes.items()}
+    assert {*shipped_placebos().values()} == {True, False}
 
 
 def write(folder: Path, name: str = "mine", file: str = "") -> Path:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
-import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -23,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from zslx.intervention.base import Intervention
+from zslx.intervention.class_text import UNREADABLE, class_nodes, literal, literals
 from zslx.places import PLUGIN_GROUP, ROOT, plugin_folders
 
-UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, OSError)  # what reading and parsing a file may raise
 UNKNOWN = ast.ClassDef(name="", bases=[], keywords=[], body=[], decorator_list=[])
 
 
@@ -108,7 +106,7 @@ def _from_entry_point(point: EntryPoint, path: Path | None) -> Source:
     """What the text of an entry point's module says of it."""
     node, absent = UNKNOWN, ""
     try:
-        nodes = _class_nodes(path) if path and path.suffix == ".py" else []
+        nodes = class_nodes(path) if path and path.suffix == ".py" else []
         node = next((n for n in nodes if n.name == point.attr), UNKNOWN)
         if (name := literals(node).get("name", point.name)) != point.name:
             absent = f"entry point {point.name} = {point.value}: that class has name = {name!r}"
@@ -135,49 +133,13 @@ def _entry_points(search_path: tuple[str, ...]) -> EntryPoints:
 def _classes(path: Path, module: str | None) -> Iterator[Source]:
     """The classes of a file that set `name` to a text. A file that cannot be parsed has its own name and says why."""
     try:
-        nodes = _class_nodes(path)
+        nodes = class_nodes(path)
     except UNREADABLE as error:
         yield Source(path.stem, path, module, absent=f"{path} cannot be parsed: {error}")
         return
     for node in nodes:
         if name := literals(node).get("name"):
             yield Source(str(name), path, module, node)
-
-
-def _class_nodes(path: Path) -> list[ast.ClassDef]:
-    stat = path.stat()
-    tree = _parsed(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
-    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
-
-
-@cache
-def _parsed(path: Path, stamp: tuple[int, int, int]) -> ast.Module:
-    """The syntax tree of a file; `stamp` tells its versions apart."""
-    return ast.parse(path.read_text(encoding="utf-8"), path.name)
-
-
-def literal(node: ast.expr) -> Any:
-    """The value of a literal that JSON can hold; ValueError or TypeError for any other expression."""
-    value = ast.literal_eval(node)
-    json.dumps(value)
-    return value
-
-
-@cache
-def literals(node: ast.ClassDef) -> Mapping[str, Any]:
-    """Class attributes set to literals."""
-    values = {}
-    for item in node.body:
-        if isinstance(item, ast.Assign) and len(item.targets) == 1:
-            target, value = item.targets[0], item.value
-        elif isinstance(item, ast.AnnAssign) and item.value is not None:
-            target, value = item.target, item.value
-        else:
-            continue
-        if isinstance(target, ast.Name):
-            with suppress(*UNREADABLE):
-                values[target.id] = literal(value)
-    return values
 
 
 def settings_of(node: ast.ClassDef) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from zslx.config.groups import GROUPS
 from zslx.config.run_config import PLAIN, Config
 from zslx.config.spec import BASELINE, Spec
 from zslx.intervention.base import Intervention
-from zslx.intervention.discovery import UNKNOWN, Source, discover, literals, settings_of
+from zslx.intervention.class_text import literals
+from zslx.intervention.discovery import UNKNOWN, Source, discover, settings_of
 from zslx.intervention.from_text import from_text, import_file
 from zslx.intervention.hooks import claims, examine_class
 from zslx.intervention.placebo import placebo_of

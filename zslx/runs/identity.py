@@ -18,7 +18,7 @@ from zslx.config.run_config import Config
 from zslx.intervention import registry
 from zslx.intervention.base import Intervention
 from zslx.model import hugging_face
-from zslx.runs.digest import digest
+from zslx.runs.digest import digest, hashed_settings
 from zslx.runs.records import read_run
 from zslx.text import token_cache
 from zslx.text.corpus import Corpus
@@ -28,11 +28,6 @@ from zslx.text.corpus import Corpus
 NUMERICS = 1
 COMPILED = 2  # likewise, where the numbers of runs with `train.compile` alone move
 WEIGHED = 2  # likewise, of runs in which a method weights the gradients of groups
-# Settings that came later, by group: a run that does not use them has the identity that it always had.
-LATER = {
-    "train": ("micro_batch", "checkpointing", "loss_chunk", "deterministic"),
-    "model": ("hf", "hf_config", "pretrained"),
-}
 
 
 def device_kind(config: Config) -> str:
@@ -49,18 +44,7 @@ def ingredients(config: Config, *, packed: bool = False) -> dict[str, Any]:
 
     `packed`: the run shares its gradient pass with others, whose sums are rounded differently.
     """
-    values = config.to_dict()
-    for key in ("instruments", "run"):
-        values.pop(key)
-    values["train"].pop("device")
-    for group, keys in LATER.items():
-        for key in keys:
-            if not values[group][key]:
-                values[group].pop(key)
-    if config.model.hf_config:
-        values["model"].pop("hf")  # what lies in the folder counts, not where it is
-    for key in ("path", "tokenizer", "text_column", "domain_column", "max_tokens"):
-        values["data"].pop(key)  # the hash of text and tokenizer counts, not where they lie
+    values = hashed_settings(config.to_dict())
     methods = registry.load_spec(config.intervention, config.settings)
     values["settings"] = {m.name: {s["name"]: s["default"] for s in m.card()["settings"]} for m in methods}
     corpus = token_cache.corpus_of(config.data)

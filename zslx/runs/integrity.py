@@ -23,9 +23,14 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
     for name in LINE_FILES:
         path = folder / f"{name}.jsonl"
         if path.exists():
-            data = path.read_bytes()
-            found[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     return found
+
+
+def sha256(path: Path) -> str:
+    """Of a file, read in blocks: records of a long run have hundreds of megabytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def measured_steps(config: Mapping[str, Any]) -> set[int]:
@@ -55,10 +60,9 @@ def _changed(folder: Path, kept: Mapping[str, Any]) -> str:
             return f"{folder / 'manifest.json'}: records.{name} is no size and checksum of a records file"
         if not path.exists():
             return f"{path}: it is gone"
-        data = path.read_bytes()
-        if len(data) != was.get("bytes"):
-            return f"{path}: {len(data)} bytes, and {was.get('bytes')} when the run finished: it was cut or changed"
-        if hashlib.sha256(data).hexdigest() != was.get("sha256"):
+        if (size := path.stat().st_size) != was.get("bytes"):
+            return f"{path}: {size} bytes, and {was.get('bytes')} when the run finished: it was cut or changed"
+        if sha256(path) != was.get("sha256"):
             return f"{path}: it was changed since the run finished"
     return ""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zslx.runs.records import RunRecords, read_run
+from zslx.runs.timing import time_totals
 
 
 class Clock:
@@ -59,13 +60,4 @@ class Clock:
 
     def totals(self, folder: Path) -> dict[str, float]:
         """Totals over the run, killed attempts included as far as their records were kept."""
-        lines = read_run(folder).timing
-        training = sum(line["seconds"] for line in lines)
-        instruments = sum(line["instrument_seconds"] for line in lines)
-        medians = [line["step_seconds"] for line in lines for _ in range(line["steps"])]
-        return {
-            "seconds": training + instruments,
-            "train_seconds": training,
-            "instrument_seconds": instruments,
-            "median_step_seconds": statistics.median(medians) if medians else 0.0,
-        }
+        return time_totals(read_run(folder).timing)
