@@ -38,13 +38,16 @@ NAME = re.compile(
 SHAPE: Shape = {"format": int, "zslx": str, "versions": {"*": [str]}, "files": {"*": {"bytes": int, "sha256": str}}}
 MOST_FILES = 200_000
 MOST_BYTES = 16 << 30  # of all files unpacked
-MOST_BYTES_OF_JSON = 256 << 20  # of a file that is read as a whole
+MOST_BYTES_OF_FILE = 256 << 20  # of a file, which may be read as a whole; a plain run of a million steps has half
 MOST_PACKED = 200  # times smaller than unpacked: records are packed to a fifth, a bomb to a thousandth
 BLOCK = 1 << 20
 
 
 def pack(folder: Path, out: Path, about: Mapping[str, Any]) -> None:
-    """Write the files of `folder` as the archive `out`, atomically; `about` goes into its manifest."""
+    """Write the files of `folder` as the archive `out`, atomically; `about` goes into its manifest.
+
+    ValueError for a file that `unpack` would refuse.
+    """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files: dict[str, dict[str, Any]] = {}
     temporary = out.with_name(f".{out.name[:80]}.{os.getpid()}.tmp")
@@ -52,6 +55,8 @@ def pack(folder: Path, out: Path, about: Mapping[str, Any]) -> None:
         with zipfile.ZipFile(temporary, "w") as file:
             for name in names:
                 assert NAME.fullmatch(name), f"{name} could not be read again"
+                if (size := (folder / name).stat().st_size) > MOST_BYTES_OF_FILE:
+                    raise ValueError(f"{name}: {size} bytes, allowed in an archive are {MOST_BYTES_OF_FILE} a file")
                 with (folder / name).open("rb") as source, file.open(_entry(name), "w") as target:
                     files[name] = _copy(source, target)
             manifest = {"format": FORMAT, **about, "files": files}
@@ -132,8 +137,8 @@ def _safe(archive: Path, entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo
             raise ValueError(f"{archive}: {name} is no plain file")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & 1:
             raise ValueError(f"{archive}: {name} is encrypted or packed in a way that zslx archive does not use")
-        if name.endswith(".json") and entry.file_size > MOST_BYTES_OF_JSON:
-            raise ValueError(f"{archive}: {name} has {entry.file_size} bytes, allowed are {MOST_BYTES_OF_JSON}")
+        if entry.file_size > MOST_BYTES_OF_FILE:
+            raise ValueError(f"{archive}: {name} has {entry.file_size} bytes, allowed are {MOST_BYTES_OF_FILE}")
         if entry.file_size > max(BLOCK, MOST_PACKED * entry.compress_size):
             raise ValueError(f"{archive}: {name} unpacks to {entry.file_size} bytes from {entry.compress_size}: a bomb")
     if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:

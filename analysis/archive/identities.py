@@ -11,8 +11,8 @@ from typing import Any
 
 from analysis.study.arm import Arm
 from analysis.study.declaration import Entry
-from zslx.config.spec import one_spelling
-from zslx.runs.digest import digest
+from zslx.config.spec import BASELINE, PLACEBO, Spec, one_spelling
+from zslx.runs.digest import digest, hashed_settings
 
 GROUPS = ("model", "data", "optim", "train")
 
@@ -21,7 +21,7 @@ def identity_fault(entry: Entry, arm: Arm | None, config: Mapping[str, Any], man
     """Why the identity of a trial does not follow; empty if it does. `arm`: None of a run that is no arm's."""
     parts = manifest.get("ingredients") or {}
     hashed = parts.get("config")
-    if not isinstance(hashed, Mapping) or not isinstance(hashed.get("train"), Mapping):
+    if not isinstance(hashed, Mapping) or not all(isinstance(hashed.get(g), Mapping) for g in (*GROUPS, "settings")):
         return "its manifest does not say what was hashed"
     name = digest(parts)
     if not {"steps", "probes"} <= (manifest.get("records") or {}).keys():
@@ -34,24 +34,33 @@ def identity_fault(entry: Entry, arm: Arm | None, config: Mapping[str, Any], man
         return f"study.json says seed {entry.seed}, and seed {hashed['train'].get('seed')} was hashed"
     if arm and hashed.get("intervention") != one_spelling(arm.intervention):
         return f"study.json says {arm.intervention}, and {hashed.get('intervention')} was hashed"
+    if set(hashed["settings"]) != set(map(str, Spec.parse(hashed.get("intervention")).parts)) - {BASELINE}:
+        return f"{hashed.get('intervention')} was hashed, with settings of {', '.join(hashed['settings']) or 'nothing'}"
     for method, key, value, meant in _settings(arm, hashed) if arm else ():
         if not same_setting(value, meant):
             return f"study.json says {method}.{key} {value}, and {meant} was hashed"
+    return _config_fault(config, hashed)
+
+
+def _config_fault(config: Mapping[str, Any], hashed: Mapping[str, Any]) -> str:
+    """Where config.json differs from what was hashed, in a setting that is hashed."""
+    said = hashed_settings(config)
+    if one_spelling(said.get("intervention", BASELINE)) != hashed["intervention"]:
+        return f"config.json says {said.get('intervention')}, and {hashed['intervention']} was hashed"
     for group in GROUPS:
-        given, meant = config.get(group) or {}, hashed.get(group)
-        for key, value in meant.items() if isinstance(meant, Mapping) and isinstance(given, Mapping) else ():
-            resolved = (group, key) == ("data", "vocab_size")  # the tokenizer's own, where one is given
-            if key in given and given[key] != value and not resolved:
-                return f"config.json says {group}.{key} {given[key]}, and {value} was hashed"
+        for key in dict.fromkeys([*hashed[group], *said[group]]):
+            given, meant = (of[group].get(key, "nothing") for of in (said, hashed))
+            resolved = (group, key) == ("data", "vocab_size") and config["data"].get("tokenizer")  # the tokenizer's own
+            if given != meant and not resolved:
+                return f"config.json says {group}.{key} {given}, and {meant} was hashed"
     return ""
 
 
 def _settings(arm: Arm, hashed: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
     """(method, key, value of the arm, value that was hashed) of each setting that an arm declares."""
-    resolved = hashed.get("settings") or {}
     for method, declared in arm.settings.items():
-        meant = resolved.get(method, resolved.get(f"placebo:{method}")) or {}
-        yield from ((method, key, value, meant.get(key)) for key, value in declared.items() if meant)
+        meant = hashed["settings"].get(method, hashed["settings"].get(f"{PLACEBO}{method}")) or {}
+        yield from ((method, key, value, meant.get(key)) for key, value in declared.items())
 
 
 def same_setting(declared: Any, hashed: Any) -> bool:

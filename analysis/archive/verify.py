@@ -7,21 +7,24 @@ counted and the largest difference named. Words agree where they are equal. Anot
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zslx
+from analysis.archive.arms import arm_faults
 from analysis.archive.container import COMPARISON, SOURCES, unpack
 from analysis.archive.identities import identity_fault, sources_of
+from analysis.archive.records import records_fault
 from analysis.archive.write import Progress, claims, source_name
-from analysis.study.declaration import Declaration, Entry
-from zslx.runs.integrity import fault
+from analysis.study.declaration import Declaration
 from zslx.runs.json_files import read_json
-from zslx.runs.records import OVER, Run, read_run
+from zslx.runs.records import OVER, read_run
 
 TOLERANCE = 1e-9
 # What values of wrong types in a hostile file may raise where they are computed with.
@@ -58,7 +61,8 @@ def verify(archive: Path, tolerance: float = TOLERANCE, progress: Progress | Non
 
 
 def _trials(folder: Path) -> Check:
-    """Each trial that is done: its identity follows from its ingredients, and its records are those of its manifest."""
+    """Each arm has one trial of each size and seed. Of each that is done, the identity follows from its ingredients,
+    the records are those of its manifest, and what was hashed is what the study says of its arm and size."""
     if len(studies := sorted(folder.glob("studies/*"))) != 1:
         raise ValueError(f"{len(studies)} studies: an archive has one")
     declared = Declaration.read(studies[0])
@@ -66,25 +70,33 @@ def _trials(folder: Path) -> Check:
         raise ValueError(f"study.json: {cells} arms × sizes × seeds, allowed are {LARGEST_STUDY}")
     arms = {arm.name: arm for arm in declared.arms}
     done = [entry for entry in (*declared.trials, *declared.references) if entry.status in OVER]
-    faults = []
+    faults, trained = [*_cells(declared)], []
     for entry in done:
+        arm = arms.get(entry.arm)
         try:
             run = read_run(folder / "trials" / entry.identity)
-            wrong = identity_fault(entry, arms.get(entry.arm), run.config, run.manifest) or _records_fault(entry, run)
+            wrong = identity_fault(entry, arm, run.config, run.manifest)
+            if arm and not wrong:
+                trained.append((entry, run.manifest["ingredients"]))
+            wrong = wrong or records_fault(entry, run)
         except UNUSABLE as error:
             wrong = str(error)
         if wrong:
             faults.append(f"{entry.label}: {wrong.replace(f'{folder}/', '')}")
+    faults += arm_faults(declared, trained)
     strange = {path.name for path in folder.glob("trials/*")} - {entry.identity for entry in done}
     faults += [f"trials/{name}: is no trial of the study" for name in sorted(strange)]
-    told = f"of {len(done)} trials: identities follow from what was hashed, records are whole"
+    told = f"of {len(done)} trials: identities follow from what was hashed, records are whole, arms are what they say"
     return Check(name="trials", found=told, faults=tuple(faults))
 
 
-def _records_fault(entry: Entry, run: Run) -> str:
-    if run.status != entry.status:
-        return f"study.json says {entry.status}, and its manifest {run.status}"
-    return fault(run)
+def _cells(declared: Declaration) -> Iterator[str]:
+    """The trials that study.json lacks, or has more than once."""
+    found = Counter((trial.arm, trial.size, trial.seed) for trial in declared.trials)
+    for cell in itertools.product((arm.name for arm in declared.arms), declared.sizes, declared.seeds):
+        if (times := found.pop(cell, 0)) != 1:
+            yield f"{'/'.join(map(str, cell))}: stands {times} times in study.json"
+    yield from (f"{'/'.join(map(str, cell))}: is none of its arms, sizes and seeds" for cell in found)
 
 
 def _sources(folder: Path) -> Check:

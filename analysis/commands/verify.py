@@ -14,8 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Check an archive that zslx archive wrote: the checksum of each file, that the identity of each trial follows\n"
-        "from what was hashed, that records are whole, that sources are those that were hashed, and every number and\n"
-        "word of the comparison, computed from the records again. Nothing of the archive is executed.\n\n"
+        "from what was hashed and fits its arm and size, that none is missing, that records are whole, that sources\n"
+        "are those that were hashed, and every number and word of the comparison, computed from the records again.\n"
+        "Nothing of the archive is executed.\n\n"
         "exit codes: 0 all agrees, 1 something differs, 2 no archive that can be unpacked"
     )
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="the zip file")

@@ -20,16 +20,18 @@ from typing import Any
 import numpy as np
 
 from analysis.inference.evidence import VERDICT_SEEDS
-from analysis.study.arm import Arm
+from analysis.study.arm import Arm, rate_factor
 from analysis.study.declaration import Declaration, Entry
 from zslx.config.presets import preset
 from zslx.config.sizes import model_preset
+from zslx.config.spec import Spec
 from zslx.instruments.measuring_steps import token_steps
+from zslx.runs.digest import hashed_settings
 from zslx.runs.json_files import write_json
 from zslx.runs.records import RunRecords
 
 PROBE_STEPS = sorted({2**k for k in range(20)} | {3 * 2**k for k in range(19)})
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, dict[str, Any]] = {
     "ingredients": {"numerics": 1, "torch": "2.13.0", "device": "cpu", "corpus": "simulated"},
     "versions": {"zslx": "0.1.0", "python": "3.11.2", "torch": "2.13.0"},
     "hardware": {"machine": "x86_64", "processor": "simulated", "cores": 2, "threads": 1, "gpu": None},
@@ -174,6 +176,7 @@ class _Trial:
         config = preset("laptop").for_size(self.size).to_dict()
         config["intervention"] = self.arm.intervention
         config["train"] |= {"steps": self.steps, "seed": self.seed}
+        config["optim"]["lr"] *= rate_factor(self.arm.name) or 1
         tokens = config["data"]["batch_size"] * config["data"]["seq_len"]
         end = self.steps // 3 if fault == "diverged" else self.steps
         t = np.arange(1, end + 1)
@@ -204,10 +207,14 @@ class _Trial:
             spent = {"seconds": end * seconds, "instrument_seconds": end * seconds * 0.1}
             records.append_timing({"step": end, "steps": end, **spent, "step_seconds": seconds})
         status = fault if fault == "diverged" else "finished"
+        methods = map(str, Spec.parse(self.arm.intervention).parts)
+        settings: dict[str, dict[str, Any]] = {name: {} for name in methods if name != BASELINE.intervention}
+        hashed = {"config": hashed_settings(config) | {"settings": settings}}
         manifest = {
             "status": status,
             "identity": self.identity,
             **ENVIRONMENT,
+            "ingredients": {**ENVIRONMENT["ingredients"], **hashed},
             "totals": {
                 "steps": end,
                 "tokens": end * tokens,

@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.study.arm import Arm
 from zslx.runs.json_files import read_json, write_json
-from zslx.runs.shapes import Shape, check
+from zslx.runs.shapes import NUMBER, Shape, check
 
 FILE = "study.json"
 TRIAL: Shape = {
@@ -38,6 +38,7 @@ SHAPE: Shape = {
             "of?": str | None,
             "settings?": dict | None,
             "has_placebo?": bool,
+            "rates?": {"*": NUMBER},
         }
     ],
     "sizes": [str],

@@ -171,9 +171,10 @@ def _check(study: Study, path: Path) -> None:
     looks, seeds = list(study.looks), len(study.seeds)
     if looks and (looks != sorted(set(looks)) or looks[0] < 1 or seeds not in looks):
         raise ValueError(f"{path}: looks {looks} must increase, and one of them be at its {seeds} seeds")
-    for t in study.trials:
-        if t.arm not in names or t.size not in study.sizes or t.seed not in study.seeds:
-            raise ValueError(f"{path}: trial {t.arm!r} {t.size!r} {t.seed} is none of its arms, sizes and seeds")
+    for (arm, size, seed), times in Counter((t.arm, t.size, t.seed) for t in study.trials).items():
+        if times > 1 or arm not in names or size not in study.sizes or seed not in study.seeds:
+            why = f"stands in it {times} times" if times > 1 else "is none of its arms, sizes and seeds"
+            raise ValueError(f"{path}: trial {arm!r} {size!r} {seed} {why}")
 
 
 def in_order(study: Study) -> Study:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.archive import container
 from analysis.archive.container import MANIFEST, pack, unpack
 from analysis.archive.identities import same_setting
 from analysis.archive.scrub import without_places
@@ -56,12 +57,12 @@ def named(folder: Path, plugin: Path) -> str:
     """Give a simulated run the identity that its ingredients have; returns it."""
     config, manifest = read_json(folder / "config.json"), read_json(folder / "manifest.json")
     config["data"]["path"], config["reference"] = str(plugin.parent / "my text"), str(folder)
-    hashed = {key: config[key] for key in ("intervention", "model", "data", "optim", "train")}
-    hashed["settings"] = {"mine": {"power": 2.0, "sorted": True}} if config["intervention"] == "mine" else {}
-    hashed["data"] = {key: value for key, value in config["data"].items() if key != "path"}
+    hashed = manifest["ingredients"]["config"]
+    if config["intervention"] == "mine":
+        hashed["settings"] = {"mine": {"power": 2.0, "sorted": True}}
     text = subprocess.run(["sha256sum", plugin], capture_output=True, text=True, check=True).stdout.split()[0]
     sources = {"plugins/mine.py": text} if config["intervention"] == "mine" else {}
-    manifest["ingredients"] |= {"config": hashed, "sources": sources}
+    manifest["ingredients"] |= {"sources": sources}
     manifest |= {"identity": digest(manifest["ingredients"]), "records": checksums(folder)}
     write_json(folder / "config.json", config)
     write_json(folder / "manifest.json", manifest)
@@ -206,8 +207,13 @@ FORGERIES: dict[str, tuple[Change, str, str]] = {
         "reading",
         "comparison.json: NaN is not JSON",
     ),
+    "rates that are none": (
+        lambda f: edit(f / "studies/study-0/study.json", lambda found: found["arms"][0].update(rates=3)),
+        "reading",
+        "study.json: arms[0].rates must be an object, not 3",
+    ),
     "arms that are none": (
-        lambda f: edit(f / "studies/study-0/study.json", lambda found: found["arms"][0].update(rates=3, role="x")),
+        lambda f: edit(f / "studies/study-0/study.json", lambda found: found["arms"][0].update(role="x")),
         "reading",
         "needs exactly one arm with the role baseline",
     ),
@@ -342,6 +348,20 @@ def test_bombs_duplicates_links_and_torn_files_are_refused(whole, tmp_path):
         refused("no whole zip file")
     path.write_bytes(data[:200] + bytes(100) + data[300:])
     refused("no whole zip file")
+
+
+@pytest.mark.parametrize("name", ["comparison.json", "trials/0123456789abcdef/steps.jsonl"])
+def test_a_file_that_is_too_large_is_neither_read_nor_written(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "MOST_BYTES_OF_FILE", 5_000)
+    zipped(tmp_path / "a.zip", (name, bytes(5_001)))
+    with pytest.raises(ValueError, match=f"a.zip: {name} has 5001 bytes, allowed are 5000"):
+        list(verify(tmp_path / "a.zip"))
+    path = tmp_path / "folder" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(5_001))
+    with pytest.raises(ValueError, match=f"{name}: 5001 bytes, allowed in an archive are 5000 a file"):
+        pack(tmp_path / "folder", tmp_path / "b.zip", {"zslx": "0", "versions": {}})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "folder"}
 
 
 @pytest.mark.parametrize(
