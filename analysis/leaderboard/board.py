@@ -29,7 +29,7 @@ def blocks(entries: Sequence[Entry]) -> list[Block]:
         own = [(entry, row) for entry in entries for row in entry["rows"] if entry["scale"] == scale.name]
         inside = [(entry, row) for entry, row in own if not entry["departures"] and not row["departures"]]
         apart += [pair for pair in own if pair not in inside]
-        found += [Heading(text=f"Scale: {scale.name}", anchor=scale.preset), standing(inside)]
+        found += [Heading(text=f"Scale: {scale.name}", anchor=scale.preset), *standing(inside)]
     apart += [(entry, row) for entry in entries for row in entry["rows"] if not entry["scale"]]
     unread = [entry for entry in entries if not entry["rows"]]
     if apart or unread:
@@ -49,22 +49,36 @@ def opening(entries: Sequence[Entry]) -> Answer:
     )
 
 
-def standing(pairs: Sequence[tuple[Entry, Row]]) -> Block:
-    """The rows of one scale, the best first."""
-    if not pairs:
-        return Text(text="No study of this scale follows the whole protocol yet.")
-    return Table(
-        columns=("method", "answer", *NAMES, "study"),
-        rows=tuple(cells(entry, row) for entry, row in sorted(pairs, key=by_effect)),
-        caption="In the order of the effect on held-out loss at T. Paired differences to the baseline with 95 % "
-        "intervals (over all looks, where looks were planned), averaged over sizes; L_d, t_d and r_d over the sizes at "
-        "which the break of both arms is identified. D: of one step on held-out text, compared when the baseline was "
-        "as good; lower is less zero-sum learning. Step cost: over the baseline's.",
-    )
+def standing(pairs: Sequence[tuple[Entry, Row]]) -> Iterator[Block]:
+    """The rows of one scale, the best first, and below them those of methods compared with others than the baseline."""
+    ordered = sorted(pairs, key=by_effect)
+    if not ordered:
+        yield Text(text="No study of this scale follows the whole protocol yet.")
+    if plain := [cells(entry, row) for entry, row in ordered if not row["against"]]:
+        yield Table(
+            columns=("method", "answer", *NAMES, "study"),
+            rows=tuple(plain),
+            caption="In the order of the effect on held-out loss at T. Paired differences to the baseline with 95 % "
+            "intervals (over all looks, where looks were planned), averaged over sizes; L_d, t_d and r_d over the "
+            "sizes at which the break of both arms is identified. D: of one step on held-out text, compared when the "
+            "baseline was as good; lower is less zero-sum learning. Step cost: over the baseline's.",
+        )
+    against = [(entry, row) for entry, row in ordered if row["against"]]
+    if against:
+        yield Table(
+            columns=("method", "against", "answer", *NAMES, "study"),
+            rows=tuple((row["method"], row["against"], *cells(entry, row)[1:]) for entry, row in against),
+            caption="Contrasts that studies declared: differences to the arm in the second column, in place of the "
+            "baseline, so that no row is comparable with those above. Step cost: over the baseline's.",
+        )
 
 
 def cells(entry: Entry, row: Row) -> tuple[str, ...]:
-    return (row["method"], row["word"], *(row[key] for key in COLUMNS), f"{entry['study']} {entry['created']}")
+    return (row["method"], row["word"], *(row[key] for key in COLUMNS), study_of(entry))
+
+
+def study_of(entry: Entry) -> str:
+    return f"{entry['study']} {entry['created']}" + ("; tuning not verified" if entry["tuned"] else "")
 
 
 def by_effect(pair: tuple[Entry, Row]) -> float:
@@ -75,7 +89,7 @@ def by_effect(pair: tuple[Entry, Row]) -> float:
 def outside(pairs: Sequence[tuple[Entry, Row]], unread: Sequence[Entry]) -> Table:
     """What departs from the protocol, and in what."""
     rows = [
-        (row["method"], row["word"], row["loss"], entry["study"], why(entry, row))
+        (named(row), row["word"], row["loss"], study_of(entry), why(entry, row))
         for entry, row in sorted(pairs, key=by_effect)
     ]
     rows += [(MISSING, MISSING, MISSING, entry["archive"]["file"], why(entry)) for entry in unread]
@@ -85,6 +99,10 @@ def outside(pairs: Sequence[tuple[Entry, Row]], unread: Sequence[Entry]) -> Tabl
         prose=True,
         caption="Studies that verify, or do not, and are not comparable with those above, each with the reason.",
     )
+
+
+def named(row: Row) -> str:
+    return f"{row['method']} against {row['against']}" if row["against"] else str(row["method"])
 
 
 def why(entry: Entry, row: Row | None = None) -> str:

@@ -8,7 +8,6 @@ an archive gets the same entry from it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Mapping
@@ -21,10 +20,11 @@ from analysis.inference.answers import qualified
 from analysis.leaderboard.protocol import arm_departures, departures, scale_of
 from analysis.numbers import MISSING, difference, number
 from analysis.study.load import Study, load_study
+from zslx.runs.integrity import sha256
 from zslx.runs.json_files import read_json, write_json
 from zslx.runs.shapes import Shape, check
 
-FORMAT = 1
+FORMAT = 2
 INTERFERENCE = "dt1_heldout.D"  # what is compared at matched loss
 COLUMNS = ("loss", "L_d", "t_d", "r_d", "D", "cost", "gain")
 TEXTS: dict[str, Shape] = dict.fromkeys(COLUMNS, str)
@@ -35,8 +35,9 @@ SHAPE: Shape = {
     "study": str,
     "created": str,
     "scale": str,
+    "tuned": bool,
     "departures": [str],
-    "rows": [{"method": str, "word": str, "effect": float | None, "departures": [str], **TEXTS}],
+    "rows": [{"method": str, "against": str, "word": str, "effect": float | None, "departures": [str], **TEXTS}],
 }
 
 
@@ -51,15 +52,11 @@ def entry(archive: Path, where: str = "") -> dict[str, Any]:
         "study": "",
         "created": "",
         "scale": "",
+        "tuned": False,
         "departures": [f"it does not verify: {fault}" for fault in faults[:3]],
         "rows": [],
     }
     return found if faults else found | of_archive(archive)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_archive(archive: Path) -> dict[str, Any]:
@@ -78,6 +75,7 @@ def of_study(study: Study, comparison: Mapping[str, Any]) -> dict[str, Any]:
         "study": study.name,
         "created": str(study.created or "")[:10],
         "scale": scale.name if scale else "",
+        "tuned": study.tuning is not None,
         "departures": [other] if scale is None else [*departures(study, scale), *unfinished(comparison)],
         "rows": [row(study, comparison, answer) for answer in comparison["answers"]],
     }
@@ -92,16 +90,17 @@ def unfinished(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def row(study: Study, comparison: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study says of one arm that it asks about, as texts; `effect` orders the rows."""
+    """What a study says of one arm that it asks about, as texts; `effect` orders the rows, and `against` is empty where
+    the arm is compared with the baseline."""
     every = comparison["contrasts"] + comparison["declared_contrasts"]
     of = next(r for r in every if (r["arm"], r["against"]) == (answer["arm"], answer["against"]))
-    baseline = of["against"] == study.baseline.name
     arm = next(a for a in study.arms if a.name == of["arm"])
     averaged = of["deceleration"][comparison["protocol"]["curve"]]["averaged"]
     matched = next((m["matched_loss"] for m in of["mechanism"] if m["instrument"] == INTERFERENCE), None)
     word = qualified(of["word"], of["beyond_lr_decay"])
     return {
-        "method": of["arm"] if baseline else f"{of['arm']} against {of['against']}",
+        "method": of["arm"],
+        "against": "" if of["against"] == study.baseline.name else of["against"],
         "word": f"exploratory: {word}" if of["exploratory"] else word,
         "effect": of["primary"]["estimate"] if of["primary"] else None,
         "loss": difference(of["primary"]),
@@ -111,7 +110,7 @@ def row(study: Study, comparison: Mapping[str, Any], answer: Mapping[str, Any]) 
         "D": number(matched),
         "cost": cost(comparison, of["arm"]),
         "gain": gain(of["scale_equivalent_gain"]),
-        "departures": list(arm_departures(study, arm)) if baseline else [],
+        "departures": list(arm_departures(study, arm)),
     }
 
 

@@ -127,6 +127,9 @@ def test_an_answer_says_where_the_study_stands():
     assert said(10, False) == said(10, True) == "Look 3 of 3, after 10 of 10 seeds" + end.format("96.1")
 
 
+TRIAL = {"arm": "baseline", "size": "0.1M", "seed": 0}
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
@@ -135,6 +138,8 @@ def test_an_answer_says_where_the_study_stands():
         ({"looks": [8, 6]}, r"looks \[8, 6\] must increase"),
         ({"looks": [7, 10]}, "one of them be at its 6 seeds"),
         ({"looks": ["x"]}, r"looks\[0\] must be a whole number"),
+        ({"trials": [TRIAL] * 2}, "trial 'baseline' '0.1M' 0 stands in it 2 times"),
+        ({"trials": [TRIAL | {"seed": 7}]}, "trial 'baseline' '0.1M' 7 is none of its arms, sizes and seeds"),
     ],
 )
 def test_a_damaged_declaration_is_named(tmp_path, declared, message):

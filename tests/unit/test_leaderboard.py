@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.archive.write import claims
 from analysis.leaderboard import board, protocol
-from analysis.leaderboard.entries import COLUMNS, entry, update
+from analysis.leaderboard.entries import COLUMNS, entry, of_study, update
 from analysis.leaderboard.protocol import LAPTOP, arm_departures, departures, scale_of
 from analysis.report import markdown
 from analysis.simulation.study import ARMS, BASELINE, RATES, SimulatedArm, write_study
@@ -24,7 +26,7 @@ from zslx.config import presets
 from zslx.places import ROOT
 from zslx.runs.json_files import read_json, write_json
 
-SEEDS = 3
+SEEDS = 8
 HOSTILE = "<script>alert(1)</script>|*x*[y](z)"
 
 
@@ -60,24 +62,88 @@ def without(study: Study, name: str) -> Study:
 
 
 def changed(study: Study, group: str, **settings: Any) -> Study:
-    """With other settings in every trial."""
+    """With other settings in every trial, as they were hashed; None: the setting is not there."""
+
+    def other(found: Any) -> Any:
+        return {**found, group: {k: v for k, v in {**found[group], **settings}.items() if v is not None}}
+
+    def of(trial: Any) -> Any:
+        parts = trial.manifest["ingredients"]
+        manifest = {**trial.manifest, "ingredients": {**parts, "config": other(parts["config"])}}
+        return dataclasses.replace(trial, config=other(trial.config), manifest=manifest)
+
+    return dataclasses.replace(study, trials=tuple(map(of, study.trials)))
+
+
+def said(study: Study, group: str, **settings: Any) -> Study:
+    """With other settings in every config.json, which is not what was hashed."""
     trials = [dataclasses.replace(t, config={**t.config, group: {**t.config[group], **settings}}) for t in study.trials]
     return dataclasses.replace(study, trials=tuple(trials))
+
+
+def of_text(study: Study, *corpora: str | None) -> Study:
+    """Whose trials have these texts, one after the other."""
+    texts = itertools.cycle(corpora)
+    manifests = [
+        {**t.manifest, "ingredients": {**t.manifest["ingredients"], "corpus": next(texts)}} for t in study.trials
+    ]
+    trials = [dataclasses.replace(t, manifest=m) for t, m in zip(study.trials, manifests, strict=True)]
+    return dataclasses.replace(study, trials=tuple(trials))
+
+
+RATES_TUNED = {"study": "t", "seeds": [1000, 1001], "trials": 6, "train_seconds": 60.0}
+RATES_TUNED |= {"log_loss": {"baseline": {"0.1M": {"0.707": 1.5, "1": 1.4, "1.41": 1.3, "2": None}}}}
+POINTS = [{"point": 0, "rate": 1.0, "value": 0.0}, {"point": 1, "rate": 2**0.5, "value": -0.1}]
+SEARCHED = {"study": "t", "seeds": [1000], "trials": 4, "train_seconds": 60.0, "by": "optuna", "size": "0.1M"}
+SEARCHED |= {"points": 2, "arms": [{"arm": "baseline", "points": POINTS}]}
+
+
+def tuned(study: Study, factor: float, tuning: dict[str, Any]) -> Study:
+    """With a baseline at this factor on the rate, and what study.json says of its tuning."""
+    arms = [dataclasses.replace(a, rates={"0.1M": factor} if a.role == "baseline" else {}) for a in study.arms]
+    study = changed(study, "optim", lr=float(f"{0.004 * factor:.3g}"))
+    return dataclasses.replace(study, arms=tuple(arms), tuning=tuning)
 
 
 CHANGES = {
     "no baseline at 2 times its rate": lambda s: without(s, "rate:2"),
     "no cosine": lambda s: without(s, "cosine"),
-    "2 seeds; 3, or planned looks": lambda s: dataclasses.replace(s, seeds=(0, 1)),
-    "a search of 20 points an arm; allowed are 16": lambda s: dataclasses.replace(s, tuning={"points": 20}),
-    "a search with successive halving": lambda s: dataclasses.replace(s, tuning={"points": 8, "halving": {"cut": 3}}),
-    "data.path texts; the protocol has none": lambda s: changed(s, "data", path="texts"),
+    "2 seeds; 8, or planned looks": lambda s: dataclasses.replace(s, seeds=(0, 1)),
+    "seeds 0, 1, 2, 4, 5, 6, 7, 9; the protocol has 0 to 7": lambda s: dataclasses.replace(
+        s, seeds=(0, 1, 2, 4, 5, 6, 7, 9)
+    ),
+    "seeds 1, 0, 2, 3, 4, 5, 6, 7; the protocol": lambda s: dataclasses.replace(s, seeds=(1, 0, *range(2, 8))),
+    "looks after 2, 8 seeds; the protocol has none, or 6, 8": lambda s: dataclasses.replace(s, looks=(2, 8)),
+    "looks after 8 seeds; the protocol has none, or 6, 8": lambda s: dataclasses.replace(s, looks=(8,)),
+    "data.path texts; the protocol has none": lambda s: said(s, "data", path="texts"),
+    "data.tokenizer nothing; the protocol has none": lambda s: dataclasses.replace(
+        s, trials=tuple(dataclasses.replace(t, config=no_tokenizer(t.config)) for t in s.trials)
+    ),
+    "its trials do not have one text": lambda s: of_text(s, "a", "b"),
     "optim.lr 0.1; the protocol has 0.004": lambda s: changed(s, "optim", lr=0.1),
+    "optim.clip nothing; the protocol has 1.0": lambda s: changed(s, "optim", clip=None),
     "model.d_model 64; the protocol has 48": lambda s: changed(s, "model", d_model=64),
+    "model.hf gpt2; the protocol has nothing": lambda s: changed(s, "model", hf="gpt2"),
     "1 trials are not done": lambda s: dataclasses.replace(
         s, trials=(*s.trials[:-1], dataclasses.replace(s.trials[-1], status="failed"))
     ),
+    "its tuning: study is missing": lambda s: tuned(s, 1.0, {"done": True}),
+    "its tuning: points must be a whole number, not a list": lambda s: tuned(s, 1.0, SEARCHED | {"points": [4]}),
+    "a search of 20 points an arm; allowed are 16": lambda s: tuned(s, 2**0.5, SEARCHED | {"points": 20}),
+    "a search of 18 points an arm; allowed are 16": lambda s: tuned(
+        s, 2**0.5, SEARCHED | {"arms": [{"arm": "baseline", "points": POINTS * 9}]}
+    ),
+    "a search with successive halving": lambda s: tuned(s, 2**0.5, SEARCHED | {"halving": {"cut": 3}}),
+    "tuned on seed 3, which": lambda s: tuned(s, 2**0.5, RATES_TUNED | {"seeds": [3, 1000]}),
+    "baseline at 0.1M has 1 times its rate, and its tuning found 1.41": lambda s: tuned(s, 1.0, RATES_TUNED),
+    "baseline at 0.1M has 2 times its rate, and its tuning found 1.41": lambda s: tuned(s, 2.0, SEARCHED),
+    "its tuning has no rate of baseline at 0.1M": lambda s: tuned(s, 1.0, RATES_TUNED | {"log_loss": {}}),
+    "optim.lr 0.1; the protocol has 0.00566": lambda s: changed(tuned(s, 2**0.5, RATES_TUNED), "optim", lr=0.1),
 }
+
+
+def no_tokenizer(config: Any) -> Any:
+    return {**config, "data": {key: value for key, value in config["data"].items() if key != "tokenizer"}}
 
 
 @pytest.mark.parametrize("told", CHANGES)
@@ -86,11 +152,16 @@ def test_each_departure_is_named(told, study):
     assert found.startswith(told)
 
 
+def test_trials_that_do_not_say_their_text_depart(study):
+    assert list(departures(of_text(study, None), LAPTOP)) == ["its trials do not have one text"]
+
+
 def test_what_is_free_or_planned_is_no_departure(study):
-    tuned = dataclasses.replace(changed(study, "optim", lr=0.1), tuning={"seeds": [1000]})
-    assert not list(departures(tuned, LAPTOP))
-    assert not list(departures(changed(study, "train", device="cuda", threads=8), LAPTOP))
-    assert not list(departures(dataclasses.replace(study, seeds=(0, 1), looks=(2, 3)), LAPTOP))
+    for factor, tuning in ((2**0.5, RATES_TUNED), (2**0.5, SEARCHED)):
+        assert not list(departures(tuned(study, factor, tuning), LAPTOP))
+    assert not list(departures(changed(study, "train", device="cuda", threads=8, micro_batch=4), LAPTOP))
+    assert not list(departures(dataclasses.replace(study, seeds=tuple(range(6)), looks=(6, 8)), LAPTOP))
+    assert not list(departures(dataclasses.replace(study, looks=(6, 8)), LAPTOP))
     assert scale_of(dataclasses.replace(study, sizes=("0.4M",))) is None
 
 
@@ -98,8 +169,22 @@ def test_an_arm_without_its_controls_stands_apart(study):
     pcgrad = next(arm for arm in study.arms if arm.name == "pcgrad")
     assert list(arm_departures(without(study, "placebo:pcgrad"), pcgrad)) == ["its placebo was not run"]
     assert list(arm_departures(without(study, "pcgrad+cosine"), pcgrad)) == ["not run with cosine"]
-    extra = dataclasses.replace(pcgrad, has_placebo=False)
-    assert list(arm_departures(without(study, "placebo:pcgrad"), extra)) == []
+    lied = dataclasses.replace(pcgrad, has_placebo=False)
+    assert list(arm_departures(without(study, "placebo:pcgrad"), lied)) == ["its placebo was not run"]
+    plugin = dataclasses.replace(lied, name="mine", intervention="mine")
+    assert list(arm_departures(without(study, "placebo:pcgrad"), plugin)) == ["not run with cosine"]
+
+
+@pytest.mark.medium
+def test_a_declared_contrast_must_have_the_controls_of_its_arm_too(tmp_path):
+    light = {"instruments": False, "step_lines": False, "sizes": ("0.1M",), "steps": 60, "seeds": 2}
+    arms = [arm for arm in ARMS if arm.name in ("baseline", "cosine", "pcgrad+cosine")]
+    write_study(tmp_path, np.random.default_rng(0), arms=arms, **light)
+    path = tmp_path / "studies/study-0/study.json"
+    write_json(path, read_json(path) | {"contrasts": {"pcgrad+cosine": "cosine"}})
+    [found] = of_study(load_study(tmp_path), claims(tmp_path))["rows"]
+    assert (found["method"], found["against"]) == ("pcgrad+cosine", "cosine")
+    assert found["departures"] == ["its placebo was not run"]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +224,7 @@ def test_an_archive_becomes_an_entry_and_two_pages(archive, tmp_path, capsys):
     assert row["effect"] == claimed["primary"]["estimate"] and row["word"].startswith("exploratory: ")
     page, text = (tmp_path / "docs" / f"leaderboard.{ending}" for ending in ("html", "md"))
     for shown in (page.read_text(), text.read_text()):
-        assert "2 seeds; 3, or planned looks" in shown and "its placebo was not run" in shown
+        assert "2 seeds; 8, or planned looks" in shown and "its placebo was not run" in shown
         assert found["archive"]["sha256"] in shown
     capsys.readouterr()
     # Without the archive the entry is enough, and an archive that is there is read once.
@@ -179,12 +264,14 @@ def test_an_archive_that_does_not_verify_has_no_row_and_is_listed_with_the_reaso
 
 def row(method: str, effect: float | None, **more: Any) -> dict[str, Any]:
     texts = dict.fromkeys(COLUMNS, "–")
-    return {"method": method, "word": "improves", "effect": effect, "departures": [], **texts, **more}
+    more = {"method": method, "against": "", "word": "improves", "effect": effect, "departures": [], **more}
+    return {**texts, **more}
 
 
 def test_rows_stand_in_the_order_of_their_effect_and_names_are_text():
     archive = {"file": "a.zip", "bytes": 1, "sha256": "0" * 64, "where": HOSTILE}
-    common = {"format": 1, "archive": archive, "verified": [], "created": "2026-01-01", "study": HOSTILE}
+    common = {"format": 2, "archive": archive, "verified": [], "created": "2026-01-01", "study": HOSTILE}
+    common |= {"tuned": False}
     rows = [row("worse", 0.1), row("best", -0.2), row("none", None), row(HOSTILE, -0.1)]
     entries = [
         {**common, "scale": "laptop", "departures": [], "rows": rows},
@@ -199,8 +286,22 @@ def test_rows_stand_in_the_order_of_their_effect_and_names_are_text():
     )
 
 
+def test_a_declared_contrast_stands_below_with_what_it_is_held_against_and_a_tuned_study_says_so():
+    archive = {"file": "a.zip", "bytes": 1, "sha256": "0" * 64, "where": ""}
+    entry = {"format": 2, "archive": archive, "verified": [], "created": "2026-01-01", "study": "s", "scale": "laptop"}
+    rows = [row("mine", -0.1), row("mine+cosine", -0.3, against="cosine"), row("yours", -0.2, against="cosine")]
+    rows[2]["departures"] = ["its placebo was not run"]
+    text = markdown.render(board.blocks([{**entry, "tuned": True, "departures": [], "rows": rows}]))
+    standing, apart = text.split("## Outside the protocol")
+    plain, declared = standing.split("| method | against | answer")
+    assert "| mine | improves" in plain and "mine+cosine" not in plain
+    assert "| mine+cosine | cosine | improves" in declared and "in place of the baseline" in declared
+    assert "| yours against cosine | improves" in apart and "its placebo was not run" in apart
+    assert text.count("s 2026-01-01; tuning not verified |") == 3
+
+
 def test_a_damaged_entry_is_an_error_that_names_it(tmp_path, capsys):
-    (tmp_path / "a.json").write_text('{"format": 1}')
+    (tmp_path / "a.json").write_text('{"format": 2}')
     assert main(["leaderboard", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "a.json: archive is missing" in capsys.readouterr().err
     assert main(["leaderboard", str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
