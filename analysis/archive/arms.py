@@ -4,7 +4,7 @@
     against the baseline      model, data, train and optim of a size are the same, but for the seed and the rate, which
                               has the arm's factor
     a placebo                 is the placebo form of the arm that it belongs to, with its rate, settings and sources; a
-                              control that adds to an arm has these, too
+                              control that adds to an arm has its sources
     settings                  those that two arms declare alike of a method were hashed alike
     a size                    one that zslx names has the model of that name, but for what SET changed of it
 
@@ -51,7 +51,8 @@ def arm_faults(declared: Declaration, trained: Trained) -> Iterator[str]:
         yield from (f"{name}/{size}: {fault}" for fault in _model(entry, parts, declared.overrides))
         yield from (f"{name}/{size}: {fault}" for fault in _against_baseline(declared, arms[name], size, first))
         of = first.get((arms[name].of or "", size))
-        if of and (what := _difference(_shared(of[1]), _shared(parts), both=False)):
+        shared = _shared if arms[name].role == "placebo" else _sources
+        if of and (what := _difference(shared(of[1]), shared(parts), both=False)):
             yield f"{name}/{size}: differs from {arms[name].of} in what was hashed: {what}"
 
 
@@ -87,10 +88,15 @@ def _without_seed(parts: Parts) -> dict[str, Any]:
 
 
 def _shared(parts: Parts) -> dict[str, Any]:
-    """What a placebo has as its arm has it, and what a control that adds to an arm has of it."""
+    """What a placebo has as its arm has it."""
     config = parts["config"]
     settings = {name.removeprefix(PLACEBO): of for name, of in config["settings"].items()}
-    return {"rate": config["optim"].get("lr"), "settings": settings, "sources": parts.get("sources") or {}}
+    return {"rate": config["optim"].get("lr"), "settings": settings, **_sources(parts)}
+
+
+def _sources(parts: Parts) -> dict[str, Any]:
+    """What a control that adds to an arm has of it; a tuning chooses its rate and settings for itself."""
+    return {"sources": parts.get("sources") or {}}
 
 
 def _difference(a: Parts, b: Parts, place: str = "", *, both: bool = True) -> str:

@@ -249,7 +249,7 @@ FORGERIES: dict[str, tuple[Callable[[Results], None], str]] = {
     ),
     "a control of other settings": (
         lambda r: r.train("mine+cosine/", lambda p: p["config"]["settings"]["mine"].update(sorted=False)),
-        "mine+cosine/0.1M: differs from mine in what was hashed: settings.mine.sorted True and False",
+        "mine+cosine/0.1M: differs from mine in settings that it does not declare: mine.sorted True and False",
     ),
     "settings of its own at a size": (
         lambda r: r.train("mine/0.2M", lambda p: p["config"]["settings"]["mine"].update(sorted=False)),
