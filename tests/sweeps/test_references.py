@@ -120,8 +120,8 @@ def test_the_cost_is_charged_to_each_trial_that_used_it(tiny, tmp_path):
         charged = totals[own.label].get("reference_seconds")
         assert charged == (totals[own.reference.label]["train_seconds"] if own.reference else None)
         kept = next(t for t in measures.study.trials if t.label == own.label)
-        seconds = totals[own.label]["train_seconds"] + (charged or 0)
-        assert measures.compute_seconds(kept) == pytest.approx(seconds / own.steps)
+        assert measures.train_seconds(kept) == pytest.approx(totals[own.label]["train_seconds"])
+        assert measures.reference_seconds(kept) == (charged or 0)
     assert train_seconds(measures.study.trials) == pytest.approx(
         sum(totals[t.label]["train_seconds"] for t in made.in_order)
     ), "each once: the losses' reference, which two trials used, and that of actions, which is a trial as well"
